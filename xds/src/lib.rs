@@ -1,3 +1,11 @@
 //! What Outrigger's sidecar and control server share: the resource model, its Envoy v3 encoding, and the delta ADS protocol.
 
+pub mod encode;
 pub mod model;
+pub mod resource;
+pub mod set;
+pub mod transport;
+
+pub use resource::{Rejection, Resource, ResourceType};
+pub use set::ResourceSet;
+pub use transport::NodeInfo;

@@ -91,7 +91,9 @@ impl std::str::FromStr for Protocol {
             "http2" => Ok(Self::Http2),
             "grpc" => Ok(Self::Grpc),
             "tcp" => Ok(Self::Tcp),
-            other => Err(format!("{other:?} is not one of auto, http, http2, grpc, tcp")),
+            other => Err(format!(
+                "{other:?} is not one of auto, http, http2, grpc, tcp"
+            )),
         }
     }
 }
@@ -193,7 +195,11 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { num_retries: 2, retry_non_idempotent: false, retriable_status_codes: vec![503] }
+        Self {
+            num_retries: 2,
+            retry_non_idempotent: false,
+            retriable_status_codes: vec![503],
+        }
     }
 }
 

@@ -1,0 +1,133 @@
+//! The four resource types in publishing order, and the content hash that is a resource's version.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::model::{Cluster, EndpointSet, Listener, RouteConfig};
+
+/// Raised whenever `encode` writes the same model differently, so that old versions do not hide the change.
+const ENCODER_VERSION: u8 = 1;
+
+/// The resource types, in make-before-break order: what others refer to comes first. Removals go in reverse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResourceType {
+    /// CDS.
+    Cluster,
+    /// EDS.
+    Endpoints,
+    /// RDS.
+    Routes,
+    /// LDS.
+    Listener,
+}
+
+impl ResourceType {
+    /// Every type, in publishing order.
+    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Routes, Self::Listener];
+
+    /// Envoy's v3 type URL.
+    pub const fn type_url(self) -> &'static str {
+        match self {
+            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+        }
+    }
+
+    /// The type with this URL, if it is one of ours.
+    pub fn from_type_url(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
+    }
+}
+
+/// One resource of any type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resource {
+    /// A service as its callers see it.
+    Cluster(Cluster),
+    /// The endpoints of one cluster.
+    Endpoints(EndpointSet),
+    /// The routes of one listener.
+    Routes(RouteConfig),
+    /// An address to listen on.
+    Listener(Listener),
+}
+
+impl Resource {
+    /// The name, unique within its type.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Cluster(cluster) => &cluster.name,
+            Self::Endpoints(set) => &set.cluster,
+            Self::Routes(routes) => &routes.name,
+            Self::Listener(listener) => &listener.name,
+        }
+    }
+
+    /// Which type it is.
+    pub const fn resource_type(&self) -> ResourceType {
+        match self {
+            Self::Cluster(_) => ResourceType::Cluster,
+            Self::Endpoints(_) => ResourceType::Endpoints,
+            Self::Routes(_) => ResourceType::Routes,
+            Self::Listener(_) => ResourceType::Listener,
+        }
+    }
+
+    /// A hash of the model (not of its encoding) and the encoder's version: equal content has an equal version everywhere.
+    ///
+    /// A `STRICT_DNS` cluster carries its endpoints; [`version_with`] hashes both.
+    pub fn version(&self) -> String {
+        hash(&[&self.canonical()])
+    }
+
+    fn canonical(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("the model has string keys only and serialises into memory")
+    }
+}
+
+/// The version of a cluster that carries its endpoints on the wire.
+pub fn version_with(cluster: &Cluster, endpoints: &EndpointSet) -> String {
+    let cluster = Resource::Cluster(cluster.clone()).canonical();
+    let endpoints = Resource::Endpoints(endpoints.clone()).canonical();
+    hash(&[&cluster, &endpoints])
+}
+
+/// Sorts endpoints by zone, address and instance, the order that encoding by locality keeps.
+pub fn sort_endpoints(set: &mut EndpointSet) {
+    set.endpoints.sort_by(|a, b| {
+        (&a.zone, &a.address, &a.instance).cmp(&(&b.zone, &b.address, &b.instance))
+    });
+}
+
+fn hash(parts: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update([ENCODER_VERSION]);
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    hasher
+        .finalize()
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Why one resource was not taken; the others of the same response are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{type_url} {name:?}: {field}: {reason}")]
+pub struct Rejection {
+    /// The type URL it arrived under.
+    pub type_url: String,
+    /// The resource's name; empty when a foreign client does not say.
+    pub name: String,
+    /// The field, in Envoy's spelling.
+    pub field: String,
+    /// What is wrong with the value, and the value.
+    pub reason: String,
+}
