@@ -1,6 +1,10 @@
 //! What Outrigger's sidecar and control server share: the resource model, its Envoy v3 encoding, and the delta ADS protocol.
 
+pub mod decode;
+mod decode_cluster;
+mod decode_listener;
 pub mod encode;
+mod encode_endpoints;
 pub mod model;
 pub mod resource;
 pub mod set;
