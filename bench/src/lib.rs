@@ -1,1 +1,17 @@
+//! Load, origins and fleets of local processes: what shows that the sidecar and its control server do their work.
 
+pub mod load;
+pub mod origin;
+
+/// Resolves at SIGTERM or Ctrl-C.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate =
+        signal(SignalKind::terminate()).expect("a runtime with I/O can watch SIGTERM");
+    let mut interrupt =
+        signal(SignalKind::interrupt()).expect("a runtime with I/O can watch SIGINT");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

@@ -1,0 +1,201 @@
+//! One request and its complete answer, over a connection that is dialled when there is none.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::{Request, Response, StatusCode, Uri, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::record::Answer;
+use super::{Plan, Wire};
+
+type RequestBody = Full<Bytes>;
+
+/// The HTTP/2 connection that several workers put their streams on.
+pub(super) type Shared = Arc<tokio::sync::Mutex<Option<http2::SendRequest<RequestBody>>>>;
+
+/// A worker's way to the server.
+pub(super) enum Link {
+    Http1(Option<http1::SendRequest<RequestBody>>),
+    Http2(Shared),
+    Tcp(Option<TcpStream>),
+}
+
+impl Link {
+    pub(super) fn new(wire: Wire, shared: &Shared) -> Self {
+        match wire {
+            Wire::Http1 => Self::Http1(None),
+            Wire::Http2 => Self::Http2(Arc::clone(shared)),
+            Wire::Tcp => Self::Tcp(None),
+        }
+    }
+
+    /// After a timeout nothing on the connection can be trusted; an HTTP/2 stream is reset alone.
+    pub(super) fn abandon(&mut self) {
+        match self {
+            Self::Http1(connection) => *connection = None,
+            Self::Http2(_) => {}
+            Self::Tcp(stream) => *stream = None,
+        }
+    }
+
+    pub(super) async fn exchange(&mut self, plan: &Plan) -> Result<Answer, String> {
+        match self {
+            Self::Http1(connection) => http1_exchange(connection, plan).await,
+            Self::Http2(shared) => http2_exchange(shared, plan).await,
+            Self::Tcp(stream) => tcp_exchange(stream, plan).await,
+        }
+    }
+}
+
+async fn http1_exchange(
+    kept: &mut Option<http1::SendRequest<RequestBody>>,
+    plan: &Plan,
+) -> Result<Answer, String> {
+    let mut request = Request::builder()
+        .method(&plan.method)
+        .uri(&plan.path)
+        .header(HOST, &plan.authority)
+        .body(Full::new(plan.body.clone()))
+        .map_err(|error| error.to_string())?;
+    // A kept connection may have been closed since; a request handed back unsent was never seen by the server.
+    if let Some(mut sender) = kept.take()
+        && sender.ready().await.is_ok()
+    {
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                let answer = collect(response).await?;
+                *kept = Some(sender);
+                return Ok(answer);
+            }
+            Err(mut error) => match error.take_message() {
+                Some(unsent) => request = unsent,
+                None => return Err(reason(error.error())),
+            },
+        }
+    }
+    let stream = dial(plan.address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| reason(&error))?;
+    tokio::spawn(async move {
+        // Errors reach the request that meets them.
+        let _ = connection.await;
+    });
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| reason(&error))?;
+    let answer = collect(response).await?;
+    *kept = Some(sender);
+    Ok(answer)
+}
+
+async fn http2_exchange(shared: &Shared, plan: &Plan) -> Result<Answer, String> {
+    let uri = Uri::builder()
+        .scheme("http")
+        .authority(plan.authority.as_str())
+        .path_and_query(plan.path.as_str())
+        .build()
+        .map_err(|error| error.to_string())?;
+    let mut request = Request::builder()
+        .method(&plan.method)
+        .uri(uri)
+        .version(Version::HTTP_2)
+        .body(Full::new(plan.body.clone()))
+        .map_err(|error| error.to_string())?;
+    for _ in 0..2 {
+        let mut sender = http2_sender(shared, plan.address).await?;
+        match sender.try_send_request(request).await {
+            Ok(response) => return collect(response).await,
+            Err(mut error) => match error.take_message() {
+                Some(unsent) => request = unsent,
+                None => return Err(reason(error.error())),
+            },
+        }
+    }
+    Err("two connections in a row took no request".to_owned())
+}
+
+async fn http2_sender(
+    shared: &Shared,
+    address: SocketAddr,
+) -> Result<http2::SendRequest<RequestBody>, String> {
+    let mut slot = shared.lock().await;
+    if let Some(sender) = slot.as_ref().filter(|sender| !sender.is_closed()) {
+        return Ok(sender.clone());
+    }
+    let stream = dial(address).await?;
+    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.map_err(|error| reason(&error))?;
+    tokio::spawn(async move {
+        // Errors reach the streams that meet them.
+        let _ = connection.await;
+    });
+    *slot = Some(sender.clone());
+    Ok(sender)
+}
+
+async fn tcp_exchange(kept: &mut Option<TcpStream>, plan: &Plan) -> Result<Answer, String> {
+    let mut stream = match kept.take() {
+        Some(stream) => stream,
+        None => dial(plan.address).await?,
+    };
+    let mut echoed = vec![0; plan.body.len()];
+    stream
+        .write_all(&plan.body)
+        .await
+        .map_err(|error| format!("write: {error}"))?;
+    stream
+        .read_exact(&mut echoed)
+        .await
+        .map_err(|error| format!("read: {error}"))?;
+    if echoed != plan.body {
+        return Err("the echo differs from what was sent".to_owned());
+    }
+    *kept = Some(stream);
+    Ok(Answer {
+        task: None,
+        status: StatusCode::OK,
+        bytes: echoed.len() as u64,
+    })
+}
+
+async fn dial(address: SocketAddr) -> Result<TcpStream, String> {
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| format!("connect {address}: {error}"))?;
+    stream
+        .set_nodelay(true)
+        .map_err(|error| format!("TCP_NODELAY: {error}"))?;
+    Ok(stream)
+}
+
+async fn collect(response: Response<Incoming>) -> Result<Answer, String> {
+    let (head, mut body) = response.into_parts();
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| format!("body cut off: {}", reason(&error)))?;
+        bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+    }
+    Ok(Answer {
+        task: head.headers.get(crate::origin::TASK_HEADER).cloned(),
+        status: head.status,
+        bytes,
+    })
+}
+
+/// The error and what caused it: hyper's own text names only the step.
+fn reason(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}

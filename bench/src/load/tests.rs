@@ -1,0 +1,177 @@
+//! The generator and the origin against each other.
+
+use super::*;
+use crate::origin::{self, Origin};
+use tokio::net::TcpListener;
+
+async fn origin(name: &str, greeting: Option<&str>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let origin = Origin {
+        name: name.to_owned(),
+        greeting: greeting.map(str::to_owned),
+    };
+    tokio::spawn(origin::serve(listener, origin, std::future::pending()));
+    address
+}
+
+fn plan(address: SocketAddr) -> Plan {
+    Plan {
+        connections: 4,
+        requests: Some(100),
+        ..Plan::new(address, "orders")
+    }
+}
+
+#[tokio::test]
+async fn every_request_is_answered_and_counted_by_task_over_both_protocols() {
+    for wire in [Wire::Http1, Wire::Http2] {
+        let address = origin("orders-1", None).await;
+        let plan = Plan {
+            wire,
+            streams: 3,
+            path: "/?bytes=1000".to_owned(),
+            ..plan(address)
+        };
+        let record = Load::start(plan).finished().await;
+        assert_eq!(
+            (record.sent, record.failed),
+            (100, 0),
+            "{wire:?}: {:?}",
+            record.reasons
+        );
+        assert_eq!(record.by_task["orders-1"].answers, 100);
+        assert_eq!(record.bytes, 100_000);
+        assert_eq!(record.latency.len(), 100);
+    }
+}
+
+#[tokio::test]
+async fn a_scripted_status_is_a_failure_that_names_the_task() {
+    let address = origin("orders-1", None).await;
+    let record = Load::start(Plan {
+        path: "/status/503".to_owned(),
+        ..plan(address)
+    })
+    .finished()
+    .await;
+    assert_eq!(record.failed, 100);
+    assert_eq!(record.reasons["status 503 from orders-1"], 100);
+    assert_eq!(record.failures.len(), 100);
+}
+
+#[tokio::test]
+async fn resets_truncations_and_timeouts_are_failures_over_both_protocols() {
+    for wire in [Wire::Http1, Wire::Http2] {
+        for path in ["/reset", "/truncate?bytes=100000", "/delay?ms=60000"] {
+            let address = origin("orders-1", None).await;
+            let timeout = Duration::from_millis(200);
+            let plan = Plan {
+                wire,
+                path: path.to_owned(),
+                requests: Some(4),
+                timeout,
+                ..plan(address)
+            };
+            let record = Load::start(plan).finished().await;
+            assert_eq!((record.sent, record.failed), (4, 4), "{wire:?} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_a_failure_with_the_address() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let record = Load::start(Plan {
+        requests: Some(3),
+        ..plan(address)
+    })
+    .finished()
+    .await;
+    assert_eq!(record.failed, 3);
+    assert!(
+        record
+            .reasons
+            .keys()
+            .all(|reason| reason.contains(&address.to_string())),
+        "{:?}",
+        record.reasons
+    );
+}
+
+#[tokio::test]
+async fn an_upload_comes_back_whole_over_http_and_tcp() {
+    let body = Bytes::from(vec![7; 200_000]);
+    for wire in [Wire::Http1, Wire::Http2, Wire::Tcp] {
+        let address = match wire {
+            Wire::Tcp => origin("echo", Some("")).await,
+            _ => origin("echo", None).await,
+        };
+        let method = http::Method::POST;
+        let plan = Plan {
+            wire,
+            method,
+            path: "/echo".to_owned(),
+            body: body.clone(),
+            requests: Some(5),
+            ..plan(address)
+        };
+        let record = Load::start(plan).finished().await;
+        assert_eq!(
+            (record.sent, record.failed),
+            (5, 0),
+            "{wire:?}: {:?}",
+            record.reasons
+        );
+        assert_eq!(record.bytes, 1_000_000);
+    }
+}
+
+#[tokio::test]
+async fn the_open_loop_keeps_its_rate_and_measures_waiting_from_the_intended_time() {
+    let address = origin("slow", None).await;
+    let slow = Plan {
+        connections: 1,
+        rate: Some(100),
+        requests: Some(10),
+        path: "/delay?ms=50".to_owned(),
+        ..plan(address)
+    };
+    let record = Load::start(slow).finished().await;
+    assert_eq!(record.failed, 0);
+    // The tenth should have left at 90 ms and was answered after ten answers of 50 ms.
+    assert!(record.latency.max() >= 400_000, "{}", record.latency.max());
+}
+
+#[tokio::test]
+async fn stopping_waits_for_the_answers_under_way() {
+    let address = origin("slow", None).await;
+    let load = Load::start(Plan {
+        requests: None,
+        path: "/delay?ms=100".to_owned(),
+        ..plan(address)
+    });
+    tokio::task::yield_now().await;
+    let record = load.stop().await;
+    assert_eq!((record.sent, record.failed), (4, 0), "{:?}", record.reasons);
+}
+
+#[test]
+fn merging_adds_counts_and_keeps_the_earliest_answer() {
+    let start = Instant::now();
+    let answer = || record::Answer {
+        task: Some(http::HeaderValue::from_static("a")),
+        status: http::StatusCode::OK,
+        bytes: 1,
+    };
+    let (mut one, mut two) = (Record::default(), Record::default());
+    one.note(start, start + Duration::from_millis(9), Ok(answer()));
+    two.note(start, start + Duration::from_millis(3), Ok(answer()));
+    two.note(start, start, Err("gone".to_owned()));
+    one.merge(&two);
+    assert_eq!((one.sent, one.failed, one.bytes), (3, 1, 2));
+    assert_eq!(one.by_task["a"].first, start + Duration::from_millis(3));
+    assert_eq!(one.latency_ms(1.0).round(), 9.0);
+}
