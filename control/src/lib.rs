@@ -1,1 +1,9 @@
+//! Outrigger's control server: a registry with the Cloud Map API in front and xDS behind it.
 
+mod publish;
+mod registry;
+mod store;
+mod translate;
+mod writer;
+
+pub use store::StoreError;

@@ -1,0 +1,245 @@
+//! Instances: registered, drained, found unhealthy, deregistered; what the registry says of each.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::operations::Target;
+use super::{Change, Context, Error, Instance, OperationKind, Plan, Registry, Service, invalid};
+
+/// Custom attributes that one instance may have (Cloud Map's quota).
+const MAX_CUSTOM_ATTRIBUTES: usize = 30;
+const MAX_WEIGHT: u32 = 10_000;
+const MAX_HOST_NAME: usize = 255;
+
+const IPV4: &str = "AWS_INSTANCE_IPV4";
+const IPV6: &str = "AWS_INSTANCE_IPV6";
+const CNAME: &str = "AWS_INSTANCE_CNAME";
+const PORT: &str = "AWS_INSTANCE_PORT";
+const INIT_HEALTH: &str = "AWS_INIT_HEALTH_STATUS";
+const ALIAS_DNS_NAME: &str = "AWS_ALIAS_DNS_NAME";
+const NODE: &str = "OUTRIGGER_NODE";
+const STATE: &str = "OUTRIGGER_STATE";
+const WEIGHT: &str = "OUTRIGGER_WEIGHT";
+const SIDECAR: &str = "OUTRIGGER_SIDECAR";
+
+/// What `RegisterInstance` was given.
+pub(crate) struct Registration {
+    pub(crate) service_id: String,
+    pub(crate) instance_id: String,
+    pub(crate) creator_request_id: Option<String>,
+    pub(crate) attributes: BTreeMap<String, String>,
+}
+
+/// What the registry says of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InstanceHealth {
+    Healthy,
+    /// Its custom health status is UNHEALTHY, or its node is lost.
+    Unhealthy,
+    Draining,
+}
+
+impl Instance {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.attributes.get(key).map(String::as_str)
+    }
+
+    /// The node that renews this instance's liveness; without one it has none and never expires.
+    pub(crate) fn node(&self) -> Option<&str> {
+        self.get(NODE)
+    }
+
+    pub(crate) fn draining(&self) -> bool {
+        self.get(STATE) == Some("DRAINING")
+    }
+
+    pub(crate) fn weight(&self) -> u32 {
+        self.get(WEIGHT).and_then(|text| text.parse().ok()).unwrap_or(1)
+    }
+
+    pub(crate) fn sidecar(&self) -> bool {
+        self.get(SIDECAR) == Some("true")
+    }
+
+    pub(crate) fn zone(&self) -> &str {
+        self.get("AVAILABILITY_ZONE").unwrap_or_default()
+    }
+
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.get(PORT).and_then(|text| text.parse().ok())
+    }
+
+    pub(crate) fn ip(&self) -> Option<std::net::IpAddr> {
+        self.get(IPV4).or_else(|| self.get(IPV6)).and_then(|text| text.parse().ok())
+    }
+
+    pub(crate) fn cname(&self) -> Option<&str> {
+        self.get(CNAME)
+    }
+}
+
+impl Registry {
+    /// `RegisterInstance`; answers the operation's id. What is registered already in the same way is not written again.
+    pub(crate) fn register_instance(&self, context: &mut Context<'_>, registration: Registration) -> Plan<String> {
+        let service = self.service(&registration.service_id)?;
+        check(&registration.attributes)?;
+        let existing = self.instances.get(&service.id).and_then(|all| all.get(&registration.instance_id));
+        if let Some(existing) = existing
+            && existing.attributes == registration.attributes
+            && self.operation(&existing.operation_id).is_ok()
+        {
+            return Ok((Vec::new(), existing.operation_id.clone()));
+        }
+        let count = self.instance_count(&service.id);
+        if existing.is_none() && count >= self.limits.instances_per_service {
+            return Err(Error::ResourceLimitExceeded(format!("service {:?} already has {count} instances", service.name)));
+        }
+        let init = registration.attributes.get(INIT_HEALTH).is_none_or(|status| status == "HEALTHY");
+        let mut changes = vec![self.next_revision(service)];
+        let target = Target { namespace: None, service: Some(&service.id), instance: Some(&registration.instance_id) };
+        let operation_id = self.record(context, &mut changes, OperationKind::RegisterInstance, target);
+        if let Some(old) = existing.and_then(|existing| existing.node())
+            && registration.attributes.get(NODE).map(String::as_str) != Some(old)
+        {
+            self.unbind(&mut changes, old);
+        }
+        changes.push(Change::Instance(Arc::new(Instance {
+            service_id: service.id.clone(),
+            id: registration.instance_id,
+            creator_request_id: registration.creator_request_id,
+            healthy: existing.map_or(init, |existing| existing.healthy),
+            attributes: registration.attributes,
+            operation_id: operation_id.clone(),
+        })));
+        Ok((changes, operation_id))
+    }
+
+    /// `DeregisterInstance`; answers the operation's id.
+    pub(crate) fn deregister_instance(&self, context: &mut Context<'_>, service: &str, instance: &str) -> Plan<String> {
+        let row = self.instance(service, instance)?;
+        let service = self.service(service)?;
+        let mut changes = vec![
+            self.next_revision(service),
+            Change::DropInstance { service: row.service_id.clone(), instance: row.id.clone() },
+        ];
+        if let Some(node) = row.node() {
+            self.unbind(&mut changes, node);
+        }
+        let target = Target { namespace: None, service: Some(&row.service_id), instance: Some(&row.id) };
+        let operation_id = self.record(context, &mut changes, OperationKind::DeregisterInstance, target);
+        Ok((changes, operation_id))
+    }
+
+    fn unbind(&self, changes: &mut Vec<Change>, node: &str) {
+        if self.is_lost(node) && self.bound.get(node).is_none_or(|bound| bound.len() <= 1) {
+            changes.push(Change::Found(node.to_owned()));
+        }
+    }
+
+    /// `UpdateInstanceCustomHealthStatus`.
+    pub(crate) fn set_custom_health(&self, service: &str, instance: &str, healthy: bool) -> Plan<()> {
+        let owner = self.service(service)?;
+        let row = self.instance(service, instance)?;
+        if owner.custom_health.is_none() {
+            return Err(Error::CustomHealthNotFound(owner.id.clone()));
+        }
+        if row.healthy == healthy {
+            return Ok((Vec::new(), ()));
+        }
+        Ok((vec![Change::Instance(Arc::new(Instance { healthy, ..Instance::clone(row) }))], ()))
+    }
+
+    /// Marks every instance bound to the node DRAINING; answers the names of the namespaces they are in.
+    pub(crate) fn drain_node(&self, node: &str) -> Plan<std::collections::BTreeSet<String>> {
+        let mut changes = Vec::new();
+        let mut namespaces = std::collections::BTreeSet::new();
+        for row in self.bound_to(node) {
+            let change = || {
+                let mut next = Instance::clone(row);
+                next.attributes.insert(STATE.to_owned(), "DRAINING".to_owned());
+                Change::Instance(Arc::new(next))
+            };
+            if !row.draining() {
+                changes.push(change());
+            }
+            namespaces.extend(self.touched(&Change::Instance(Arc::clone(row))));
+        }
+        Ok((changes, namespaces))
+    }
+
+    fn bound_to(&self, node: &str) -> impl Iterator<Item = &Arc<Instance>> {
+        let bound = self.bound.get(node).into_iter().flatten();
+        bound.filter_map(|(service, instance)| self.instances.get(service)?.get(instance))
+    }
+
+    fn next_revision(&self, service: &Service) -> Change {
+        Change::Revision(service.id.clone(), self.instances_revision(&service.id) + 1)
+    }
+
+    /// Rises with every registration and deregistration, not with health.
+    pub(crate) fn instances_revision(&self, service_id: &str) -> u64 {
+        self.revisions.get(service_id).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn instance_count(&self, service_id: &str) -> usize {
+        self.instances.get(service_id).map_or(0, BTreeMap::len)
+    }
+
+    /// The instances of a service by id.
+    pub(crate) fn instances_of(&self, service_id: &str) -> impl Iterator<Item = &Arc<Instance>> {
+        self.instances.get(service_id).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// One instance.
+    pub(crate) fn instance(&self, service: &str, instance: &str) -> Result<&Arc<Instance>, Error> {
+        let service = self.service(service)?;
+        self.instances
+            .get(&service.id)
+            .and_then(|all| all.get(instance))
+            .ok_or_else(|| Error::InstanceNotFound { service: service.id.clone(), instance: instance.to_owned() })
+    }
+
+    /// What callers of the service are told of the instance.
+    pub(crate) fn health(&self, instance: &Instance) -> InstanceHealth {
+        if instance.draining() {
+            InstanceHealth::Draining
+        } else if !instance.healthy || instance.node().is_some_and(|node| self.is_lost(node)) {
+            InstanceHealth::Unhealthy
+        } else {
+            InstanceHealth::Healthy
+        }
+    }
+}
+
+fn check(attributes: &BTreeMap<String, String>) -> Result<(), Error> {
+    let custom = attributes.keys().filter(|key| !key.starts_with("AWS_")).count();
+    if custom > MAX_CUSTOM_ATTRIBUTES {
+        return Err(Error::ResourceLimitExceeded(format!("Attributes: {custom} custom attributes are more than {MAX_CUSTOM_ATTRIBUTES}")));
+    }
+    for (key, value) in attributes {
+        let expected = match key.as_str() {
+            IPV4 if value.parse::<Ipv4Addr>().is_err() => "an IPv4 address",
+            IPV6 if value.parse::<Ipv6Addr>().is_err() => "an IPv6 address",
+            CNAME if !is_host_name(value) => "a DNS name",
+            PORT if !value.parse::<u16>().is_ok_and(|port| port > 0) => "a port from 1 to 65535",
+            INIT_HEALTH if !["HEALTHY", "UNHEALTHY"].contains(&value.as_str()) => "HEALTHY or UNHEALTHY",
+            STATE if !["ACTIVE", "DRAINING"].contains(&value.as_str()) => "ACTIVE or DRAINING",
+            SIDECAR if !["true", "false"].contains(&value.as_str()) => "true or false",
+            NODE if value.is_empty() => "a node id",
+            WEIGHT if !value.parse::<u32>().is_ok_and(|weight| weight <= MAX_WEIGHT) => "a number from 0 to 10000",
+            ALIAS_DNS_NAME => "absent: namespaces here are HTTP namespaces",
+            _ => continue,
+        };
+        return Err(invalid(format!("Attributes.{key}"), format!("{value:?} is not {expected}")));
+    }
+    Ok(())
+}
+
+fn is_host_name(text: &str) -> bool {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    name.len() <= MAX_HOST_NAME && name.split('.').all(label)
+}
