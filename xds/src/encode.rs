@@ -72,7 +72,6 @@ fn cluster(value: &Cluster) -> cds::Cluster {
             eds_config: Some(ads()),
             service_name: String::new(),
         }),
-        respect_dns_ttl: !eds,
         lb_policy: lb_policy.into(),
         // Envoy's own default is 5 s, so ours is written out.
         connect_timeout: Some(duration(

@@ -1,13 +1,17 @@
 //! What Outrigger's sidecar and control server share: the resource model, its Envoy v3 encoding, and the delta ADS protocol.
 
+pub mod client;
 pub mod decode;
 mod decode_cluster;
 mod decode_listener;
 pub mod encode;
 mod encode_endpoints;
 pub mod model;
+mod rejections;
 pub mod resource;
+pub mod server;
 pub mod set;
+pub mod subscription;
 pub mod transport;
 
 pub use resource::{Rejection, Resource, ResourceType};

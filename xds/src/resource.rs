@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::model::{Cluster, EndpointSet, Listener, RouteConfig};
+use crate::model::{Cluster, Discovery, EndpointSet, Listener, RouteConfig};
 
 /// Raised whenever `encode` writes the same model differently, so that old versions do not hide the change.
 const ENCODER_VERSION: u8 = 1;
@@ -94,6 +94,22 @@ pub fn version_with(cluster: &Cluster, endpoints: &EndpointSet) -> String {
     let cluster = Resource::Cluster(cluster.clone()).canonical();
     let endpoints = Resource::Endpoints(endpoints.clone()).canonical();
     hash(&[&cluster, &endpoints])
+}
+
+/// The version under which a resource travels, a `STRICT_DNS` cluster with its endpoints.
+pub(crate) fn wire_version<'a>(
+    resource: &Resource,
+    endpoints: impl Fn(&str) -> Option<&'a EndpointSet>,
+) -> String {
+    match resource {
+        Resource::Cluster(cluster) if cluster.discovery == Discovery::StrictDns => {
+            match endpoints(&cluster.name) {
+                Some(set) => version_with(cluster, set),
+                None => resource.version(),
+            }
+        }
+        _ => resource.version(),
+    }
 }
 
 /// Sorts endpoints by zone, address and instance, the order that encoding by locality keeps.

@@ -125,6 +125,12 @@ impl ResourceSet {
         self.types[kind as usize].get(name)
     }
 
+    /// One resource with the set's own copy of its name.
+    pub(crate) fn entry(&self, kind: ResourceType, name: &str) -> Option<(&str, &Arc<Encoded>)> {
+        let (name, encoded) = self.types[kind as usize].get_key_value(name)?;
+        Some((name, encoded))
+    }
+
     /// All resources of a type, by name.
     pub fn iter(&self, kind: ResourceType) -> impl Iterator<Item = (&str, &Arc<Encoded>)> {
         self.types[kind as usize]

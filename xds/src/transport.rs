@@ -1,4 +1,9 @@
-//! The only file with I/O: ADS over gRPC, both ends.
+//! ADS over gRPC, the only part with I/O: what its two ends promise each other and their owners.
+
+mod serve;
+mod subscribe;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::io;
@@ -7,9 +12,12 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 pub use tonic::transport::Uri;
+
+pub use serve::serve_ads;
+pub use subscribe::subscribe;
 
 use crate::resource::{Rejection, Resource, ResourceType};
 use crate::set::ResourceSet;
@@ -17,7 +25,7 @@ use crate::set::ResourceSet;
 /// One published state of a namespace.
 #[derive(Debug, Clone)]
 pub struct Published {
-    /// Monotonic within one control server.
+    /// Monotonic within one control server, from 1.
     pub sequence: u64,
     /// What is in force from then on.
     pub set: Arc<ResourceSet>,
@@ -58,17 +66,6 @@ pub trait NodeEvents: Send + Sync + 'static {
     fn namespace(&self, namespace: &str) -> watch::Receiver<Option<Arc<Published>>>;
     /// Resolves when the control server wants this stream ended (takeover).
     fn closed(&self, stream: StreamId) -> impl Future<Output = ()> + Send;
-}
-
-/// Serves ADS on `listener` until `shutdown`; `epoch` goes out as `control_plane.identifier`.
-pub async fn serve_ads(
-    _listener: TcpListener,
-    _events: Arc<impl NodeEvents>,
-    _epoch: String,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Result<(), tonic::transport::Error> {
-    shutdown.await;
-    Ok(())
 }
 
 /// What a subscriber wants and has.
@@ -116,8 +113,11 @@ pub trait Sink: Send {
 /// Opens a TCP connection to the host and port of a URI; the sidecar resolves and tries all addresses.
 pub type Dial = Arc<dyn Fn(Uri) -> BoxFuture<'static, io::Result<TcpStream>> + Send + Sync>;
 
-/// Subscribes for ever; reconnects with a jittered back-off.
-pub async fn subscribe(_config: SubscribeConfig, _dial: Dial, _sink: impl Sink) -> ! {
-    std::future::pending::<()>().await;
-    unreachable!("a pending future does not resolve")
-}
+/// Silence after which either end sends an HTTP/2 PING.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// Time for the answer; without one the connection is over.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest message either end takes.
+const MAX_MESSAGE: usize = 64 * 1024 * 1024;
+/// The response header with the epoch: a server that has nothing new to say sends no message that could carry it.
+const EPOCH_HEADER: &str = "outrigger-epoch";
