@@ -1,0 +1,399 @@
+//! The command line and environment, checked as a whole before anything starts.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use crate::mesh::document::{self, ServiceConnect};
+use crate::mesh::state::StateDir;
+
+pub mod accepted;
+pub(crate) mod fields;
+pub mod static_file;
+
+/// Flags and their environment variables, still unchecked: every value is text, so that all errors are reported at once.
+#[derive(Debug, Clone, Default, clap::Parser)]
+#[command(
+    name = "outrigger-proxy",
+    version,
+    about = "The sidecar: an application dials a short name, every request reaches a healthy task of that service."
+)]
+pub struct Args {
+    /// Control server's API, for announcing this task; a comma list is tried in order
+    #[arg(long, value_name = "URL", env = "OUTRIGGER_CONTROL")]
+    pub control: Option<String>,
+    /// Control server's ADS (gRPC); a comma list is tried in order
+    #[arg(long, value_name = "URL", env = "OUTRIGGER_XDS_URL")]
+    pub xds: Option<String>,
+    /// Cloud Map namespace [default: the document's]
+    #[arg(long, value_name = "N", env = "OUTRIGGER_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Id of this task, unique in the namespace [default: random, kept in --state]
+    #[arg(long, value_name = "ID", env = "OUTRIGGER_TASK_ID")]
+    pub task_id: Option<String>,
+    /// Availability zone of this task
+    #[arg(long, value_name = "Z", env = "OUTRIGGER_ZONE")]
+    pub zone: Option<String>,
+    /// Address other tasks reach this one at (registered); required when the document declares services
+    #[arg(long, value_name = "IP", env = "OUTRIGGER_ADDRESS")]
+    pub address: Option<String>,
+    /// Where the application of this task listens [default: 127.0.0.1]
+    #[arg(long, value_name = "IP", env = "OUTRIGGER_APP_ADDRESS")]
+    pub app_address: Option<String>,
+    /// Egress VIPs are placed in it; sidecars that share a network namespace need one each [default: 127.255.0.0/16]
+    #[arg(long, value_name = "CIDR", env = "OUTRIGGER_VIP_CIDR")]
+    pub vip_cidr: Option<String>,
+    /// ECS service-connect document: a file, or the JSON itself
+    #[arg(long, value_name = "FILE|JSON", env = "OUTRIGGER_SERVICE_CONNECT")]
+    pub service_connect: Option<String>,
+    /// Deployment that this task's declaration belongs to [default: derived from the declaration]
+    #[arg(long, value_name = "ID", env = "OUTRIGGER_REVISION")]
+    pub revision: Option<String>,
+    /// How egress connections reach the sidecar: bind | capture [default: bind]
+    #[arg(long, value_name = "MODE", env = "OUTRIGGER_EGRESS")]
+    pub egress: Option<String>,
+    /// Serves /metrics and /ready alone, on any address
+    #[arg(long, value_name = "ADDR", env = "OUTRIGGER_METRICS")]
+    pub metrics: Option<String>,
+    /// Hosts file in which a block of names is managed
+    #[arg(long, value_name = "PATH", env = "OUTRIGGER_HOSTS_FILE")]
+    pub hosts_file: Option<String>,
+    /// Directory for the last accepted configuration and this task's identity
+    #[arg(long, value_name = "DIR", env = "OUTRIGGER_STATE")]
+    pub state: Option<String>,
+    /// Admin pages, on loopback only [default: 127.0.0.1:9901]
+    #[arg(long, value_name = "ADDR", env = "OUTRIGGER_ADMIN")]
+    pub admin: Option<String>,
+    /// Worker threads [default: the cgroup's CPU quota rounded up, at most 4; else 1]
+    #[arg(long, value_name = "N", env = "OUTRIGGER_WORKERS")]
+    pub workers: Option<String>,
+    /// Longest time to finish what is in flight after SIGTERM [default: 20s]
+    #[arg(long, value_name = "DURATION", env = "OUTRIGGER_DRAIN_TIMEOUT")]
+    pub drain_timeout: Option<String>,
+    /// No control server: the configuration is this TOML file, re-read on SIGHUP
+    #[arg(long = "static", value_name = "FILE", env = "OUTRIGGER_STATIC")]
+    pub static_file: Option<String>,
+}
+
+/// The checked configuration of this process.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where listeners and clusters come from.
+    pub mode: Mode,
+    /// Worker threads, at least 1.
+    pub workers: usize,
+    /// Admin pages; always a loopback address.
+    pub admin: SocketAddr,
+    /// `/metrics` and `/ready` alone.
+    pub metrics: Option<SocketAddr>,
+    /// Bound on the drain after SIGTERM.
+    pub drain_timeout: Duration,
+    /// State directory.
+    pub state: Option<PathBuf>,
+    /// Hosts file in which a block of names is managed.
+    pub hosts_file: Option<PathBuf>,
+    /// Where egress VIPs are placed.
+    pub vip_cidr: Ipv4Net,
+    /// How egress connections reach the sidecar.
+    pub egress: EgressMode,
+}
+
+/// Where listeners and clusters come from.
+#[derive(Debug, Clone)]
+pub enum Mode {
+    /// A TOML file.
+    Static(PathBuf),
+    /// A control server.
+    Mesh(Box<MeshConfig>),
+}
+
+/// How egress connections reach the sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EgressMode {
+    /// The sidecar binds `VIP:port`.
+    Bind,
+    /// One port behind a redirect; refused until it is built.
+    Capture,
+}
+
+/// What a sidecar with a control server knows of itself.
+#[derive(Debug, Clone)]
+pub struct MeshConfig {
+    /// API servers (`http://host:port`), tried in order; empty when nothing is announced.
+    pub control: Vec<http::Uri>,
+    /// ADS servers (`http://host:port`), tried in order.
+    pub xds: Vec<http::Uri>,
+    /// Cloud Map namespace.
+    pub namespace: String,
+    /// Node id and Cloud Map instance id.
+    pub task_id: String,
+    /// Availability zone; empty when unknown.
+    pub zone: String,
+    /// Address other tasks reach this one at.
+    pub address: IpAddr,
+    /// Where the application of this task listens.
+    pub app_address: IpAddr,
+    /// What this task declares; `None` for a client that brought no document.
+    pub document: Option<ServiceConnect>,
+    /// Deployment that the declaration belongs to; `None` derives it from the declaration.
+    pub revision: Option<String>,
+}
+
+/// Every error of the configuration; one line each when displayed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            error.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// One error: the field, the value it had, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} = {value:?}: {reason}")]
+pub struct ConfigError {
+    /// Flag, or path within a document.
+    pub field: String,
+    /// As it was written.
+    pub value: String,
+    /// What is wrong, and what would be right.
+    pub reason: String,
+}
+
+impl ConfigError {
+    /// An error of `field`.
+    pub fn new(field: impl Into<String>, value: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { field: field.into(), value: value.into(), reason: reason.into() }
+    }
+}
+
+impl Config {
+    /// Checks everything and reports all errors at once. Reads the document and creates the state directory.
+    pub fn from_args(args: Args) -> Result<Self, ConfigErrors> {
+        let mut errors = Vec::new();
+        let admin = flag("--admin", args.admin.as_deref(), &mut errors, socket_address)
+            .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9901)));
+        if !admin.ip().is_loopback() {
+            let reason = "must be a loopback address: /drain is there; use --metrics for other addresses";
+            errors.push(ConfigError::new("--admin", admin.to_string(), reason));
+        }
+        let vip_cidr = flag("--vip-cidr", args.vip_cidr.as_deref(), &mut errors, vip_cidr)
+            .unwrap_or_else(|| vip_cidr_default());
+        let state = text(args.state.as_deref()).map(PathBuf::from);
+        let config = Self {
+            workers: flag("--workers", args.workers.as_deref(), &mut errors, workers).unwrap_or_else(default_workers),
+            metrics: flag("--metrics", args.metrics.as_deref(), &mut errors, socket_address),
+            drain_timeout: flag("--drain-timeout", args.drain_timeout.as_deref(), &mut errors, fields::parse_duration)
+                .unwrap_or(Duration::from_secs(20)),
+            egress: flag("--egress", args.egress.as_deref(), &mut errors, egress_mode).unwrap_or(EgressMode::Bind),
+            hosts_file: text(args.hosts_file.as_deref()).map(PathBuf::from),
+            mode: mode(&args, state.as_deref(), &mut errors),
+            admin,
+            state,
+            vip_cidr,
+        };
+        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+    }
+}
+
+fn mode(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigError>) -> Mode {
+    if let Some(path) = text(args.static_file.as_deref()) {
+        for (field, value) in [("--control", &args.control), ("--xds", &args.xds)] {
+            if let Some(value) = text(value.as_deref()) {
+                errors.push(ConfigError::new(field, value, "cannot be combined with --static"));
+            }
+        }
+        return Mode::Static(PathBuf::from(path));
+    }
+    Mode::Mesh(Box::new(mesh(args, state, errors)))
+}
+
+fn mesh(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigError>) -> MeshConfig {
+    let document = text(args.service_connect.as_deref()).and_then(|source| match document::load(source) {
+        Ok(document) => Some(document),
+        Err(more) => {
+            errors.extend(more.0);
+            None
+        }
+    });
+    let declares = document.as_ref().is_some_and(|document| !document.services.is_empty());
+    let xds = flag("--xds", args.xds.as_deref(), errors, uris).unwrap_or_default();
+    if text(args.xds.as_deref()).is_none() {
+        errors.push(ConfigError::new("--xds", "", "is required (or --static FILE)"));
+    }
+    let control = flag("--control", args.control.as_deref(), errors, uris).unwrap_or_default();
+    if declares && text(args.control.as_deref()).is_none() {
+        errors.push(ConfigError::new("--control", "", "is required, as the document declares services"));
+    }
+    let address = flag("--address", args.address.as_deref(), errors, ip_address);
+    match address {
+        None if declares && text(args.address.as_deref()).is_none() => {
+            errors.push(ConfigError::new("--address", "", "is required, as the document declares services"));
+        }
+        Some(address) if address.is_unspecified() => {
+            let reason = "must be an address that other tasks can dial";
+            errors.push(ConfigError::new("--address", address.to_string(), reason));
+        }
+        _ => {}
+    }
+    MeshConfig {
+        namespace: namespace(args, document.as_ref(), errors),
+        task_id: task_id(args, state, errors),
+        zone: text(args.zone.as_deref()).unwrap_or_default().to_owned(),
+        address: address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        app_address: flag("--app-address", args.app_address.as_deref(), errors, ip_address)
+            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        revision: text(args.revision.as_deref()).map(str::to_owned),
+        control,
+        xds,
+        document,
+    }
+}
+
+fn namespace(args: &Args, document: Option<&ServiceConnect>, errors: &mut Vec<ConfigError>) -> String {
+    let declared = document.and_then(|document| document.namespace.as_deref());
+    let chosen = text(args.namespace.as_deref());
+    match (chosen, declared) {
+        (Some(chosen), Some(declared)) if chosen != declared => {
+            let reason = format!("the document says {declared:?}; they must agree");
+            errors.push(ConfigError::new("--namespace", chosen, reason));
+        }
+        (None, None) => {
+            errors.push(ConfigError::new("--namespace", "", "is required, as no document names one"));
+        }
+        _ => {}
+    }
+    let name = chosen.or(declared).unwrap_or_default();
+    let bad = |c: char| c.is_whitespace() || c.is_control() || "<>\"/".contains(c);
+    if name.starts_with("arn:") {
+        let reason = "an ARN cannot be looked up here, give the namespace's name";
+        errors.push(ConfigError::new("--namespace", name, reason));
+    } else if name.chars().any(bad) || name.len() > 1024 {
+        let reason = "must be at most 1024 characters without space, < > \" or /";
+        errors.push(ConfigError::new("--namespace", name, reason));
+    }
+    name.to_owned()
+}
+
+fn task_id(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigError>) -> String {
+    if let Some(id) = text(args.task_id.as_deref()) {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:@".contains(c);
+        if id.len() > 64 || !id.chars().all(allowed) {
+            let reason = "must be at most 64 letters, digits and - _ . : @ (it is the Cloud Map instance id)";
+            errors.push(ConfigError::new("--task-id", id, reason));
+        }
+        return id.to_owned();
+    }
+    let Some(dir) = state else { return crate::mesh::state::random_hex(8) };
+    match StateDir::open(dir).and_then(|dir| dir.task_id()) {
+        Ok(id) => id,
+        Err(error) => {
+            errors.push(ConfigError::new("--state", dir.display().to_string(), error.to_string()));
+            String::new()
+        }
+    }
+}
+
+/// An empty variable counts as unset: compose files and task definitions cannot leave one out conditionally.
+fn text(value: Option<&str>) -> Option<&str> {
+    value.map(str::trim).filter(|value| !value.is_empty())
+}
+
+fn flag<T>(
+    field: &str,
+    value: Option<&str>,
+    errors: &mut Vec<ConfigError>,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
+    let value = text(value)?;
+    match parse(value) {
+        Ok(parsed) => Some(parsed),
+        Err(reason) => {
+            errors.push(ConfigError::new(field, value, reason));
+            None
+        }
+    }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    SocketAddr::from_str(text).map_err(|_| "must be an address with port like 127.0.0.1:9901".to_owned())
+}
+
+fn ip_address(text: &str) -> Result<IpAddr, String> {
+    IpAddr::from_str(text).map_err(|_| "must be an IP address".to_owned())
+}
+
+fn vip_cidr_default() -> Ipv4Net {
+    Ipv4Net::new(Ipv4Addr::new(127, 255, 0, 0), 16).expect("16 is a valid prefix length")
+}
+
+fn vip_cidr(text: &str) -> Result<Ipv4Net, String> {
+    let net = Ipv4Net::from_str(text).map_err(|_| "must be a network like 127.255.0.0/16".to_owned())?.trunc();
+    if !net.network().is_loopback() || net.prefix_len() < 16 || net.prefix_len() > 30 {
+        return Err("must be a /16 to /30 inside 127.0.0.0/8, all of which is local".to_owned());
+    }
+    Ok(net)
+}
+
+fn egress_mode(text: &str) -> Result<EgressMode, String> {
+    match text {
+        "bind" => Ok(EgressMode::Bind),
+        "capture" => Err("capture is not built yet, use bind".to_owned()),
+        _ => Err("must be bind or capture".to_owned()),
+    }
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    text.parse::<usize>()
+        .ok()
+        .filter(|count| (1..=256).contains(count))
+        .ok_or_else(|| "must be a number from 1 to 256".to_owned())
+}
+
+fn uris(text: &str) -> Result<Vec<http::Uri>, String> {
+    text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(uri).collect()
+}
+
+fn uri(text: &str) -> Result<http::Uri, String> {
+    let wrong = || format!("{text:?} must be http://host:port");
+    let uri = http::Uri::from_str(text).map_err(|_| wrong())?;
+    if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) {
+        return Err(wrong());
+    }
+    if uri.path() != "/" || uri.query().is_some() {
+        return Err(format!("{text:?} must be http://host:port without a path"));
+    }
+    Ok(uri)
+}
+
+/// The cgroup's CPU quota rounded up and at most 4; without a quota 1.
+fn default_workers() -> usize {
+    let v2 = std::fs::read_to_string("/sys/fs/cgroup/cpu.max").ok();
+    let v1 = || {
+        let quota = std::fs::read_to_string("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").ok()?;
+        let period = std::fs::read_to_string("/sys/fs/cgroup/cpu/cpu.cfs_period_us").ok()?;
+        Some(format!("{} {}", quota.trim(), period.trim()))
+    };
+    v2.or_else(v1).and_then(|text| quota_cpus(&text)).unwrap_or(1)
+}
+
+fn quota_cpus(cpu_max: &str) -> Option<usize> {
+    let mut words = cpu_max.split_whitespace();
+    let quota: u64 = words.next()?.parse().ok()?;
+    let period: u64 = words.next()?.parse().ok().filter(|period| *period > 0)?;
+    usize::try_from(quota.div_ceil(period)).ok().map(|cpus| cpus.clamp(1, 4))
+}
+
+#[cfg(test)]
+mod tests;

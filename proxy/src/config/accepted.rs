@@ -1,0 +1,82 @@
+//! The complete accepted configuration, whatever way it came in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outrigger_xds::model::{Cluster, EndpointSet, Listener, RouteConfig};
+use serde::{Deserialize, Serialize};
+
+/// Everything the sidecar runs on, by resource name.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Where applications and other tasks connect.
+    pub listeners: BTreeMap<String, Listener>,
+    /// What HTTP listeners refer to.
+    pub routes: BTreeMap<String, RouteConfig>,
+    /// Services, as their callers see them.
+    pub clusters: BTreeMap<String, Cluster>,
+    /// The endpoints of each cluster, by the cluster's name.
+    pub endpoints: BTreeMap<String, EndpointSet>,
+}
+
+impl Accepted {
+    /// Adds everything of `other`; on equal names `other` wins.
+    pub fn merge(&mut self, other: Self) {
+        self.listeners.extend(other.listeners);
+        self.routes.extend(other.routes);
+        self.clusters.extend(other.clusters);
+        self.endpoints.extend(other.endpoints);
+    }
+
+    /// What has to be rebuilt to go from `before` to `self`.
+    pub fn change_from(&self, before: &Self) -> Change {
+        let names = before.endpoints.keys().chain(self.endpoints.keys());
+        Change {
+            structure: self.listeners != before.listeners
+                || self.routes != before.routes
+                || self.clusters != before.clusters,
+            endpoints: names
+                .filter(|name| self.endpoints.get(*name) != before.endpoints.get(*name))
+                .cloned()
+                .collect(),
+        }
+    }
+}
+
+/// What differs between two accepted configurations.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Listeners, routes or clusters changed: the snapshot is rebuilt.
+    pub structure: bool,
+    /// Clusters whose endpoints changed: no snapshot is rebuilt for them.
+    pub endpoints: BTreeSet<String>,
+}
+
+impl Change {
+    /// Whether nothing changed at all.
+    pub fn is_empty(&self) -> bool {
+        !self.structure && self.endpoints.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(name: &str) -> EndpointSet {
+        EndpointSet { cluster: name.to_owned(), endpoints: Vec::new() }
+    }
+
+    #[test]
+    fn endpoint_change_does_not_touch_the_structure() {
+        let mut before = Accepted::default();
+        before.endpoints.insert("gone".to_owned(), set("gone"));
+        before.endpoints.insert("same".to_owned(), set("same"));
+        let mut after = before.clone();
+        after.endpoints.remove("gone");
+        after.endpoints.insert("new".to_owned(), set("new"));
+        let change = after.change_from(&before);
+        assert!(!change.structure);
+        assert_eq!(change.endpoints.into_iter().collect::<Vec<_>>(), ["gone", "new"]);
+        assert!(before.change_from(&before).is_empty());
+    }
+}

@@ -1,0 +1,1 @@
+//! The static file: the same model from TOML, without a control server.

@@ -1,0 +1,1 @@
+//! Announces this task with plain Cloud Map calls.

@@ -1,0 +1,8 @@
+//! Our conversation with the control server: configuration in, announcements out.
+
+pub mod announce;
+pub mod client;
+pub mod document;
+pub mod names;
+pub mod state;
+pub mod subscribe;

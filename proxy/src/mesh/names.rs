@@ -1,0 +1,1 @@
+//! VIP placement and the hosts block.

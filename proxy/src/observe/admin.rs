@@ -1,0 +1,145 @@
+//! The admin pages on loopback, and the metrics page on any address.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::ready::Readiness;
+
+/// What OpenMetrics scrapers expect.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the pages show and do.
+#[derive(Clone)]
+pub struct AdminState {
+    /// `/ready`.
+    pub ready: Arc<Readiness>,
+    /// `/metrics`: the OpenMetrics text.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// `/config`.
+    pub config: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// `/clusters`.
+    pub clusters: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// `POST /drain`: starts the drain and returns.
+    pub drain: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// Serves all pages until `shutdown`.
+pub async fn serve_admin(
+    listener: TcpListener,
+    state: AdminState,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let router = common()
+        .route("/config", get(async |State(state): State<AdminState>| Json((state.config)())))
+        .route("/clusters", get(async |State(state): State<AdminState>| Json((state.clusters)())))
+        .route("/drain", post(drain));
+    serve(listener, router.with_state(state), shutdown).await
+}
+
+/// Serves `/metrics` and `/ready` alone until `shutdown`.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    state: AdminState,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    serve(listener, common().with_state(state), shutdown).await
+}
+
+fn common() -> Router<AdminState> {
+    Router::new().route("/ready", get(ready)).route("/metrics", get(metrics))
+}
+
+/// Ends open connections with `shutdown`: an idle scraper must not hold up the exit.
+async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> std::io::Result<()> {
+    tokio::select! {
+        served = async { axum::serve(listener, router).await } => served,
+        () = shutdown.cancelled() => Ok(()),
+    }
+}
+
+async fn ready(State(state): State<AdminState>) -> (StatusCode, Json<serde_json::Value>) {
+    let (ready, page) = state.ready.render();
+    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(page))
+}
+
+async fn metrics(State(state): State<AdminState>) -> Response {
+    ([(header::CONTENT_TYPE, OPENMETRICS)], (state.metrics)()).into_response()
+}
+
+async fn drain(State(state): State<AdminState>) -> (StatusCode, Json<serde_json::Value>) {
+    (state.drain)();
+    (StatusCode::ACCEPTED, Json(serde_json::json!({"draining": true})))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::observe::ready;
+
+    fn state(drains: &Arc<AtomicUsize>) -> AdminState {
+        let drains = drains.clone();
+        AdminState {
+            ready: Arc::new(Readiness::new(&["configuration"])),
+            metrics: Arc::new(|| "# EOF\n".to_owned()),
+            config: Arc::new(|| serde_json::json!({"listeners": {}})),
+            clusters: Arc::new(|| serde_json::json!([])),
+            drain: Arc::new(move || {
+                drains.fetch_add(1, Ordering::Relaxed);
+            }),
+        }
+    }
+
+    async fn ask(address: std::net::SocketAddr, request: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");
+        let request = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("writes");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("reads");
+        answer
+    }
+
+    #[tokio::test]
+    async fn admin_serves_every_page_and_drains_on_post_only() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("bound");
+        let (drains, shutdown) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+        let state = state(&drains);
+        let ready = state.ready.clone();
+        let server = tokio::spawn(serve_admin(listener, state, shutdown.clone()));
+        assert!(ask(address, "GET /ready").await.starts_with("HTTP/1.1 503"));
+        ready.set("configuration", ready::State::Ready);
+        let page = ask(address, "GET /ready").await;
+        assert!(page.starts_with("HTTP/1.1 200") && page.contains("\"ready\":true"), "{page}");
+        assert!(ask(address, "GET /metrics").await.contains(OPENMETRICS));
+        assert!(ask(address, "GET /config").await.contains("listeners"));
+        assert!(ask(address, "GET /clusters").await.contains("[]"));
+        assert!(ask(address, "GET /drain").await.starts_with("HTTP/1.1 405"));
+        assert!(ask(address, "POST /drain").await.starts_with("HTTP/1.1 202"));
+        assert_eq!(drains.load(Ordering::Relaxed), 1);
+        shutdown.cancel();
+        server.await.expect("joins").expect("ends well");
+    }
+
+    #[tokio::test]
+    async fn metrics_address_shows_nothing_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("bound");
+        let shutdown = CancellationToken::new();
+        tokio::spawn(serve_metrics(listener, state(&Arc::default()), shutdown.clone()));
+        assert!(ask(address, "GET /metrics").await.starts_with("HTTP/1.1 200"));
+        assert!(ask(address, "GET /config").await.starts_with("HTTP/1.1 404"));
+        assert!(ask(address, "POST /drain").await.starts_with("HTTP/1.1 404"));
+        shutdown.cancel();
+    }
+}

@@ -1,0 +1,4 @@
+//! What the sidecar tells about itself.
+
+pub mod admin;
+pub mod ready;

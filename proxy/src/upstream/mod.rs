@@ -1,0 +1,3 @@
+//! Whom we call: clusters, their endpoints, and the connections to them.
+
+pub mod resolve;
