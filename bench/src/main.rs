@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Parser, Subcommand};
+use outrigger_bench::demo;
 use outrigger_bench::load::{Load, Plan, Record, Wire};
 use outrigger_bench::origin::{self, Origin};
 
@@ -68,6 +69,8 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// Three tasks, a client and a control server on loopback: one task is killed, one drained, one added
+    Demo(demo::Options),
 }
 
 fn main() -> ExitCode {
@@ -99,6 +102,14 @@ fn arguments() -> Args {
 
 async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
+        Command::Demo(options) => {
+            let good = demo::run(options).await?;
+            return Ok(if good {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
         Command::Origin {
             listen,
             name,

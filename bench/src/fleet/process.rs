@@ -39,6 +39,12 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(file.try_clone()?)
             .kill_on_drop(true);
+        // What the caller's shell sets for a sidecar of its own must not reach ours.
+        for (variable, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OUTRIGGER_"))
+        {
+            command.env_remove(variable);
+        }
         // A terminal's Ctrl-C is for us alone: children are ended in order, by Drop.
         command.process_group(0);
         let mut child = command
