@@ -246,3 +246,6 @@ pub(crate) fn node(node: core::Node) -> NodeInfo {
             .unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,8 @@ mod encode_endpoints;
 pub mod model;
 mod rejections;
 pub mod resource;
+#[cfg(test)]
+mod samples;
 pub mod server;
 pub mod set;
 pub mod subscription;

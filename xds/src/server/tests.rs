@@ -1,1 +1,196 @@
+use super::*;
+use crate::samples::set;
 
+fn subscribe(kind: ResourceType, names: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: kind.type_url().to_owned(),
+        resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..Default::default()
+    }
+}
+
+fn ack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: response.type_url.clone(),
+        response_nonce: response.nonce.clone(),
+        ..Default::default()
+    }
+}
+
+fn request(stream: &mut Stream, request: DeltaDiscoveryRequest) {
+    assert_eq!(stream.on_request(request), Ok(Vec::new()));
+}
+
+fn names(response: &DeltaDiscoveryResponse) -> Vec<&str> {
+    response
+        .resources
+        .iter()
+        .map(|resource| resource.name.as_str())
+        .collect()
+}
+
+#[test]
+fn one_response_is_in_flight_and_the_newest_state_wins() {
+    let mut stream = Stream::new("e".to_owned());
+    request(
+        &mut stream,
+        subscribe(ResourceType::Endpoints, &["prod/orders"]),
+    );
+    let first = stream
+        .poll(&set(&[("orders", &[1])]), 1)
+        .expect("it lacks the endpoints");
+    assert_eq!(
+        first
+            .control_plane
+            .as_ref()
+            .map(|plane| plane.identifier.as_str()),
+        Some("e")
+    );
+    assert_eq!(stream.poll(&set(&[("orders", &[2])]), 2), None);
+    let newest = set(&[("orders", &[3])]);
+    assert_eq!(stream.poll(&newest, 3), None);
+    request(&mut stream, ack(&first));
+    assert_eq!(stream.acknowledged(), 1);
+    let second = stream.poll(&newest, 3).expect("the state has moved on");
+    let version = &newest
+        .get(ResourceType::Endpoints, "prod/orders")
+        .expect("it is there")
+        .version;
+    assert_eq!(&second.resources[0].version, version);
+    request(&mut stream, ack(&second));
+    assert_eq!((stream.poll(&newest, 3), stream.acknowledged()), (None, 3));
+}
+
+#[test]
+fn listeners_wait_until_routes_are_acknowledged() {
+    let mut stream = Stream::new(String::new());
+    request(&mut stream, subscribe(ResourceType::Listener, &[]));
+    request(
+        &mut stream,
+        subscribe(ResourceType::Routes, &["prod/orders:80"]),
+    );
+    let set = set(&[("orders", &[1])]);
+    let routes = stream.poll(&set, 1).expect("routes come first");
+    assert_eq!(routes.type_url, ResourceType::Routes.type_url());
+    assert_eq!(stream.poll(&set, 1), None);
+    request(&mut stream, ack(&routes));
+    let listeners = stream.poll(&set, 1).expect("then listeners");
+    assert_eq!(listeners.type_url, ResourceType::Listener.type_url());
+}
+
+#[test]
+fn a_stale_nonce_acknowledges_nothing() {
+    let mut stream = Stream::new(String::new());
+    request(
+        &mut stream,
+        subscribe(ResourceType::Cluster, &["prod/orders"]),
+    );
+    let set = set(&[("orders", &[1])]);
+    let response = stream.poll(&set, 5).expect("it lacks the cluster");
+    let stale = DeltaDiscoveryRequest {
+        response_nonce: "99".to_owned(),
+        ..ack(&response)
+    };
+    request(&mut stream, stale);
+    assert_eq!((stream.poll(&set, 5), stream.acknowledged()), (None, 0));
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_answered_once_and_again_when_it_does() {
+    let mut stream = Stream::new(String::new());
+    request(
+        &mut stream,
+        subscribe(ResourceType::Cluster, &["prod/orders"]),
+    );
+    let response = stream
+        .poll(&ResourceSet::default(), 1)
+        .expect("absence is an answer");
+    assert_eq!(response.removed_resources, ["prod/orders"]);
+    request(&mut stream, ack(&response));
+    assert_eq!(stream.poll(&ResourceSet::default(), 2), None);
+    let response = stream
+        .poll(&set(&[("orders", &[1])]), 3)
+        .expect("it exists now");
+    assert_eq!(names(&response), ["prod/orders"]);
+}
+
+#[test]
+fn what_is_subscribed_to_again_is_sent_again() {
+    let mut stream = Stream::new(String::new());
+    let set = set(&[("orders", &[1])]);
+    request(
+        &mut stream,
+        subscribe(ResourceType::Cluster, &["prod/orders"]),
+    );
+    let response = stream.poll(&set, 1).expect("it lacks the cluster");
+    request(&mut stream, ack(&response));
+    request(
+        &mut stream,
+        subscribe(ResourceType::Cluster, &["prod/orders"]),
+    );
+    assert!(stream.poll(&set, 1).is_some());
+}
+
+#[test]
+fn what_was_unsubscribed_is_not_sent() {
+    let mut stream = Stream::new(String::new());
+    request(
+        &mut stream,
+        subscribe(ResourceType::Cluster, &["prod/orders", "prod/stock"]),
+    );
+    let leave = DeltaDiscoveryRequest {
+        resource_names_unsubscribe: vec!["prod/stock".to_owned()],
+        ..subscribe(ResourceType::Cluster, &[])
+    };
+    request(&mut stream, leave);
+    let response = stream.poll(&set(&[("orders", &[1]), ("stock", &[1])]), 1);
+    assert_eq!(names(&response.expect("one is left")), ["prod/orders"]);
+}
+
+#[test]
+fn a_change_elsewhere_is_acknowledged_without_a_response() {
+    let mut stream = Stream::new(String::new());
+    request(
+        &mut stream,
+        subscribe(ResourceType::Cluster, &["prod/orders"]),
+    );
+    let response = stream
+        .poll(&set(&[("orders", &[1])]), 1)
+        .expect("it lacks the cluster");
+    request(&mut stream, ack(&response));
+    assert_eq!(
+        stream.poll(&set(&[("orders", &[1]), ("stock", &[1])]), 2),
+        None
+    );
+    assert_eq!(stream.acknowledged(), 2);
+}
+
+#[test]
+fn a_foreign_nack_counts_as_an_answer_and_is_reported() {
+    let mut stream = Stream::new(String::new());
+    let set = set(&[("orders", &[1])]);
+    request(&mut stream, subscribe(ResourceType::Cluster, &[]));
+    let response = stream.poll(&set, 4).expect("it lacks the cluster");
+    let status = envoy_types::pb::google::rpc::Status {
+        message: "no".to_owned(),
+        ..Default::default()
+    };
+    let nack = DeltaDiscoveryRequest {
+        error_detail: Some(status),
+        ..ack(&response)
+    };
+    let rejections = stream.on_request(nack).expect("few names");
+    assert_eq!(rejections[0].reason, "no");
+    assert_eq!((stream.poll(&set, 4), stream.acknowledged()), (None, 4));
+}
+
+#[test]
+fn more_names_than_the_bound_end_the_stream() {
+    let mut stream = Stream::new(String::new());
+    let names: Vec<String> = (0..=MAX_NAMES).map(|number| number.to_string()).collect();
+    let many = DeltaDiscoveryRequest {
+        resource_names_subscribe: names,
+        ..subscribe(ResourceType::Cluster, &[])
+    };
+    assert!(stream.on_request(many).is_err());
+}

@@ -1,0 +1,272 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3 as cds;
+use envoy_types::pb::envoy::config::route::v3 as rds;
+use envoy_types::util::pack_any;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use super::*;
+use crate::encode::{encode, encode_with};
+use crate::model::*;
+use crate::resource::sort_endpoints;
+use crate::samples;
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-z][a-z0-9/:.-]{0,12}"
+}
+
+fn time() -> impl Strategy<Value = Option<Duration>> {
+    option::of((0u64..100_000, 0u32..1_000_000_000).prop_map(|(s, ns)| Duration::new(s, ns)))
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![
+        Just(Protocol::Http),
+        Just(Protocol::Http2),
+        Just(Protocol::Grpc),
+        Just(Protocol::Tcp)
+    ]
+}
+
+fn socket() -> impl Strategy<Value = SocketAddr> {
+    (any::<std::net::IpAddr>(), 1u16..).prop_map(SocketAddr::from)
+}
+
+prop_compose! {
+    fn listener()(
+        name in name(), address in socket(), names in vec("[a-z]{1,8}", 0..3), egress in any::<bool>(),
+        vip_offset in option::of(any::<u16>()), protocol in prop_oneof![Just(Protocol::Auto), protocol()],
+        to_routes in any::<bool>(), target in name(), header_timeout in time(), idle_timeout in time(),
+        max_connections in option::of(any::<u32>()), max_header_bytes in option::of(any::<u32>()),
+    ) -> Listener {
+        let direction = if egress { Direction::Egress } else { Direction::Ingress };
+        let target = if to_routes { Target::Routes(target) } else { Target::Cluster(target) };
+        Listener { name, direction, address, names, vip_offset, protocol, target, header_timeout, idle_timeout, max_connections, max_header_bytes }
+    }
+}
+
+prop_compose! {
+    fn route()(
+        hosts in vec("(\\*\\.)?[a-z]{1,5}(\\.[a-z]{1,3})?", 0..3), exact in any::<bool>(), path in "/[a-z]{0,5}",
+        headers in vec(("x-[a-z]{1,4}", option::of("[a-z]{1,4}")), 0..3), cluster in name(),
+        per_request_timeout in time(), idle_timeout in time(), num_retries in 0u32..5,
+        retry_non_idempotent in any::<bool>(), retriable_status_codes in vec(100u16..600, 0..3),
+    ) -> Route {
+        let path = if exact { PathMatch::Exact(path) } else { PathMatch::Prefix(path) };
+        let headers = headers.into_iter().map(|(name, value)| HeaderMatch { name, value }).collect();
+        let retry = RetryPolicy { num_retries, retry_non_idempotent, retriable_status_codes };
+        Route { hosts, path, headers, cluster, per_request_timeout, idle_timeout, retry }
+    }
+}
+
+prop_compose! {
+    fn cluster()(
+        name in name(), protocol in protocol(), lb in 0..3, connect_timeout in time(), idle_timeout in time(),
+        outlier in option::of((any::<u32>(), time(), time(), 0u8..=100)),
+        health in option::of((option::of("/[a-z]{0,4}"), time(), time(), any::<u32>(), any::<u32>())),
+        service in option::of((name(), name())),
+    ) -> Cluster {
+        let lb = [LbPolicy::LeastRequest, LbPolicy::RoundRobin, LbPolicy::RingHash][lb as usize];
+        let outlier_detection = outlier.map(|(consecutive_failures, base, max, max_ejection_percent)| OutlierDetection {
+            consecutive_failures, base_ejection_time: base.unwrap_or_default(), max_ejection_time: max.unwrap_or_default(), max_ejection_percent,
+        });
+        let health_check = health.map(|(path, interval, timeout, healthy_threshold, unhealthy_threshold)| HealthCheck {
+            path, interval: interval.unwrap_or_default(), timeout: timeout.unwrap_or_default(), healthy_threshold, unhealthy_threshold,
+        });
+        let service = service.map(|(namespace, name)| ServiceRef { namespace, name });
+        Cluster { name, protocol, lb, discovery: Discovery::Eds, connect_timeout, idle_timeout, outlier_detection, health_check, service }
+    }
+}
+
+prop_compose! {
+    fn endpoint(hosts: bool)(
+        ip in socket(), host in "[a-z]{1,6}\\.example", use_host in any::<bool>(), zone in "[a-c]?", weight in 0u32..5,
+        health in 0..3, instance in "[a-z]{0,4}", sidecar in any::<bool>(),
+    ) -> Endpoint {
+        let address = if hosts && use_host { Address::Host { host, port: ip.port() } } else { Address::Ip(ip) };
+        let health = [EndpointHealth::Healthy, EndpointHealth::Unhealthy, EndpointHealth::Draining][health as usize];
+        Endpoint { address, zone, weight, health, instance, sidecar }
+    }
+}
+
+fn endpoint_set(hosts: bool) -> impl Strategy<Value = EndpointSet> {
+    (name(), vec(endpoint(hosts), 0..6)).prop_map(|(cluster, endpoints)| {
+        let mut set = EndpointSet { cluster, endpoints };
+        sort_endpoints(&mut set);
+        set
+    })
+}
+
+fn resource() -> impl Strategy<Value = Resource> {
+    prop_oneof![
+        listener().prop_map(Resource::Listener),
+        (name(), vec(route(), 0..4))
+            .prop_map(|(name, routes)| Resource::Routes(RouteConfig { name, routes })),
+        cluster().prop_map(Resource::Cluster),
+        endpoint_set(false).prop_map(Resource::Endpoints),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_is_encoded_decodes_to_the_same_model(resource in resource()) {
+        let decoded = decode(resource.name(), &encode(&resource));
+        prop_assert_eq!(decoded, Ok(Decoded { resource, endpoints: None }));
+    }
+
+    #[test]
+    fn a_strict_dns_cluster_brings_its_endpoints(cluster in cluster(), mut set in endpoint_set(true)) {
+        let cluster = Cluster { discovery: Discovery::StrictDns, ..cluster };
+        set.cluster.clone_from(&cluster.name);
+        let decoded = decode(&cluster.name, &encode_with(&cluster, &set));
+        prop_assert_eq!(decoded, Ok(Decoded { resource: Resource::Cluster(cluster), endpoints: Some(set) }));
+    }
+
+    #[test]
+    fn bytes_that_are_no_resource_are_rejected_without_a_panic(kind in 0usize..4, value in vec(any::<u8>(), 0..64)) {
+        let type_url = ResourceType::ALL[kind].type_url().to_owned();
+        let _ = decode("x", &Any { type_url, value });
+    }
+}
+
+fn problems(name: &str, any: &Any) -> Vec<(String, String)> {
+    let rejections = decode(name, any).expect_err("the resource is bad");
+    assert!(rejections.iter().all(|rejection| rejection.name == name));
+    let pair = |rejection: Rejection| (rejection.field, rejection.reason);
+    rejections.into_iter().map(pair).collect()
+}
+
+#[test]
+fn every_problem_is_named_by_field_and_reason() {
+    let Any { value, .. } = encode(&Resource::Cluster(samples::cluster("orders")));
+    let mut message = cds::Cluster::decode(value.as_slice()).expect("it was just encoded");
+    message.connect_timeout = Some(protobuf::Duration {
+        seconds: -1,
+        nanos: 0,
+    });
+    message.lb_policy = cds::cluster::LbPolicy::Maglev.into();
+    let found = problems("prod/orders", &pack_any(message));
+    let expected = ["lb_policy"];
+    assert_eq!(
+        found
+            .iter()
+            .map(|(field, _)| field.as_str())
+            .collect::<Vec<_>>(),
+        expected
+    );
+    assert!(
+        found[0].1.contains("MAGLEV is none of LEAST_REQUEST"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn several_bad_routes_are_all_reported() {
+    let action = rds::route::Action::Route(rds::RouteAction {
+        timeout: Some(protobuf::Duration {
+            seconds: -1,
+            nanos: 0,
+        }),
+        ..Default::default()
+    });
+    let no_match = rds::Route::default();
+    let no_path = rds::Route {
+        r#match: Some(Default::default()),
+        action: Some(action),
+        ..Default::default()
+    };
+    let message = rds::RouteConfiguration {
+        name: "r".to_owned(),
+        virtual_hosts: vec![rds::VirtualHost {
+            domains: vec!["a*b".to_owned()],
+            routes: vec![no_match, no_path],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let fields: Vec<String> = problems("r", &pack_any(message))
+        .into_iter()
+        .map(|(field, _)| field)
+        .collect();
+    let expected = [
+        "virtual_hosts[0].domains",
+        "virtual_hosts[0].routes[0].match",
+        "virtual_hosts[0].routes[1].match.path_specifier",
+        "virtual_hosts[0].routes[1].route.cluster",
+        "virtual_hosts[0].routes[1].route.timeout",
+    ];
+    assert_eq!(fields, expected);
+}
+
+#[test]
+fn a_host_name_in_eds_is_rejected() {
+    let address = Address::Host {
+        host: "db.example".to_owned(),
+        port: 5432,
+    };
+    let endpoints = vec![Endpoint {
+        address,
+        ..samples::endpoint(1)
+    }];
+    let set = EndpointSet {
+        cluster: "prod/db".to_owned(),
+        endpoints,
+    };
+    let found = problems("prod/db", &encode(&Resource::Endpoints(set)));
+    assert_eq!(found[0].1, "\"db.example\" is not an IP address");
+}
+
+#[test]
+fn a_resource_under_another_name_is_rejected() {
+    let found = problems(
+        "prod/x",
+        &encode(&Resource::Cluster(samples::cluster("orders"))),
+    );
+    assert_eq!(found[0].0, "name");
+}
+
+#[test]
+fn a_foreign_servers_hosts_are_matched_most_specific_first() {
+    let host = |domain: &str| rds::VirtualHost {
+        domains: vec![domain.to_owned()],
+        routes: vec![rds::Route {
+            r#match: Some(rds::RouteMatch {
+                path_specifier: Some(rds::route_match::PathSpecifier::Prefix("/".to_owned())),
+                ..Default::default()
+            }),
+            action: Some(rds::route::Action::Route(rds::RouteAction {
+                cluster_specifier: Some(rds::route_action::ClusterSpecifier::Cluster(
+                    "c".to_owned(),
+                )),
+                ..Default::default()
+            })),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let hosts = ["*", "*.example", "*.api.example", "a.example"];
+    let message = rds::RouteConfiguration {
+        name: "r".to_owned(),
+        virtual_hosts: hosts.map(host).to_vec(),
+        ..Default::default()
+    };
+    let decoded = decode("r", &pack_any(message)).expect("the routes are good");
+    let Resource::Routes(config) = decoded.resource else {
+        panic!("routes decode to routes")
+    };
+    let order: Vec<String> = config
+        .routes
+        .iter()
+        .map(|route| route.hosts.join(","))
+        .collect();
+    assert_eq!(order, ["a.example", "*.api.example", "*.example", ""]);
+}
+
+#[test]
+fn a_node_is_read_as_it_was_written() {
+    let info = samples::node("task-1");
+    assert_eq!(node(crate::encode_endpoints::node(&info)), info);
+}

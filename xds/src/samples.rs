@@ -1,0 +1,118 @@
+//! Resources for the tests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::{
+    Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, LbPolicy,
+    Listener, PathMatch, Protocol, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
+};
+use crate::resource::Resource;
+use crate::set::ResourceSet;
+use crate::transport::NodeInfo;
+
+pub(crate) fn node(id: &str) -> NodeInfo {
+    NodeInfo {
+        id: id.to_owned(),
+        service: "shop".to_owned(),
+        zone: "eu-1a".to_owned(),
+        namespace: "prod".to_owned(),
+        incarnation: "1".to_owned(),
+        secret: "c0ffee".to_owned(),
+    }
+}
+
+pub(crate) fn endpoint(host: u8) -> Endpoint {
+    Endpoint {
+        address: Address::Ip(([10, 0, 0, host], 15000).into()),
+        zone: "eu-1a".to_owned(),
+        weight: 1,
+        health: EndpointHealth::Healthy,
+        instance: format!("task-{host}"),
+        sidecar: true,
+    }
+}
+
+pub(crate) fn endpoints(service: &str, hosts: &[u8]) -> Resource {
+    Resource::Endpoints(EndpointSet {
+        cluster: format!("prod/{service}"),
+        endpoints: hosts.iter().copied().map(endpoint).collect(),
+    })
+}
+
+pub(crate) fn cluster(service: &str) -> Cluster {
+    Cluster {
+        name: format!("prod/{service}"),
+        protocol: Protocol::Http,
+        lb: LbPolicy::LeastRequest,
+        discovery: Discovery::Eds,
+        connect_timeout: None,
+        idle_timeout: None,
+        outlier_detection: Some(Default::default()),
+        health_check: None,
+        service: Some(ServiceRef {
+            namespace: "prod".to_owned(),
+            name: service.to_owned(),
+        }),
+    }
+}
+
+pub(crate) fn route(service: &str) -> Route {
+    Route {
+        hosts: Vec::new(),
+        path: PathMatch::Prefix("/".to_owned()),
+        headers: Vec::new(),
+        cluster: format!("prod/{service}"),
+        per_request_timeout: None,
+        idle_timeout: None,
+        retry: RetryPolicy::default(),
+    }
+}
+
+pub(crate) fn listener(service: &str) -> Listener {
+    Listener {
+        name: format!("prod/{service}:80"),
+        direction: Direction::Egress,
+        address: ([127, 255, 0, 1], 80).into(),
+        names: vec![service.to_owned()],
+        vip_offset: Some(1),
+        protocol: Protocol::Http,
+        target: Target::Routes(format!("prod/{service}:80")),
+        header_timeout: None,
+        idle_timeout: None,
+        max_connections: None,
+        max_header_bytes: None,
+    }
+}
+
+/// The four resources of one service, listener first: the order that nobody may rely on.
+pub(crate) fn service(name: &str, hosts: &[u8]) -> Vec<Resource> {
+    let routes = RouteConfig {
+        name: format!("prod/{name}:80"),
+        routes: vec![route(name)],
+    };
+    vec![
+        Resource::Listener(listener(name)),
+        Resource::Routes(routes),
+        endpoints(name, hosts),
+        Resource::Cluster(cluster(name)),
+    ]
+}
+
+/// Services by name, each with the last bytes of its endpoints' addresses.
+pub(crate) fn set(services: &[(&str, &[u8])]) -> Arc<ResourceSet> {
+    let resources = services
+        .iter()
+        .flat_map(|(name, hosts)| service(name, hosts));
+    Arc::new(ResourceSet::from_model(resources).expect("the sample services are consistent"))
+}
+
+/// Resources by type and name, for comparison.
+pub(crate) fn by_name<'a>(
+    resources: impl IntoIterator<Item = &'a Resource>,
+) -> BTreeMap<(crate::ResourceType, String), Resource> {
+    let key = |resource: &Resource| (resource.resource_type(), resource.name().to_owned());
+    let all = resources.into_iter();
+    all.map(|resource| (key(resource), resource.clone()))
+        .collect()
+}
