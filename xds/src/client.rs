@@ -149,8 +149,9 @@ impl Client {
         if !rejected.is_empty() {
             answer.error_detail = Some(rejections::to_status(&rejected));
         }
-        let mut requests = vec![answer];
-        requests.extend(self.settle(apply));
+        // The ACK goes last: a server that has it knows of all that we want because of this response.
+        let mut requests = self.settle(apply);
+        requests.push(answer);
         requests
     }
 

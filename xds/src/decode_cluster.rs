@@ -34,30 +34,38 @@ pub(crate) fn cluster(
         (Some(namespace), Some(name)) => Some(ServiceRef { namespace, name }),
         _ => None,
     };
-    let discovery = discovery(&message, problems)?;
+    let discovery = discovery(&message, problems);
+    let lb = lb_policy(message.lb_policy, problems);
     let endpoints = match (discovery, message.load_assignment) {
-        (Discovery::StrictDns, Some(assignment)) => load_assignment(assignment, true, problems),
-        (Discovery::StrictDns, None) => {
+        (Some(Discovery::StrictDns), Some(assignment)) => {
+            load_assignment(assignment, true, problems)
+        }
+        (Some(Discovery::StrictDns), None) => {
             problems.add("load_assignment", "is missing in a STRICT_DNS cluster");
             None
         }
-        (Discovery::Eds, _) => None,
+        (Some(Discovery::Eds) | None, _) => None,
     };
+    let name = problems.need_text(message.name, "name");
+    let connect_timeout = duration(connect_timeout, "connect_timeout", problems);
+    let idle_timeout = duration(idle_timeout, "idle_timeout", problems);
+    let outlier_detection = message
+        .outlier_detection
+        .map(|value| outlier(value, problems));
+    let health_check = message
+        .health_checks
+        .into_iter()
+        .next()
+        .and_then(|value| health_check(value, problems));
     let value = Cluster {
-        name: problems.need_text(message.name, "name"),
+        name,
         protocol,
-        lb: lb_policy(message.lb_policy, problems)?,
-        discovery,
-        connect_timeout: duration(connect_timeout, "connect_timeout", problems),
-        idle_timeout: duration(idle_timeout, "idle_timeout", problems),
-        outlier_detection: message
-            .outlier_detection
-            .map(|value| outlier(value, problems)),
-        health_check: message
-            .health_checks
-            .into_iter()
-            .next()
-            .and_then(|value| health_check(value, problems)),
+        lb: lb?,
+        discovery: discovery?,
+        connect_timeout,
+        idle_timeout,
+        outlier_detection,
+        health_check,
         service,
     };
     // The set carries the cluster's name, whatever the inner message says.

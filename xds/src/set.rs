@@ -244,3 +244,6 @@ fn inline_endpoints<'a>(
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,26 +141,32 @@ fn problems(name: &str, any: &Any) -> Vec<(String, String)> {
 
 #[test]
 fn every_problem_is_named_by_field_and_reason() {
-    let Any { value, .. } = encode(&Resource::Cluster(samples::cluster("orders")));
+    let cluster = Cluster {
+        connect_timeout: Some(Duration::from_secs(2)),
+        ..samples::cluster("orders")
+    };
+    let Any { value, .. } = encode(&Resource::Cluster(cluster));
     let mut message = cds::Cluster::decode(value.as_slice()).expect("it was just encoded");
     message.connect_timeout = Some(protobuf::Duration {
         seconds: -1,
         nanos: 0,
     });
     message.lb_policy = cds::cluster::LbPolicy::Maglev.into();
+    message.cluster_discovery_type = None;
     let found = problems("prod/orders", &pack_any(message));
-    let expected = ["lb_policy"];
-    assert_eq!(
-        found
-            .iter()
-            .map(|(field, _)| field.as_str())
-            .collect::<Vec<_>>(),
-        expected
-    );
-    assert!(
-        found[0].1.contains("MAGLEV is none of LEAST_REQUEST"),
-        "{found:?}"
-    );
+    let expected = [
+        ("type", "is neither EDS nor STRICT_DNS"),
+        (
+            "lb_policy",
+            "MAGLEV is none of LEAST_REQUEST, ROUND_ROBIN, RING_HASH",
+        ),
+        (
+            "connect_timeout",
+            "-1 s 0 ns is not a duration of zero or more",
+        ),
+    ];
+    let expected = expected.map(|(field, reason)| (field.to_owned(), reason.to_owned()));
+    assert_eq!(found, expected);
 }
 
 #[test]
