@@ -21,14 +21,14 @@ enum Heard {
 /// The control server's side, on record.
 struct Owner {
     published: watch::Sender<Option<Arc<Published>>>,
-    heard: mpsc::UnboundedSender<Heard>,
+    heard: mpsc::Sender<Heard>,
     refuse: bool,
     close: Notify,
 }
 
 impl NodeEvents for Owner {
     fn connected(&self, node: &NodeInfo) -> Result<StreamId, String> {
-        let _ = self.heard.send(Heard::Connected(node.id.clone()));
+        let _ = self.heard.try_send(Heard::Connected(node.id.clone()));
         if self.refuse {
             return Err("another node has this id".to_owned());
         }
@@ -36,15 +36,15 @@ impl NodeEvents for Owner {
     }
 
     fn acknowledged(&self, _: StreamId, sequence: u64) {
-        let _ = self.heard.send(Heard::Acknowledged(sequence));
+        let _ = self.heard.try_send(Heard::Acknowledged(sequence));
     }
 
     fn rejected(&self, _: StreamId, rejection: Rejection) {
-        let _ = self.heard.send(Heard::Rejected(rejection.name));
+        let _ = self.heard.try_send(Heard::Rejected(rejection.name));
     }
 
     fn disconnected(&self, _: StreamId) {
-        let _ = self.heard.send(Heard::Disconnected);
+        let _ = self.heard.try_send(Heard::Disconnected);
     }
 
     fn namespace(&self, namespace: &str) -> watch::Receiver<Option<Arc<Published>>> {
@@ -59,7 +59,7 @@ impl NodeEvents for Owner {
 
 struct Server {
     owner: Arc<Owner>,
-    heard: mpsc::UnboundedReceiver<Heard>,
+    heard: mpsc::Receiver<Heard>,
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     serving: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
@@ -74,7 +74,7 @@ impl Server {
             .local_addr()
             .expect("a bound socket has an address");
         let (published, _) = watch::channel(None);
-        let (sender, heard) = mpsc::unbounded_channel();
+        let (sender, heard) = mpsc::channel(1024);
         let close = Notify::new();
         let owner = Arc::new(Owner {
             published,
@@ -133,7 +133,7 @@ enum Seen {
 type Held = Arc<Mutex<BTreeMap<(ResourceType, String), Resource>>>;
 
 struct Recorder {
-    seen: mpsc::UnboundedSender<Seen>,
+    seen: mpsc::Sender<Seen>,
     held: Held,
 }
 
@@ -148,7 +148,7 @@ impl Sink for Recorder {
             let names = removed
                 .iter()
                 .map(|(kind, name)| format!("{kind:?} {name}"));
-            let _ = self.seen.send(Seen::Removed(names.collect()));
+            let _ = self.seen.try_send(Seen::Removed(names.collect()));
         }
         for key in removed {
             held.remove(&key);
@@ -157,7 +157,7 @@ impl Sink for Recorder {
             let names = changed
                 .iter()
                 .map(|resource| format!("{:?} {}", resource.resource_type(), resource.name()));
-            let _ = self.seen.send(Seen::Changed(names.collect()));
+            let _ = self.seen.try_send(Seen::Changed(names.collect()));
         }
         held.extend(by_name(&changed));
         Vec::new()
@@ -168,12 +168,12 @@ impl Sink for Recorder {
             ConnectionState::Connected { epoch, .. } => Seen::Connected(epoch),
             ConnectionState::Disconnected { reason, .. } => Seen::Disconnected(reason),
         };
-        let _ = self.seen.send(seen);
+        let _ = self.seen.try_send(seen);
     }
 }
 
 struct Subscriber {
-    seen: mpsc::UnboundedReceiver<Seen>,
+    seen: mpsc::Receiver<Seen>,
     held: Held,
     /// Where the next connection goes.
     port: Arc<AtomicU16>,
@@ -188,7 +188,7 @@ impl Drop for Subscriber {
 
 impl Subscriber {
     fn start(address: SocketAddr) -> Self {
-        let (sender, seen) = mpsc::unbounded_channel();
+        let (sender, seen) = mpsc::channel(1024);
         let held = Held::default();
         let recorder = Recorder {
             seen: sender,
