@@ -1,5 +1,9 @@
 //! Outrigger's control server: a registry with the Cloud Map API in front and xDS behind it.
 
+mod ads;
+pub mod app;
+mod cloudmap;
+mod operator;
 mod publish;
 mod registry;
 mod store;

@@ -60,7 +60,10 @@ impl Publisher {
         }
         if inner.namespaces.len() >= MAX_NAMESPACES {
             inner.namespaces.retain(|_, state| {
-                let empty = state.borrow().as_ref().is_none_or(|published| published.set.is_empty());
+                let empty = state
+                    .borrow()
+                    .as_ref()
+                    .is_none_or(|published| published.set.is_empty());
                 state.receiver_count() > 0 || !empty
             });
         }
@@ -85,24 +88,42 @@ impl Publisher {
     fn publish(&self, resources: &impl Fn(&str) -> Vec<outrigger_xds::Resource>) {
         let (dirty, waiting) = {
             let mut inner = self.lock();
-            (std::mem::take(&mut inner.dirty), std::mem::take(&mut inner.waiting))
+            (
+                std::mem::take(&mut inner.dirty),
+                std::mem::take(&mut inner.waiting),
+            )
         };
         for namespace in dirty {
-            let Some(before) = self.lock().namespaces.get(&namespace).map(|state| state.borrow().clone()) else {
+            let Some(before) = self
+                .lock()
+                .namespaces
+                .get(&namespace)
+                .map(|state| state.borrow().clone())
+            else {
                 // Nobody has asked for it yet; the first to ask marks it dirty.
                 continue;
             };
-            let old = before.as_ref().map(|published| Arc::clone(&published.set)).unwrap_or_default();
+            let old = before
+                .as_ref()
+                .map(|published| Arc::clone(&published.set))
+                .unwrap_or_default();
             match old.rebuilt(resources(&namespace)) {
                 Ok(set) => self.offer(&namespace, before.is_some(), &old, set),
                 Err(problems) => {
                     let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                    tracing::error!(namespace, ?problems, "not published: the resources do not fit together");
+                    tracing::error!(
+                        namespace,
+                        ?problems,
+                        "not published: the resources do not fit together"
+                    );
                 }
             }
         }
         let sequence = self.lock().sequence;
-        waiting.into_iter().for_each(|done| drop(done.send(sequence)));
+        for done in waiting {
+            // Whoever asked may have gone away.
+            let _unheard = done.send(sequence);
+        }
     }
 
     fn offer(&self, namespace: &str, published_before: bool, old: &ResourceSet, set: ResourceSet) {
@@ -112,8 +133,17 @@ impl Publisher {
         }
         let mut inner = self.lock();
         inner.sequence += 1;
-        let published = Arc::new(Published { sequence: inner.sequence, set: Arc::new(set) });
-        tracing::debug!(namespace, sequence = published.sequence, changed = diff.changed.len(), removed = diff.removed.len(), "published");
+        let published = Arc::new(Published {
+            sequence: inner.sequence,
+            set: Arc::new(set),
+        });
+        tracing::debug!(
+            namespace,
+            sequence = published.sequence,
+            changed = diff.changed.len(),
+            removed = diff.removed.len(),
+            "published"
+        );
         if let Some(state) = inner.namespaces.get(namespace) {
             state.send_replace(Some(published));
         }
@@ -121,7 +151,11 @@ impl Publisher {
 
     /// The sequence of the namespace's current state; a stream that acknowledged it has everything.
     pub(crate) fn sequence(&self, namespace: &str) -> u64 {
-        self.lock().namespaces.get(namespace).and_then(|state| state.borrow().as_ref().map(|published| published.sequence)).unwrap_or(0)
+        self.lock()
+            .namespaces
+            .get(namespace)
+            .and_then(|state| state.borrow().as_ref().map(|published| published.sequence))
+            .unwrap_or(0)
     }
 }
 

@@ -79,10 +79,13 @@ pub(crate) struct Loaded {
 impl Store {
     /// Opens or makes `registry.redb` in the directory and reads all of it.
     pub(crate) fn open(directory: &Path, rng: &mut impl Rng) -> Result<(Self, Loaded), StoreError> {
-        fs::create_dir_all(directory)
-            .map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
+        fs::create_dir_all(directory).map_err(|source| StoreError::Directory {
+            path: directory.to_owned(),
+            source,
+        })?;
         let path = directory.join("registry.redb");
-        let database = Database::create(&path).map_err(|source| StoreError::Open { path, source })?;
+        let database =
+            Database::create(&path).map_err(|source| StoreError::Open { path, source })?;
         let store = Self { database };
         let epoch = store.prepare(&format!("{:032x}", rng.random::<u128>()))?;
         let registry = store.load()?;
@@ -91,7 +94,9 @@ impl Store {
 
     fn prepare(&self, new_epoch: &str) -> Result<String, StoreError> {
         let write = self.database.begin_write().map_err(redb::Error::from)?;
-        for table in [NAMESPACES, SERVICES, REVISIONS, INSTANCES, OPERATIONS, VIPS, LOST] {
+        for table in [
+            NAMESPACES, SERVICES, REVISIONS, INSTANCES, OPERATIONS, VIPS, LOST,
+        ] {
             write.open_table(table).map_err(redb::Error::from)?;
         }
         let found = text(&write, "format")?;
@@ -110,26 +115,43 @@ impl Store {
 
     fn load(&self) -> Result<Registry, StoreError> {
         let mut registry = Registry::default();
-        self.each(NAMESPACES, |_, row| registry.apply(&Change::Namespace(Arc::new(row))))?;
-        self.each(SERVICES, |_, row| registry.apply(&Change::Service(Arc::new(row))))?;
-        self.each(REVISIONS, |key, row| registry.apply(&Change::Revision(key.to_owned(), row)))?;
-        self.each(INSTANCES, |_, row| registry.apply(&Change::Instance(Arc::new(row))))?;
-        self.each(OPERATIONS, |_, row| registry.apply(&Change::Operation(Arc::new(row))))?;
+        self.each(NAMESPACES, |_, row| {
+            registry.apply(&Change::Namespace(Arc::new(row)))
+        })?;
+        self.each(SERVICES, |_, row| {
+            registry.apply(&Change::Service(Arc::new(row)))
+        })?;
+        self.each(REVISIONS, |key, row| {
+            registry.apply(&Change::Revision(key.to_owned(), row))
+        })?;
+        self.each(INSTANCES, |_, row| {
+            registry.apply(&Change::Instance(Arc::new(row)))
+        })?;
+        self.each(OPERATIONS, |_, row| {
+            registry.apply(&Change::Operation(Arc::new(row)))
+        })?;
         self.each(VIPS, |_, row| registry.apply(&Change::Vip(Arc::new(row))))?;
-        self.each(LOST, |key, ()| registry.apply(&Change::Lost(key.to_owned())))?;
+        self.each(LOST, |key, ()| {
+            registry.apply(&Change::Lost(key.to_owned()))
+        })?;
         Ok(registry)
     }
 
-    fn each<T: DeserializeOwned>(&self, table: Rows, mut take: impl FnMut(&str, T)) -> Result<(), StoreError> {
+    fn each<T: DeserializeOwned>(
+        &self,
+        table: Rows,
+        mut take: impl FnMut(&str, T),
+    ) -> Result<(), StoreError> {
         let read = self.database.begin_read().map_err(redb::Error::from)?;
         let rows = read.open_table(table).map_err(redb::Error::from)?;
         for row in rows.iter().map_err(redb::Error::from)? {
             let (key, value) = row.map_err(redb::Error::from)?;
-            let value = serde_json::from_slice(value.value()).map_err(|source| StoreError::Row {
-                table: table.to_string(),
-                key: key.value().to_owned(),
-                source,
-            })?;
+            let value =
+                serde_json::from_slice(value.value()).map_err(|source| StoreError::Row {
+                    table: table.to_string(),
+                    key: key.value().to_owned(),
+                    source,
+                })?;
             take(key.value(), value);
         }
         Ok(())
@@ -156,12 +178,32 @@ fn write_change(write: &WriteTransaction, change: &Change) -> Result<(), StoreEr
             drop_row(write, REVISIONS, id)
         }
         Change::Revision(service, revision) => put(write, REVISIONS, service, revision),
-        Change::Instance(row) => put(write, INSTANCES, &instance_key(&row.service_id, &row.id), row.as_ref()),
-        Change::DropInstance { service, instance } => drop_row(write, INSTANCES, &instance_key(service, instance)),
-        Change::Operation(row) => put(write, OPERATIONS, &operation_key(row.sequence), row.as_ref()),
+        Change::Instance(row) => put(
+            write,
+            INSTANCES,
+            &instance_key(&row.service_id, &row.id),
+            row.as_ref(),
+        ),
+        Change::DropInstance { service, instance } => {
+            drop_row(write, INSTANCES, &instance_key(service, instance))
+        }
+        Change::Operation(row) => put(
+            write,
+            OPERATIONS,
+            &operation_key(row.sequence),
+            row.as_ref(),
+        ),
         Change::DropOperation(sequence) => drop_row(write, OPERATIONS, &operation_key(*sequence)),
-        Change::Vip(row) => put(write, VIPS, &vip_key(&row.namespace, &row.dns_name), row.as_ref()),
-        Change::DropVip { namespace, dns_name } => drop_row(write, VIPS, &vip_key(namespace, dns_name)),
+        Change::Vip(row) => put(
+            write,
+            VIPS,
+            &vip_key(&row.namespace, &row.dns_name),
+            row.as_ref(),
+        ),
+        Change::DropVip {
+            namespace,
+            dns_name,
+        } => drop_row(write, VIPS, &vip_key(namespace, dns_name)),
         Change::Lost(node) => put(write, LOST, node, &()),
         Change::Found(node) => drop_row(write, LOST, node),
     }
@@ -180,7 +222,12 @@ fn operation_key(sequence: u64) -> String {
     format!("{sequence:020}")
 }
 
-fn put(write: &WriteTransaction, table: Rows, key: &str, row: &impl Serialize) -> Result<(), StoreError> {
+fn put(
+    write: &WriteTransaction,
+    table: Rows,
+    key: &str,
+    row: &impl Serialize,
+) -> Result<(), StoreError> {
     let bytes = serde_json::to_vec(row).map_err(|source| StoreError::Row {
         table: table.to_string(),
         key: key.to_owned(),
@@ -189,7 +236,12 @@ fn put(write: &WriteTransaction, table: Rows, key: &str, row: &impl Serialize) -
     put_bytes(write, table, key, &bytes)
 }
 
-fn put_bytes(write: &WriteTransaction, table: Rows, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
+fn put_bytes(
+    write: &WriteTransaction,
+    table: Rows,
+    key: &str,
+    bytes: &[u8],
+) -> Result<(), StoreError> {
     let mut rows = write.open_table(table).map_err(redb::Error::from)?;
     rows.insert(key, bytes).map_err(redb::Error::from)?;
     Ok(())
@@ -219,7 +271,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let mut rng = StdRng::seed_from_u64(1);
         let _first = Store::open(directory.path(), &mut rng).expect("a new file opens");
-        let refused = Store::open(directory.path(), &mut rng).err().expect("the file is taken");
+        let refused = Store::open(directory.path(), &mut rng)
+            .err()
+            .expect("the file is taken");
         assert!(refused.to_string().contains("registry.redb"), "{refused}");
     }
 

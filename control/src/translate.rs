@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use outrigger_xds::Resource;
 use outrigger_xds::model::{
-    Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, HealthCheck, Listener,
-    OutlierDetection, PathMatch, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
+    Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, HealthCheck,
+    Listener, OutlierDetection, PathMatch, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
 };
 
 use crate::registry::{Declaration, Instance, InstanceHealth, Registry, Service, declaration};
@@ -15,37 +15,63 @@ const DEFAULT_PORT: u16 = 80;
 
 /// The resources of a namespace; none for a namespace that does not exist.
 pub(crate) fn resources(registry: &Registry, namespace: &str) -> Vec<Resource> {
-    let Ok(row) = registry.namespace_named(namespace) else { return Vec::new() };
-    registry.services_in(&row.id).flat_map(|service| of_service(registry, namespace, service)).collect()
+    let Ok(row) = registry.namespace_named(namespace) else {
+        return Vec::new();
+    };
+    registry
+        .services_in(&row.id)
+        .flat_map(|service| of_service(registry, namespace, service))
+        .collect()
 }
 
 fn of_service(registry: &Registry, namespace: &str, service: &Service) -> Vec<Resource> {
     let declared = declaration(service);
     let name = format!("{namespace}/{}", service.name);
     let endpoints = endpoints(registry, service, &declared);
-    let named = endpoints.iter().any(|endpoint| matches!(endpoint.address, Address::Host { .. }));
+    let named = endpoints
+        .iter()
+        .any(|endpoint| matches!(endpoint.address, Address::Host { .. }));
     let mut resources = vec![
         Resource::Cluster(Cluster {
             name: name.clone(),
             protocol: declared.protocol,
             lb: declared.lb,
-            discovery: if named { Discovery::StrictDns } else { Discovery::Eds },
+            discovery: if named {
+                Discovery::StrictDns
+            } else {
+                Discovery::Eds
+            },
             connect_timeout: None,
             idle_timeout: None,
             outlier_detection: Some(OutlierDetection::default()),
             health_check: health_check(service),
-            service: Some(ServiceRef { namespace: namespace.to_owned(), name: service.name.clone() }),
+            service: Some(ServiceRef {
+                namespace: namespace.to_owned(),
+                name: service.name.clone(),
+            }),
         }),
-        Resource::Endpoints(EndpointSet { cluster: name.clone(), endpoints }),
+        Resource::Endpoints(EndpointSet {
+            cluster: name.clone(),
+            endpoints,
+        }),
     ];
     resources.extend(alias(registry, namespace, name, &declared));
     resources
 }
 
 /// The listener of the service's alias, and its routes if requests can be told apart.
-fn alias(registry: &Registry, namespace: &str, cluster: String, declared: &Declaration<'_>) -> Vec<Resource> {
-    let (Some(dns_name), Some(port)) = (declared.dns_name(), declared.port()) else { return Vec::new() };
-    let Some(offset) = registry.vip(namespace, dns_name) else { return Vec::new() };
+fn alias(
+    registry: &Registry,
+    namespace: &str,
+    cluster: String,
+    declared: &Declaration<'_>,
+) -> Vec<Resource> {
+    let (Some(dns_name), Some(port)) = (declared.dns_name(), declared.port()) else {
+        return Vec::new();
+    };
+    let Some(offset) = registry.vip(namespace, dns_name) else {
+        return Vec::new();
+    };
     let [high, low] = offset.to_be_bytes();
     let name = format!("{namespace}/{dns_name}:{port}");
     let http = declared.protocol.is_http();
@@ -56,14 +82,26 @@ fn alias(registry: &Registry, namespace: &str, cluster: String, declared: &Decla
         names: vec![dns_name.to_owned()],
         vip_offset: Some(offset),
         protocol: declared.protocol,
-        target: if http { Target::Routes(name.clone()) } else { Target::Cluster(cluster.clone()) },
+        target: if http {
+            Target::Routes(name.clone())
+        } else {
+            Target::Cluster(cluster.clone())
+        },
         header_timeout: None,
         idle_timeout: if http { None } else { declared.idle_timeout },
         max_connections: None,
         max_header_bytes: None,
     };
-    let routes = http.then(|| Resource::Routes(RouteConfig { name, routes: vec![route(cluster, declared)] }));
-    routes.into_iter().chain([Resource::Listener(listener)]).collect()
+    let routes = http.then(|| {
+        Resource::Routes(RouteConfig {
+            name,
+            routes: vec![route(cluster, declared)],
+        })
+    });
+    routes
+        .into_iter()
+        .chain([Resource::Listener(listener)])
+        .collect()
 }
 
 fn route(cluster: String, declared: &Declaration<'_>) -> Route {
@@ -75,7 +113,10 @@ fn route(cluster: String, declared: &Declaration<'_>) -> Route {
         cluster,
         per_request_timeout: declared.per_request_timeout,
         idle_timeout: declared.idle_timeout,
-        retry: RetryPolicy { num_retries: declared.retries.unwrap_or(retry.num_retries), ..retry },
+        retry: RetryPolicy {
+            num_retries: declared.retries.unwrap_or(retry.num_retries),
+            ..retry
+        },
     }
 }
 
@@ -96,7 +137,10 @@ fn endpoints(registry: &Registry, service: &Service, declared: &Declaration<'_>)
         let port = instance.port().or(declared.port()).unwrap_or(DEFAULT_PORT);
         let address = match (instance.ip(), instance.cname()) {
             (Some(ip), _) => Address::Ip(SocketAddr::new(ip, port)),
-            (None, Some(host)) => Address::Host { host: host.to_owned(), port },
+            (None, Some(host)) => Address::Host {
+                host: host.to_owned(),
+                port,
+            },
             // Known to Cloud Map alone: there is no address to send a request to.
             (None, None) => return None,
         };
@@ -113,5 +157,8 @@ fn endpoints(registry: &Registry, service: &Service, declared: &Declaration<'_>)
             sidecar: instance.sidecar(),
         })
     };
-    registry.instances_of(&service.id).filter_map(|instance| of(instance)).collect()
+    registry
+        .instances_of(&service.id)
+        .filter_map(|instance| of(instance))
+        .collect()
 }

@@ -35,7 +35,10 @@ impl Writer {
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (calls, queue) = mpsc::channel(QUEUE);
         let committed = Arc::new(RwLock::new(registry.clone()));
-        let writer = Self { calls, committed: Arc::clone(&committed) };
+        let writer = Self {
+            calls,
+            committed: Arc::clone(&committed),
+        };
         let thread = std::thread::Builder::new()
             .name("registry-writer".to_owned())
             .spawn(move || run(&store, registry, queue, &committed, changed))?;
@@ -54,7 +57,8 @@ impl Writer {
                 Err(refused) => (Vec::new(), Err(refused)),
             };
             // A caller that went away is not waited for; what it asked for is done all the same.
-            let reply: Answer = Box::new(move |committed| drop(answer.send(committed.and(planned))));
+            let reply: Answer =
+                Box::new(move |committed| drop(answer.send(committed.and(planned))));
             (changes, reply)
         });
         let stopping = || Error::Internal("the server is stopping".to_owned());
@@ -64,7 +68,9 @@ impl Writer {
 
     /// The committed state; not to be held across an await.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Registry> {
-        self.committed.read().unwrap_or_else(PoisonError::into_inner)
+        self.committed
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,7 +88,10 @@ fn run(
         let mut answers = Vec::new();
         let mut touched = BTreeSet::new();
         for call in calls.drain(..) {
-            let mut context = Context { now: now(), rng: &mut rng };
+            let mut context = Context {
+                now: now(),
+                rng: &mut rng,
+            };
             let (planned, answer) = call(&working, &mut context);
             answers.push(answer);
             for change in planned {
@@ -92,7 +101,11 @@ fn run(
                 changes.push(change);
             }
         }
-        let result = if changes.is_empty() { Ok(()) } else { store.commit(&changes) };
+        let result = if changes.is_empty() {
+            Ok(())
+        } else {
+            store.commit(&changes)
+        };
         let result = result.map_err(|error| Error::Internal(error.to_string()));
         match &result {
             Ok(()) => {
@@ -101,17 +114,24 @@ fn run(
             }
             Err(error) => {
                 tracing::error!(%error, "a change was not written; the registry stays as it was");
-                working = committed.read().unwrap_or_else(PoisonError::into_inner).clone();
+                working = committed
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
             }
         }
         if result.is_ok() && !touched.is_empty() {
             changed(touched);
         }
-        answers.into_iter().for_each(|answer| answer(result.clone()));
+        answers
+            .into_iter()
+            .for_each(|answer| answer(result.clone()));
     }
 }
 
 fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -73,26 +73,42 @@ fn read(attributes: &BTreeMap<String, String>) -> Result<Declaration<'_>, Error>
         None => Protocol::Tcp,
         Some(text) => match text.parse() {
             Ok(Protocol::Auto) | Err(_) => {
-                return Err(invalid(APP_PROTOCOL, format!("{text:?} is not one of http, http2, grpc, tcp")));
+                return Err(invalid(
+                    APP_PROTOCOL,
+                    format!("{text:?} is not one of http, http2, grpc, tcp"),
+                ));
             }
             Ok(protocol) => protocol,
         },
     };
     let per_request_timeout = seconds(PER_REQUEST_TIMEOUT, get(PER_REQUEST_TIMEOUT))?;
     if per_request_timeout.is_some() && !protocol.is_http() {
-        return Err(invalid(PER_REQUEST_TIMEOUT, "cannot be set when the protocol is tcp"));
+        return Err(invalid(
+            PER_REQUEST_TIMEOUT,
+            "cannot be set when the protocol is tcp",
+        ));
     }
     let lb = match get(LB) {
         None | Some("least_request") => LbPolicy::LeastRequest,
         Some("round_robin") => LbPolicy::RoundRobin,
         Some("ring_hash") => LbPolicy::RingHash,
-        Some(other) => return Err(invalid(LB, format!("{other:?} is not one of least_request, round_robin, ring_hash"))),
+        Some(other) => {
+            return Err(invalid(
+                LB,
+                format!("{other:?} is not one of least_request, round_robin, ring_hash"),
+            ));
+        }
     };
     let retries = match get(RETRIES) {
         None => None,
         Some(text) => match text.parse() {
             Ok(number) if number <= MAX_RETRIES => Some(number),
-            _ => return Err(invalid(RETRIES, format!("{text:?} is not a number from 0 to {MAX_RETRIES}"))),
+            _ => {
+                return Err(invalid(
+                    RETRIES,
+                    format!("{text:?} is not a number from 0 to {MAX_RETRIES}"),
+                ));
+            }
         },
     };
     Ok(Declaration {
@@ -109,13 +125,18 @@ fn seconds(field: &str, text: Option<&str>) -> Result<Option<Duration>, Error> {
     let Some(text) = text else { return Ok(None) };
     match text.parse() {
         Ok(seconds) if seconds <= MAX_TIMEOUT_SECONDS => Ok(Some(Duration::from_secs(seconds))),
-        _ => Err(invalid(field, format!("{text:?} is not a number of whole seconds from 0 to {MAX_TIMEOUT_SECONDS}"))),
+        _ => Err(invalid(
+            field,
+            format!("{text:?} is not a number of whole seconds from 0 to {MAX_TIMEOUT_SECONDS}"),
+        )),
     }
 }
 
 fn alias(text: &str) -> Result<(&str, &str, u16), Error> {
     let refuse = |reason: &str| invalid(ALIAS, format!("{text:?} {reason}"));
-    let (name, port) = text.rsplit_once(':').ok_or_else(|| refuse("is not dnsName:port"))?;
+    let (name, port) = text
+        .rsplit_once(':')
+        .ok_or_else(|| refuse("is not dnsName:port"))?;
     // One spelling per port ("080" would be a second name for the same listener).
     let port = match port.parse::<u16>() {
         Ok(number) if number > 0 && number.to_string() == port => number,
@@ -124,8 +145,13 @@ fn alias(text: &str) -> Result<(&str, &str, u16), Error> {
     if name.is_empty() || name.len() > MAX_DNS_NAME {
         return Err(refuse("has a dnsName that is not 1 to 127 characters long"));
     }
-    if !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.-".contains(&byte)) {
-        return Err(refuse("has a dnsName with characters other than a-z, 0-9, _, . and -"));
+    if !name
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.-".contains(&byte))
+    {
+        return Err(refuse(
+            "has a dnsName with characters other than a-z, 0-9, _, . and -",
+        ));
     }
     if name == "localhost" || name.parse::<std::net::IpAddr>().is_ok() {
         return Err(refuse("has a dnsName that cannot be given to a service"));

@@ -8,11 +8,19 @@ pub(crate) enum Error {
     #[error("namespace {0:?} does not exist")]
     NamespaceNotFound(String),
     #[error("namespace {name:?} already exists as {namespace_id}")]
-    NamespaceAlreadyExists { name: String, namespace_id: String, creator_request_id: Option<String> },
+    NamespaceAlreadyExists {
+        name: String,
+        namespace_id: String,
+        creator_request_id: Option<String>,
+    },
     #[error("service {0:?} does not exist")]
     ServiceNotFound(String),
     #[error("service {name:?} already exists in the namespace as {service_id}")]
-    ServiceAlreadyExists { name: String, service_id: String, creator_request_id: Option<String> },
+    ServiceAlreadyExists {
+        name: String,
+        service_id: String,
+        creator_request_id: Option<String>,
+    },
     #[error("instance {instance:?} does not exist in service {service}")]
     InstanceNotFound { service: String, instance: String },
     #[error("operation {0:?} does not exist, or is too old to be remembered")]
@@ -24,7 +32,11 @@ pub(crate) enum Error {
     #[error("service {0} has no HealthCheckCustomConfig")]
     CustomHealthNotFound(String),
     #[error("service {service} would have {count} attributes, more than {limit}")]
-    ServiceAttributesLimitExceeded { service: String, count: usize, limit: usize },
+    ServiceAttributesLimitExceeded {
+        service: String,
+        count: usize,
+        limit: usize,
+    },
     #[error("Tags: {count} tags are more than {limit}")]
     TooManyTags { count: usize, limit: usize },
     #[error("the registry could not be written: {0}")]
@@ -45,7 +57,9 @@ impl Error {
             Self::ResourceInUse(_) => "ResourceInUse",
             Self::ResourceLimitExceeded(_) => "ResourceLimitExceeded",
             Self::CustomHealthNotFound(_) => "CustomHealthNotFound",
-            Self::ServiceAttributesLimitExceeded { .. } => "ServiceAttributesLimitExceededException",
+            Self::ServiceAttributesLimitExceeded { .. } => {
+                "ServiceAttributesLimitExceededException"
+            }
             Self::TooManyTags { .. } => "TooManyTagsException",
             Self::Internal(_) => "InternalFailure",
         }
@@ -54,5 +68,8 @@ impl Error {
 
 /// A refusal of one field.
 pub(crate) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Error {
-    Error::InvalidInput { field: field.into(), reason: reason.into() }
+    Error::InvalidInput {
+        field: field.into(),
+        reason: reason.into(),
+    }
 }

@@ -55,7 +55,9 @@ impl Instance {
     }
 
     pub(crate) fn weight(&self) -> u32 {
-        self.get(WEIGHT).and_then(|text| text.parse().ok()).unwrap_or(1)
+        self.get(WEIGHT)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(1)
     }
 
     pub(crate) fn sidecar(&self) -> bool {
@@ -71,7 +73,9 @@ impl Instance {
     }
 
     pub(crate) fn ip(&self) -> Option<std::net::IpAddr> {
-        self.get(IPV4).or_else(|| self.get(IPV6)).and_then(|text| text.parse().ok())
+        self.get(IPV4)
+            .or_else(|| self.get(IPV6))
+            .and_then(|text| text.parse().ok())
     }
 
     pub(crate) fn cname(&self) -> Option<&str> {
@@ -81,10 +85,17 @@ impl Instance {
 
 impl Registry {
     /// `RegisterInstance`; answers the operation's id. What is registered already in the same way is not written again.
-    pub(crate) fn register_instance(&self, context: &mut Context<'_>, registration: Registration) -> Plan<String> {
+    pub(crate) fn register_instance(
+        &self,
+        context: &mut Context<'_>,
+        registration: Registration,
+    ) -> Plan<String> {
         let service = self.service(&registration.service_id)?;
         check(&registration.attributes)?;
-        let existing = self.instances.get(&service.id).and_then(|all| all.get(&registration.instance_id));
+        let existing = self
+            .instances
+            .get(&service.id)
+            .and_then(|all| all.get(&registration.instance_id));
         if let Some(existing) = existing
             && existing.attributes == registration.attributes
             && self.operation(&existing.operation_id).is_ok()
@@ -93,12 +104,27 @@ impl Registry {
         }
         let count = self.instance_count(&service.id);
         if existing.is_none() && count >= self.limits.instances_per_service {
-            return Err(Error::ResourceLimitExceeded(format!("service {:?} already has {count} instances", service.name)));
+            return Err(Error::ResourceLimitExceeded(format!(
+                "service {:?} already has {count} instances",
+                service.name
+            )));
         }
-        let init = registration.attributes.get(INIT_HEALTH).is_none_or(|status| status == "HEALTHY");
+        let init = registration
+            .attributes
+            .get(INIT_HEALTH)
+            .is_none_or(|status| status == "HEALTHY");
         let mut changes = vec![self.next_revision(service)];
-        let target = Target { namespace: None, service: Some(&service.id), instance: Some(&registration.instance_id) };
-        let operation_id = self.record(context, &mut changes, OperationKind::RegisterInstance, target);
+        let target = Target {
+            namespace: None,
+            service: Some(&service.id),
+            instance: Some(&registration.instance_id),
+        };
+        let operation_id = self.record(
+            context,
+            &mut changes,
+            OperationKind::RegisterInstance,
+            target,
+        );
         if let Some(old) = existing.and_then(|existing| existing.node())
             && registration.attributes.get(NODE).map(String::as_str) != Some(old)
         {
@@ -116,18 +142,35 @@ impl Registry {
     }
 
     /// `DeregisterInstance`; answers the operation's id.
-    pub(crate) fn deregister_instance(&self, context: &mut Context<'_>, service: &str, instance: &str) -> Plan<String> {
+    pub(crate) fn deregister_instance(
+        &self,
+        context: &mut Context<'_>,
+        service: &str,
+        instance: &str,
+    ) -> Plan<String> {
         let row = self.instance(service, instance)?;
         let service = self.service(service)?;
         let mut changes = vec![
             self.next_revision(service),
-            Change::DropInstance { service: row.service_id.clone(), instance: row.id.clone() },
+            Change::DropInstance {
+                service: row.service_id.clone(),
+                instance: row.id.clone(),
+            },
         ];
         if let Some(node) = row.node() {
             self.unbind(&mut changes, node);
         }
-        let target = Target { namespace: None, service: Some(&row.service_id), instance: Some(&row.id) };
-        let operation_id = self.record(context, &mut changes, OperationKind::DeregisterInstance, target);
+        let target = Target {
+            namespace: None,
+            service: Some(&row.service_id),
+            instance: Some(&row.id),
+        };
+        let operation_id = self.record(
+            context,
+            &mut changes,
+            OperationKind::DeregisterInstance,
+            target,
+        );
         Ok((changes, operation_id))
     }
 
@@ -138,7 +181,12 @@ impl Registry {
     }
 
     /// `UpdateInstanceCustomHealthStatus`.
-    pub(crate) fn set_custom_health(&self, service: &str, instance: &str, healthy: bool) -> Plan<()> {
+    pub(crate) fn set_custom_health(
+        &self,
+        service: &str,
+        instance: &str,
+        healthy: bool,
+    ) -> Plan<()> {
         let owner = self.service(service)?;
         let row = self.instance(service, instance)?;
         if owner.custom_health.is_none() {
@@ -147,7 +195,13 @@ impl Registry {
         if row.healthy == healthy {
             return Ok((Vec::new(), ()));
         }
-        Ok((vec![Change::Instance(Arc::new(Instance { healthy, ..Instance::clone(row) }))], ()))
+        Ok((
+            vec![Change::Instance(Arc::new(Instance {
+                healthy,
+                ..Instance::clone(row)
+            }))],
+            (),
+        ))
     }
 
     /// Marks every instance bound to the node DRAINING; answers the names of the namespaces they are in.
@@ -157,7 +211,8 @@ impl Registry {
         for row in self.bound_to(node) {
             let change = || {
                 let mut next = Instance::clone(row);
-                next.attributes.insert(STATE.to_owned(), "DRAINING".to_owned());
+                next.attributes
+                    .insert(STATE.to_owned(), "DRAINING".to_owned());
                 Change::Instance(Arc::new(next))
             };
             if !row.draining() {
@@ -171,6 +226,20 @@ impl Registry {
     fn bound_to(&self, node: &str) -> impl Iterator<Item = &Arc<Instance>> {
         let bound = self.bound.get(node).into_iter().flatten();
         bound.filter_map(|(service, instance)| self.instances.get(service)?.get(instance))
+    }
+
+    /// Marks these nodes lost, as far as they are bound.
+    pub(crate) fn lose(&self, nodes: &[String]) -> Plan<()> {
+        let bound = nodes
+            .iter()
+            .filter(|node| self.bound.contains_key(*node) && !self.is_lost(node));
+        Ok((bound.cloned().map(Change::Lost).collect(), ()))
+    }
+
+    /// These nodes are back.
+    pub(crate) fn find(&self, nodes: &[String]) -> Plan<()> {
+        let lost = nodes.iter().filter(|node| self.is_lost(node));
+        Ok((lost.cloned().map(Change::Found).collect(), ()))
     }
 
     fn next_revision(&self, service: &Service) -> Change {
@@ -188,7 +257,10 @@ impl Registry {
 
     /// The instances of a service by id.
     pub(crate) fn instances_of(&self, service_id: &str) -> impl Iterator<Item = &Arc<Instance>> {
-        self.instances.get(service_id).into_iter().flat_map(BTreeMap::values)
+        self.instances
+            .get(service_id)
+            .into_iter()
+            .flat_map(BTreeMap::values)
     }
 
     /// One instance.
@@ -197,7 +269,10 @@ impl Registry {
         self.instances
             .get(&service.id)
             .and_then(|all| all.get(instance))
-            .ok_or_else(|| Error::InstanceNotFound { service: service.id.clone(), instance: instance.to_owned() })
+            .ok_or_else(|| Error::InstanceNotFound {
+                service: service.id.clone(),
+                instance: instance.to_owned(),
+            })
     }
 
     /// What callers of the service are told of the instance.
@@ -213,9 +288,14 @@ impl Registry {
 }
 
 fn check(attributes: &BTreeMap<String, String>) -> Result<(), Error> {
-    let custom = attributes.keys().filter(|key| !key.starts_with("AWS_")).count();
+    let custom = attributes
+        .keys()
+        .filter(|key| !key.starts_with("AWS_"))
+        .count();
     if custom > MAX_CUSTOM_ATTRIBUTES {
-        return Err(Error::ResourceLimitExceeded(format!("Attributes: {custom} custom attributes are more than {MAX_CUSTOM_ATTRIBUTES}")));
+        return Err(Error::ResourceLimitExceeded(format!(
+            "Attributes: {custom} custom attributes are more than {MAX_CUSTOM_ATTRIBUTES}"
+        )));
     }
     for (key, value) in attributes {
         let expected = match key.as_str() {
@@ -223,15 +303,26 @@ fn check(attributes: &BTreeMap<String, String>) -> Result<(), Error> {
             IPV6 if value.parse::<Ipv6Addr>().is_err() => "an IPv6 address",
             CNAME if !is_host_name(value) => "a DNS name",
             PORT if !value.parse::<u16>().is_ok_and(|port| port > 0) => "a port from 1 to 65535",
-            INIT_HEALTH if !["HEALTHY", "UNHEALTHY"].contains(&value.as_str()) => "HEALTHY or UNHEALTHY",
+            INIT_HEALTH if !["HEALTHY", "UNHEALTHY"].contains(&value.as_str()) => {
+                "HEALTHY or UNHEALTHY"
+            }
             STATE if !["ACTIVE", "DRAINING"].contains(&value.as_str()) => "ACTIVE or DRAINING",
             SIDECAR if !["true", "false"].contains(&value.as_str()) => "true or false",
             NODE if value.is_empty() => "a node id",
-            WEIGHT if !value.parse::<u32>().is_ok_and(|weight| weight <= MAX_WEIGHT) => "a number from 0 to 10000",
+            WEIGHT
+                if !value
+                    .parse::<u32>()
+                    .is_ok_and(|weight| weight <= MAX_WEIGHT) =>
+            {
+                "a number from 0 to 10000"
+            }
             ALIAS_DNS_NAME => "absent: namespaces here are HTTP namespaces",
             _ => continue,
         };
-        return Err(invalid(format!("Attributes.{key}"), format!("{value:?} is not {expected}")));
+        return Err(invalid(
+            format!("Attributes.{key}"),
+            format!("{value:?} is not {expected}"),
+        ));
     }
     Ok(())
 }
@@ -239,7 +330,10 @@ fn check(attributes: &BTreeMap<String, String>) -> Result<(), Error> {
 fn is_host_name(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
     let label = |label: &str| {
-        (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     };
     name.len() <= MAX_HOST_NAME && name.split('.').all(label)
 }

@@ -20,6 +20,8 @@ pub(crate) struct Verdict {
     pub(crate) lost: Vec<String>,
     /// Nodes that would be lost, if so many at once were believable.
     pub(crate) held_back: usize,
+    /// Lost nodes that are connected.
+    pub(crate) back: Vec<String>,
 }
 
 /// The clock of every node that instances are bound to.
@@ -35,7 +37,12 @@ pub(crate) struct Liveness {
 
 impl Liveness {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { started: now, connected: BTreeSet::new(), silent: BTreeMap::new(), recent: BTreeMap::new() }
+        Self {
+            started: now,
+            connected: BTreeSet::new(),
+            silent: BTreeMap::new(),
+            recent: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn connected(&mut self, node: &str) {
@@ -51,7 +58,12 @@ impl Liveness {
     }
 
     /// Looks at every bound node; `lost` are those that were marked before.
-    pub(crate) fn tick<'a>(&mut self, now: Instant, bound: impl Iterator<Item = &'a str>, lost: &BTreeSet<String>) -> Verdict {
+    pub(crate) fn tick<'a>(
+        &mut self,
+        now: Instant,
+        bound: impl Iterator<Item = &'a str>,
+        lost: &BTreeSet<String>,
+    ) -> Verdict {
         let bound: BTreeSet<&str> = bound.collect();
         self.silent.retain(|node, _| bound.contains(node.as_str()));
         self.recent.retain(|_, at| now.duration_since(*at) < GRACE);
@@ -65,15 +77,29 @@ impl Liveness {
                 expired.push((*node).to_owned());
             }
         }
-        let believable = bound.iter().filter(|node| !lost.contains(**node)).count() + self.recent.len();
+        let back = lost
+            .iter()
+            .filter(|node| self.connected.contains(*node))
+            .cloned()
+            .collect();
+        let believable =
+            bound.iter().filter(|node| !lost.contains(**node)).count() + self.recent.len();
         let together = expired.len() + self.recent.len();
         if together >= MIN_LOST_TO_PAUSE && together * 100 > believable * MAX_LOST_PERCENT {
-            return Verdict { lost: Vec::new(), held_back: expired.len() };
+            return Verdict {
+                lost: Vec::new(),
+                held_back: expired.len(),
+                back,
+            };
         }
         for node in &expired {
             self.recent.insert(node.clone(), now);
             self.silent.remove(node);
         }
-        Verdict { lost: expired, held_back: 0 }
+        Verdict {
+            lost: expired,
+            held_back: 0,
+            back,
+        }
     }
 }

@@ -23,7 +23,10 @@ pub(crate) use declaration::{Declaration, declaration};
 pub(crate) use error::{Error, invalid};
 pub(crate) use instances::{InstanceHealth, Registration};
 pub(crate) use liveness::Liveness;
-pub(crate) use row::{Change, HealthCheckConfig, Instance, Millis, Namespace, Operation, OperationKind, Service, Tag, Vip};
+pub(crate) use row::{
+    Change, HealthCheckConfig, Instance, Millis, Namespace, Operation, OperationKind, Service, Tag,
+    Vip,
+};
 pub(crate) use services::NewService;
 
 /// What a planned call changes, and its answer once that is committed.
@@ -41,7 +44,9 @@ impl Context<'_> {
         let mut id = String::with_capacity(prefix.len() + letters);
         id.push_str(prefix);
         for _ in 0..letters {
-            id.push(char::from(ALPHABET[self.rng.random_range(0..ALPHABET.len())]));
+            id.push(char::from(
+                ALPHABET[self.rng.random_range(0..ALPHABET.len())],
+            ));
         }
         id
     }
@@ -61,7 +66,13 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { namespaces: 1000, services_per_namespace: 10_000, instances_per_service: 10_000, operations: 5000, revisions: 256 }
+        Self {
+            namespaces: 1000,
+            services_per_namespace: 10_000,
+            instances_per_service: 10_000,
+            operations: 5000,
+            revisions: 256,
+        }
     }
 }
 
@@ -90,14 +101,18 @@ pub(crate) struct Registry {
 impl Registry {
     #[cfg(test)]
     pub(crate) fn with_limits(limits: Limits) -> Self {
-        Self { limits, ..Self::default() }
+        Self {
+            limits,
+            ..Self::default()
+        }
     }
 
     /// Takes one committed step.
     pub(crate) fn apply(&mut self, change: &Change) {
         match change {
             Change::Namespace(row) => {
-                self.namespace_names.insert(row.name.clone(), row.id.clone());
+                self.namespace_names
+                    .insert(row.name.clone(), row.id.clone());
                 self.namespaces.insert(row.id.clone(), Arc::clone(row));
             }
             Change::DropNamespace(id) => {
@@ -107,9 +122,11 @@ impl Registry {
             }
             Change::Service(row) => {
                 self.forget_service(&row.id);
-                self.service_names.insert((row.namespace_id.clone(), row.name.clone()), row.id.clone());
+                self.service_names
+                    .insert((row.namespace_id.clone(), row.name.clone()), row.id.clone());
                 if let Some(alias) = row.attributes.get(declaration::ALIAS) {
-                    self.aliases.insert((row.namespace_id.clone(), alias.clone()), row.id.clone());
+                    self.aliases
+                        .insert((row.namespace_id.clone(), alias.clone()), row.id.clone());
                 }
                 self.services.insert(row.id.clone(), Arc::clone(row));
             }
@@ -124,9 +141,15 @@ impl Registry {
             Change::Instance(row) => {
                 self.forget_instance(&row.service_id, &row.id);
                 if let Some(node) = row.node() {
-                    self.bound.entry(node.to_owned()).or_default().insert((row.service_id.clone(), row.id.clone()));
+                    self.bound
+                        .entry(node.to_owned())
+                        .or_default()
+                        .insert((row.service_id.clone(), row.id.clone()));
                 }
-                self.instances.entry(row.service_id.clone()).or_default().insert(row.id.clone(), Arc::clone(row));
+                self.instances
+                    .entry(row.service_id.clone())
+                    .or_default()
+                    .insert(row.id.clone(), Arc::clone(row));
             }
             Change::DropInstance { service, instance } => self.forget_instance(service, instance),
             Change::Operation(row) => {
@@ -139,9 +162,15 @@ impl Registry {
                 }
             }
             Change::Vip(row) => {
-                self.vips.entry(row.namespace.clone()).or_default().insert(row.dns_name.clone(), Arc::clone(row));
+                self.vips
+                    .entry(row.namespace.clone())
+                    .or_default()
+                    .insert(row.dns_name.clone(), Arc::clone(row));
             }
-            Change::DropVip { namespace, dns_name } => {
+            Change::DropVip {
+                namespace,
+                dns_name,
+            } => {
                 if let Some(names) = self.vips.get_mut(namespace) {
                     names.remove(dns_name);
                 }
@@ -157,15 +186,23 @@ impl Registry {
 
     fn forget_service(&mut self, id: &str) {
         if let Some(old) = self.services.remove(id) {
-            self.service_names.remove(&(old.namespace_id.clone(), old.name.clone()));
+            self.service_names
+                .remove(&(old.namespace_id.clone(), old.name.clone()));
             if let Some(alias) = old.attributes.get(declaration::ALIAS) {
-                self.aliases.remove(&(old.namespace_id.clone(), alias.clone()));
+                self.aliases
+                    .remove(&(old.namespace_id.clone(), alias.clone()));
             }
         }
     }
 
     fn forget_instance(&mut self, service: &str, instance: &str) {
-        let Some(old) = self.instances.get_mut(service).and_then(|all| all.remove(instance)) else { return };
+        let Some(old) = self
+            .instances
+            .get_mut(service)
+            .and_then(|all| all.remove(instance))
+        else {
+            return;
+        };
         if let Some(node) = old.node()
             && let Some(bound) = self.bound.get_mut(node)
         {
@@ -179,7 +216,11 @@ impl Registry {
     /// The name of the namespace whose resources a change can alter, by the state before or after it.
     pub(crate) fn touched(&self, change: &Change) -> BTreeSet<String> {
         let of_namespace = |id: &String| self.namespaces.get(id).map(|row| row.name.clone());
-        let of_service = |id: &String| self.services.get(id).and_then(|row| of_namespace(&row.namespace_id));
+        let of_service = |id: &String| {
+            self.services
+                .get(id)
+                .and_then(|row| of_namespace(&row.namespace_id))
+        };
         match change {
             Change::Namespace(row) => BTreeSet::from([row.name.clone()]),
             Change::DropNamespace(id) => of_namespace(id).into_iter().collect(),
@@ -189,10 +230,16 @@ impl Registry {
             Change::DropInstance { service, .. } => of_service(service).into_iter().collect(),
             Change::Vip(row) => BTreeSet::from([row.namespace.clone()]),
             Change::DropVip { namespace, .. } => BTreeSet::from([namespace.clone()]),
-            Change::Lost(node) | Change::Found(node) => {
-                self.bound.get(node).into_iter().flatten().filter_map(|(service, _)| of_service(service)).collect()
+            Change::Lost(node) | Change::Found(node) => self
+                .bound
+                .get(node)
+                .into_iter()
+                .flatten()
+                .filter_map(|(service, _)| of_service(service))
+                .collect(),
+            Change::Revision(..) | Change::Operation(_) | Change::DropOperation(_) => {
+                BTreeSet::new()
             }
-            Change::Revision(..) | Change::Operation(_) | Change::DropOperation(_) => BTreeSet::new(),
         }
     }
 
@@ -214,5 +261,9 @@ impl Registry {
 
 /// The part of an ARN that is the id; anything else is an id already.
 pub(crate) fn id_of(id_or_arn: &str) -> &str {
-    if id_or_arn.starts_with("arn:") { id_or_arn.rsplit_once('/').map_or(id_or_arn, |(_, id)| id) } else { id_or_arn }
+    if id_or_arn.starts_with("arn:") {
+        id_or_arn.rsplit_once('/').map_or(id_or_arn, |(_, id)| id)
+    } else {
+        id_or_arn
+    }
 }

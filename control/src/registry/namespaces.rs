@@ -30,12 +30,24 @@ impl Registry {
             });
         }
         if self.namespaces.len() >= self.limits.namespaces {
-            return Err(Error::ResourceLimitExceeded(format!("there are already {} namespaces", self.namespaces.len())));
+            return Err(Error::ResourceLimitExceeded(format!(
+                "there are already {} namespaces",
+                self.namespaces.len()
+            )));
         }
         let id = context.id("ns-", 16);
         let mut changes = Vec::new();
-        let target = Target { namespace: Some(&id), service: None, instance: None };
-        let operation_id = self.record(context, &mut changes, OperationKind::CreateNamespace, target);
+        let target = Target {
+            namespace: Some(&id),
+            service: None,
+            instance: None,
+        };
+        let operation_id = self.record(
+            context,
+            &mut changes,
+            OperationKind::CreateNamespace,
+            target,
+        );
         changes.push(Change::Namespace(Arc::new(Namespace {
             id,
             name: name.to_owned(),
@@ -53,17 +65,31 @@ impl Registry {
         let row = self.namespace(id)?;
         let services = self.services_in(&row.id).count();
         if services > 0 {
-            return Err(Error::ResourceInUse(format!("namespace {:?} still has {services} services", row.name)));
+            return Err(Error::ResourceInUse(format!(
+                "namespace {:?} still has {services} services",
+                row.name
+            )));
         }
         let mut changes = vec![Change::DropNamespace(row.id.clone())];
-        let target = Target { namespace: Some(&row.id), service: None, instance: None };
-        let operation_id = self.record(context, &mut changes, OperationKind::DeleteNamespace, target);
+        let target = Target {
+            namespace: Some(&row.id),
+            service: None,
+            instance: None,
+        };
+        let operation_id = self.record(
+            context,
+            &mut changes,
+            OperationKind::DeleteNamespace,
+            target,
+        );
         Ok((changes, operation_id))
     }
 
     /// By id or ARN.
     pub(crate) fn namespace(&self, id: &str) -> Result<&Arc<Namespace>, Error> {
-        self.namespaces.get(id_of(id)).ok_or_else(|| Error::NamespaceNotFound(id.to_owned()))
+        self.namespaces
+            .get(id_of(id))
+            .ok_or_else(|| Error::NamespaceNotFound(id.to_owned()))
     }
 
     /// By name.

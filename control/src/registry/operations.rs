@@ -13,8 +13,17 @@ pub(super) struct Target<'a> {
 
 impl Registry {
     /// Adds the operation to the plan (and what must be forgotten for it), and answers its id.
-    pub(super) fn record(&self, context: &mut Context<'_>, changes: &mut Vec<Change>, kind: OperationKind, target: Target<'_>) -> String {
-        let sequence = self.operations.last_key_value().map_or(1, |(last, _)| last + 1);
+    pub(super) fn record(
+        &self,
+        context: &mut Context<'_>,
+        changes: &mut Vec<Change>,
+        kind: OperationKind,
+        target: Target<'_>,
+    ) -> String {
+        let sequence = self
+            .operations
+            .last_key_value()
+            .map_or(1, |(last, _)| last + 1);
         let id = format!("{}-{sequence:08x}", context.id("", 32));
         changes.push(Change::Operation(Arc::new(Operation {
             sequence,
@@ -26,7 +35,12 @@ impl Registry {
             instance_id: target.instance.map(str::to_owned),
         })));
         let surplus = (self.operations.len() + 1).saturating_sub(self.limits.operations);
-        changes.extend(self.operations.keys().take(surplus).map(|oldest| Change::DropOperation(*oldest)));
+        changes.extend(
+            self.operations
+                .keys()
+                .take(surplus)
+                .map(|oldest| Change::DropOperation(*oldest)),
+        );
         id
     }
 

@@ -118,11 +118,17 @@ pub(crate) enum Change {
     /// `InstancesRevision` of a service.
     Revision(String, u64),
     Instance(Arc<Instance>),
-    DropInstance { service: String, instance: String },
+    DropInstance {
+        service: String,
+        instance: String,
+    },
     Operation(Arc<Operation>),
     DropOperation(u64),
     Vip(Arc<Vip>),
-    DropVip { namespace: String, dns_name: String },
+    DropVip {
+        namespace: String,
+        dns_name: String,
+    },
     /// The liveness of a node has expired.
     Lost(String),
     /// A lost node is back, or nothing is bound to it any more.

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Change, Context, Error, HealthCheckConfig, Plan, Registry, Service, Tag, declaration, id_of, invalid};
+use super::{
+    Change, Context, Error, HealthCheckConfig, Plan, Registry, Service, Tag, declaration, id_of,
+    invalid,
+};
 
 /// Attributes that one service may have (Cloud Map's quota).
 const MAX_ATTRIBUTES: usize = 30;
@@ -21,7 +24,11 @@ pub(crate) struct NewService {
 
 impl Registry {
     /// `CreateService`. The same CreatorRequestId with the same settings answers the same service.
-    pub(crate) fn create_service(&self, context: &mut Context<'_>, new: NewService) -> Plan<Arc<Service>> {
+    pub(crate) fn create_service(
+        &self,
+        context: &mut Context<'_>,
+        new: NewService,
+    ) -> Plan<Arc<Service>> {
         let namespace = self.namespace(&new.namespace_id)?;
         if let Some(existing) = self.service_in(&namespace.id, &new.name) {
             if new.creator_request_id.is_some()
@@ -41,7 +48,10 @@ impl Registry {
         }
         let count = self.services_in(&namespace.id).count();
         if count >= self.limits.services_per_namespace {
-            return Err(Error::ResourceLimitExceeded(format!("namespace {:?} already has {count} services", namespace.name)));
+            return Err(Error::ResourceLimitExceeded(format!(
+                "namespace {:?} already has {count} services",
+                namespace.name
+            )));
         }
         let row = Arc::new(Service {
             id: context.id("srv-", 16),
@@ -64,7 +74,10 @@ impl Registry {
         let row = self.service(id)?;
         let instances = self.instance_count(&row.id);
         if instances > 0 {
-            return Err(Error::ResourceInUse(format!("service {:?} still has {instances} instances", row.name)));
+            return Err(Error::ResourceInUse(format!(
+                "service {:?} still has {instances} instances",
+                row.name
+            )));
         }
         let mut changes = vec![Change::DropService(row.id.clone())];
         if let Some(dns_name) = declaration(row).dns_name() {
@@ -95,21 +108,32 @@ impl Registry {
                     next.revisions.drain(..surplus);
                 }
             }
-            next.attributes.retain(|key, _| !key.starts_with(declaration::PREFIX));
+            next.attributes
+                .retain(|key, _| !key.starts_with(declaration::PREFIX));
         }
         next.attributes.extend(attributes);
         self.replace_attributes(context, row, next)
     }
 
     /// `DeleteServiceAttributes`; keys that are not there are no error.
-    pub(crate) fn delete_service_attributes(&self, context: &mut Context<'_>, id: &str, keys: &[String]) -> Plan<()> {
+    pub(crate) fn delete_service_attributes(
+        &self,
+        context: &mut Context<'_>,
+        id: &str,
+        keys: &[String],
+    ) -> Plan<()> {
         let row = self.service(id)?;
         let mut next = Service::clone(row);
         next.attributes.retain(|key, _| !keys.contains(key));
         self.replace_attributes(context, row, next)
     }
 
-    fn replace_attributes(&self, context: &mut Context<'_>, row: &Service, next: Service) -> Plan<()> {
+    fn replace_attributes(
+        &self,
+        context: &mut Context<'_>,
+        row: &Service,
+        next: Service,
+    ) -> Plan<()> {
         if next.attributes.len() > MAX_ATTRIBUTES {
             return Err(Error::ServiceAttributesLimitExceeded {
                 service: row.id.clone(),
@@ -124,11 +148,19 @@ impl Registry {
         let mut changes = Vec::new();
         let (before, after) = (declaration(row), declaration(&next));
         if let Some(alias) = after.alias()
-            && let Some(owner) = self.aliases.get(&(row.namespace_id.clone(), alias.to_owned()))
+            && let Some(owner) = self
+                .aliases
+                .get(&(row.namespace_id.clone(), alias.to_owned()))
             && *owner != row.id
         {
-            let owner = self.services.get(owner).map_or(owner.as_str(), |owner| owner.name.as_str());
-            return Err(invalid(declaration::ALIAS, format!("{alias:?} is already the alias of service {owner:?}")));
+            let owner = self
+                .services
+                .get(owner)
+                .map_or(owner.as_str(), |owner| owner.name.as_str());
+            return Err(invalid(
+                declaration::ALIAS,
+                format!("{alias:?} is already the alias of service {owner:?}"),
+            ));
         }
         if let Some(dns_name) = before.dns_name()
             && after.dns_name() != Some(dns_name)
@@ -144,12 +176,16 @@ impl Registry {
 
     /// By id or ARN.
     pub(crate) fn service(&self, id: &str) -> Result<&Arc<Service>, Error> {
-        self.services.get(id_of(id)).ok_or_else(|| Error::ServiceNotFound(id.to_owned()))
+        self.services
+            .get(id_of(id))
+            .ok_or_else(|| Error::ServiceNotFound(id.to_owned()))
     }
 
     /// By namespace id and name.
     pub(crate) fn service_in(&self, namespace_id: &str, name: &str) -> Option<&Arc<Service>> {
-        let id = self.service_names.get(&(namespace_id.to_owned(), name.to_owned()))?;
+        let id = self
+            .service_names
+            .get(&(namespace_id.to_owned(), name.to_owned()))?;
         self.services.get(id)
     }
 

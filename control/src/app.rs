@@ -1,0 +1,179 @@
+//! The whole control server, put together; the only file that knows all parts.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_xds::transport::serve_ads;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::ads::Nodes;
+use crate::operator::Operator;
+use crate::publish::{Publisher, from_registry};
+use crate::store::{Store, StoreError};
+use crate::writer::Writer;
+use crate::{cloudmap, operator};
+
+/// How long a stop waits for calls and streams to end by themselves.
+const STOP: Duration = Duration::from_secs(5);
+
+/// Where it listens and where it keeps its registry.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Cloud Map and operator API; port 0 takes a free one.
+    pub api: SocketAddr,
+    /// ADS; port 0 takes a free one.
+    pub xds: SocketAddr,
+    /// Directory of the registry's file; made if it is not there.
+    pub data: PathBuf,
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address could not be bound.
+    #[error("{flag} {address}: {source}")]
+    Listen {
+        /// Which option.
+        flag: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The registry's file cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The writer's thread could not be started.
+    #[error("registry writer: {0}")]
+    Writer(std::io::Error),
+}
+
+/// A server that is running.
+pub struct Running {
+    /// The bound address of the Cloud Map and operator API.
+    pub api_addr: SocketAddr,
+    /// The bound address of ADS.
+    pub xds_addr: SocketAddr,
+    stop: watch::Sender<bool>,
+    nodes: Arc<Nodes>,
+    background: JoinSet<()>,
+    servers: JoinSet<Result<(), String>>,
+    writer: std::thread::JoinHandle<()>,
+}
+
+/// Starts the server: both addresses accept when this returns.
+pub async fn start(options: Options) -> Result<Running, StartError> {
+    let (store, loaded) = Store::open(&options.data, &mut StdRng::from_os_rng())?;
+    let (api, api_addr) = listen("--api", options.api).await?;
+    let (xds, xds_addr) = listen("--xds", options.xds).await?;
+
+    let publisher = Arc::new(Publisher::default());
+    let told = Arc::clone(&publisher);
+    let (writer, thread) = Writer::start(store, loaded.registry, move |namespaces| {
+        told.changed(namespaces)
+    })
+    .map_err(StartError::Writer)?;
+    let nodes = Arc::new(Nodes::new(
+        Arc::clone(&publisher),
+        writer.clone(),
+        Instant::now(),
+    ));
+
+    let mut background = JoinSet::new();
+    let (publishing, read) = (Arc::clone(&publisher), writer.clone());
+    background.spawn(async move { publishing.run(from_registry(|| read.read())).await });
+    let living = Arc::clone(&nodes);
+    background.spawn(async move { living.run().await });
+
+    let stop = watch::Sender::new(false);
+    let operator = Operator {
+        writer: writer.clone(),
+        publisher,
+        nodes: Arc::clone(&nodes),
+        epoch: Arc::from(loaded.epoch.as_str()),
+    };
+    let router = cloudmap::router(writer).merge(operator::router(operator));
+    let mut servers = JoinSet::new();
+    let stopped = stopped(&stop);
+    servers.spawn(async move {
+        axum::serve(api, router)
+            .with_graceful_shutdown(stopped)
+            .await
+            .map_err(|error| format!("api: {error}"))
+    });
+    let stopped = self::stopped(&stop);
+    let events = Arc::clone(&nodes);
+    servers.spawn(async move {
+        serve_ads(xds, events, loaded.epoch, stopped)
+            .await
+            .map_err(|error| format!("xds: {error}"))
+    });
+    Ok(Running {
+        api_addr,
+        xds_addr,
+        stop,
+        nodes,
+        background,
+        servers,
+        writer: thread,
+    })
+}
+
+async fn listen(
+    flag: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen {
+        flag,
+        address,
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + use<> {
+    let mut stop = stop.subscribe();
+    async move {
+        // An error means that the server itself is gone.
+        let _gone = stop.wait_for(|stop| *stop).await;
+    }
+}
+
+impl Running {
+    /// Resolves if a listener ends by itself, which it only does on failure; answers the reason.
+    pub async fn failed(&mut self) -> String {
+        match self.servers.join_next().await {
+            Some(Ok(Ok(()))) => "a listener ended".to_owned(),
+            Some(Ok(Err(reason))) => reason,
+            Some(Err(error)) => error.to_string(),
+            None => "no listener is left".to_owned(),
+        }
+    }
+
+    /// Ends streams and calls, and closes the registry's file.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        self.nodes.close();
+        let ended = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP, ended).await.is_err() {
+            tracing::warn!("some calls or streams did not end in time");
+        }
+        self.servers.shutdown().await;
+        self.background.shutdown().await;
+        drop(self.nodes);
+        let writer = self.writer;
+        let joined = tokio::task::spawn_blocking(move || writer.join());
+        if tokio::time::timeout(STOP, joined).await.is_err() {
+            tracing::warn!("the registry's file is still in use");
+        }
+    }
+}
