@@ -1,1 +1,383 @@
-//! The static file: the same model from TOML, without a control server.
+//! The static file: the same model as the xDS decoder's, from TOML, without a control server.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use outrigger_xds::model::{
+    Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, LbPolicy, Listener, OutlierDetection,
+    PathMatch, Protocol, RetryPolicy, Route, RouteConfig, Target,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::accepted::Accepted;
+use super::fields::Fields;
+use super::{ConfigError, ConfigErrors};
+
+/// Reads and checks the file; reports all errors at once.
+pub fn load(path: &Path) -> Result<Accepted, ConfigErrors> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&text),
+        Err(error) => {
+            let error = ConfigError::new("--static", path.display().to_string(), error.to_string());
+            Err(ConfigErrors(vec![error]))
+        }
+    }
+}
+
+/// What a route takes from its cluster: the file has no routes of its own.
+struct Policy {
+    per_request_timeout: Option<Duration>,
+    idle_timeout: Option<Duration>,
+    retry: RetryPolicy,
+}
+
+/// Checks the text of a static file.
+pub fn parse(toml: &str) -> Result<Accepted, ConfigErrors> {
+    let value: Value = toml::from_str(toml)
+        .map_err(|error| ConfigErrors(vec![ConfigError::new("--static", "", format!("not TOML: {error}"))]))?;
+    let mut errors = Vec::new();
+    let mut root = Fields::new("", value, &mut errors);
+    let mut accepted = Accepted::default();
+    let mut policies = BTreeMap::new();
+    for fields in root.objects("cluster", &mut errors) {
+        cluster(fields, &mut accepted, &mut policies, &mut errors);
+    }
+    for fields in root.objects("listener", &mut errors) {
+        listener(fields, &mut accepted, &policies, &mut errors);
+    }
+    root.finish(&mut errors);
+    if errors.is_empty() { Ok(accepted) } else { Err(ConfigErrors(errors)) }
+}
+
+fn cluster(
+    mut fields: Fields,
+    accepted: &mut Accepted,
+    policies: &mut BTreeMap<String, Policy>,
+    errors: &mut Vec<ConfigError>,
+) {
+    let name = fields.required_text("name", errors);
+    let protocol = fields.parsed("protocol", errors, |text| match text.parse()? {
+        Protocol::Auto => Err("must be http, http2, grpc or tcp: an endpoint cannot be guessed".to_owned()),
+        protocol => Ok(protocol),
+    });
+    let lb = fields.parsed("lb", errors, |text| match text {
+        "least_request" => Ok(LbPolicy::LeastRequest),
+        "round_robin" => Ok(LbPolicy::RoundRobin),
+        "ring_hash" => Ok(LbPolicy::RingHash),
+        _ => Err("must be least_request, round_robin or ring_hash".to_owned()),
+    });
+    let endpoints: Vec<Endpoint> = fields
+        .objects("endpoints", errors)
+        .into_iter()
+        .filter_map(|fields| endpoint(fields, errors))
+        .collect();
+    let policy = Policy {
+        per_request_timeout: fields.duration("per_request_timeout", errors),
+        idle_timeout: fields.duration("idle_timeout", errors),
+        retry: retry(&mut fields, errors),
+    };
+    let connect_timeout = fields.duration("connect_timeout", errors);
+    let outlier_detection = outlier_detection(&mut fields, errors);
+    let health_check = fields.any("health_check").and_then(|value| inner(&fields, "health_check", value, errors));
+    no_tls(&mut fields, errors);
+    let path = fields.at("name");
+    fields.finish(errors);
+    if accepted.clusters.contains_key(&name) {
+        errors.push(ConfigError::new(path, name, "is the name of another cluster, too"));
+        return;
+    }
+    let named = endpoints.iter().any(|endpoint| matches!(endpoint.address, Address::Host { .. }));
+    let cluster = Cluster {
+        name: name.clone(),
+        protocol: protocol.unwrap_or(Protocol::Http),
+        lb: lb.unwrap_or_default(),
+        discovery: if named { Discovery::StrictDns } else { Discovery::Eds },
+        connect_timeout,
+        idle_timeout: policy.idle_timeout,
+        outlier_detection,
+        health_check,
+        service: None,
+    };
+    let mut set = EndpointSet { cluster: name.clone(), endpoints };
+    outrigger_xds::resource::sort_endpoints(&mut set);
+    policies.insert(name.clone(), policy);
+    accepted.endpoints.insert(name.clone(), set);
+    accepted.clusters.insert(name, cluster);
+}
+
+fn retry(fields: &mut Fields, errors: &mut Vec<ConfigError>) -> RetryPolicy {
+    let default = RetryPolicy::default();
+    let retries = fields.number("retries", 0..=10, errors).and_then(|count| u32::try_from(count).ok());
+    RetryPolicy {
+        num_retries: retries.unwrap_or(default.num_retries),
+        retry_non_idempotent: fields.boolean("retry_non_idempotent", errors).unwrap_or(default.retry_non_idempotent),
+        retriable_status_codes: default.retriable_status_codes,
+    }
+}
+
+/// Absent is Service Connect's default, `false` is off.
+fn outlier_detection(fields: &mut Fields, errors: &mut Vec<ConfigError>) -> Option<OutlierDetection> {
+    match fields.any("outlier_detection") {
+        None | Some(Value::Bool(true)) => Some(OutlierDetection::default()),
+        Some(Value::Bool(false)) => None,
+        Some(value) => inner(fields, "outlier_detection", value, errors),
+    }
+}
+
+fn inner<T: DeserializeOwned>(
+    fields: &Fields,
+    field: &str,
+    value: Value,
+    errors: &mut Vec<ConfigError>,
+) -> Option<T> {
+    let shown = value.to_string();
+    serde_json::from_value(value)
+        .map_err(|error| errors.push(ConfigError::new(fields.at(field), shown, error.to_string())))
+        .ok()
+}
+
+fn no_tls(fields: &mut Fields, errors: &mut Vec<ConfigError>) {
+    if let Some(tls) = fields.any("tls") {
+        let reason = "TLS is not built yet, and leaving it out silently would be worse";
+        errors.push(ConfigError::new(fields.at("tls"), tls.to_string(), reason));
+    }
+}
+
+fn endpoint(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<Endpoint> {
+    let missing = fields.required_text("address", errors);
+    let address = (!missing.is_empty()).then(|| address(&missing)).and_then(|parsed| match parsed {
+        Ok(address) => Some(address),
+        Err(reason) => {
+            errors.push(ConfigError::new(fields.at("address"), &missing, reason));
+            None
+        }
+    });
+    let zone = fields.text("zone", errors).unwrap_or_default();
+    let weight = fields.count("weight", 0, errors).unwrap_or(1);
+    fields.finish(errors);
+    Some(Endpoint {
+        address: address?,
+        zone,
+        weight,
+        health: EndpointHealth::Healthy,
+        instance: String::new(),
+        sidecar: false,
+    })
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return if address.port() == 0 { Err("port 0 cannot be dialled".to_owned()) } else { Ok(Address::Ip(address)) };
+    }
+    let wrong = || "must be an address or a host name with a port, like 127.0.0.2:8080".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    if host.is_empty() || !host.chars().all(allowed) {
+        return Err(wrong());
+    }
+    Ok(Address::Host { host: host.to_ascii_lowercase(), port })
+}
+
+fn listener(
+    mut fields: Fields,
+    accepted: &mut Accepted,
+    policies: &BTreeMap<String, Policy>,
+    errors: &mut Vec<ConfigError>,
+) {
+    let name = fields.required_text("name", errors);
+    let direction = fields.parsed("direction", errors, |text| match text {
+        "egress" => Ok(Direction::Egress),
+        "ingress" => Ok(Direction::Ingress),
+        _ => Err("must be egress or ingress".to_owned()),
+    });
+    let given = fields.required_text("address", errors);
+    let address = given.parse::<SocketAddr>().ok();
+    if address.is_none() && !given.is_empty() {
+        let reason = "must be an address with port, like 127.255.0.1:80";
+        errors.push(ConfigError::new(fields.at("address"), &given, reason));
+    }
+    let protocol = fields.parsed("protocol", errors, str::parse).unwrap_or(Protocol::Auto);
+    let cluster = fields.required_text("cluster", errors);
+    let policy = policies.get(&cluster);
+    if policy.is_none() && !cluster.is_empty() {
+        errors.push(ConfigError::new(fields.at("cluster"), &cluster, "is the name of no cluster"));
+    }
+    let header_timeout = fields.duration("header_timeout", errors);
+    let idle_timeout = fields.duration("idle_timeout", errors);
+    let max_connections = fields.count("max_connections", 1, errors);
+    let max_header_bytes = fields.count("max_header_bytes", 256, errors);
+    no_tls(&mut fields, errors);
+    let path = fields.at("name");
+    let at_address = fields.at("address");
+    fields.finish(errors);
+    if accepted.listeners.contains_key(&name) {
+        errors.push(ConfigError::new(path, name, "is the name of another listener, too"));
+        return;
+    }
+    let (Some(address), Some(policy)) = (address, policy) else { return };
+    let same = |other: &&Listener| address.port() != 0 && other.address == address;
+    if let Some(other) = accepted.listeners.values().find(same) {
+        let reason = format!("is the address of listener {:?}, too", other.name);
+        errors.push(ConfigError::new(at_address, given, reason));
+    }
+    let target = if protocol == Protocol::Tcp {
+        Target::Cluster(cluster)
+    } else {
+        accepted.routes.insert(name.clone(), routes(&name, cluster, policy, idle_timeout));
+        Target::Routes(name.clone())
+    };
+    let listener = Listener {
+        name: name.clone(),
+        direction: direction.unwrap_or(Direction::Egress),
+        address,
+        names: Vec::new(),
+        vip_offset: None,
+        protocol,
+        target,
+        header_timeout,
+        idle_timeout: idle_timeout.or(policy.idle_timeout),
+        max_connections,
+        max_header_bytes,
+    };
+    accepted.listeners.insert(name, listener);
+}
+
+fn routes(name: &str, cluster: String, policy: &Policy, idle_timeout: Option<Duration>) -> RouteConfig {
+    let route = Route {
+        hosts: Vec::new(),
+        path: PathMatch::Prefix("/".to_owned()),
+        headers: Vec::new(),
+        cluster,
+        per_request_timeout: policy.per_request_timeout,
+        idle_timeout: policy.idle_timeout.or(idle_timeout),
+        retry: policy.retry.clone(),
+    };
+    RouteConfig { name: name.to_owned(), routes: vec![route] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = r#"
+[[listener]]
+name = "orders-egress"            # egress: routes to clusters; ingress: hands to the local application
+direction = "egress"              # egress | ingress
+address = "127.255.0.1:80"
+protocol = "auto"                 # auto | http | http2 | grpc | tcp
+cluster = "orders"
+header_timeout = "5s"             # optional, as are idle_timeout = "300s", max_connections, max_header_bytes, tls = { ... }
+[[cluster]]
+name = "orders"
+protocol = "http"                 # http | http2 | grpc | tcp: what is spoken to the endpoints
+lb = "least_request"              # least_request | round_robin | ring_hash
+endpoints = [{ address = "127.0.0.2:8080", zone = "a", weight = 1 }, { address = "127.0.0.3:8080" }]
+per_request_timeout = "15s"       # optional, as are idle_timeout, retries, outlier_detection = { ... }, health_check = { ... }
+"#;
+
+    fn fields_of(toml: &str) -> Vec<String> {
+        parse(toml).expect_err("wrong").0.into_iter().map(|error| error.field).collect()
+    }
+
+    #[test]
+    fn the_documented_example_becomes_the_model() {
+        let accepted = parse(EXAMPLE).expect("valid");
+        let listener = &accepted.listeners["orders-egress"];
+        assert_eq!(listener.target, Target::Routes("orders-egress".to_owned()));
+        assert_eq!((listener.protocol, listener.header_timeout), (Protocol::Auto, Some(Duration::from_secs(5))));
+        let route = &accepted.routes["orders-egress"].routes[0];
+        assert_eq!((route.cluster.as_str(), route.per_request_timeout), ("orders", Some(Duration::from_secs(15))));
+        assert_eq!(route.retry, RetryPolicy::default());
+        let cluster = &accepted.clusters["orders"];
+        assert_eq!((cluster.lb, cluster.discovery), (LbPolicy::LeastRequest, Discovery::Eds));
+        assert_eq!(cluster.outlier_detection, Some(OutlierDetection::default()));
+        let endpoints = &accepted.endpoints["orders"].endpoints;
+        let zones: Vec<_> = endpoints.iter().map(|endpoint| (endpoint.zone.as_str(), endpoint.weight)).collect();
+        assert_eq!(zones, [("", 1), ("a", 1)]);
+    }
+
+    #[test]
+    fn every_option_is_taken() {
+        let toml = r#"
+            [[listener]]
+            name = "in"
+            direction = "ingress"
+            address = "[::1]:9000"
+            protocol = "tcp"
+            cluster = "db"
+            idle_timeout = "0s"
+            max_connections = 10
+            max_header_bytes = 4096
+            [[cluster]]
+            name = "db"
+            protocol = "tcp"
+            lb = "ring_hash"
+            retries = 0
+            idle_timeout = "1h"
+            endpoints = [{ address = "db.example.com:3306" }]
+            outlier_detection = { consecutive_failures = 3, base_ejection_time = "5s" }
+            health_check = { path = "/healthz", interval = "2s" }
+        "#;
+        let accepted = parse(toml).expect("valid");
+        let cluster = &accepted.clusters["db"];
+        assert_eq!(cluster.discovery, Discovery::StrictDns);
+        assert_eq!(cluster.outlier_detection.as_ref().map(|outlier| outlier.consecutive_failures), Some(3));
+        assert_eq!(cluster.health_check.as_ref().and_then(|check| check.path.clone()), Some("/healthz".to_owned()));
+        let listener = &accepted.listeners["in"];
+        assert_eq!(listener.target, Target::Cluster("db".to_owned()));
+        assert_eq!((listener.idle_timeout, listener.max_connections), (Some(Duration::ZERO), Some(10)));
+        assert!(accepted.routes.is_empty());
+        let off = toml.replace("{ consecutive_failures = 3, base_ejection_time = \"5s\" }", "false");
+        assert_eq!(parse(&off).expect("valid").clusters["db"].outlier_detection, None);
+    }
+
+    #[test]
+    fn all_errors_are_reported_at_once_with_their_path() {
+        let toml = r#"
+            surprise = 1
+            [[listener]]
+            name = "l"
+            direction = "sideways"
+            address = "nowhere"
+            protocol = "smtp"
+            cluster = "none"
+            header_timeout = 5
+            colour = "red"
+            [[cluster]]
+            name = "c"
+            protocol = "auto"
+            lb = "random"
+            endpoints = [{ address = "10.0.0.1" }, { address = "10.0.0.1:80", weight = -1 }]
+            per_request_timeout = "15"
+            outlier_detection = { consecutive = 1 }
+            tls = { }
+            [[cluster]]
+            name = "c"
+        "#;
+        let mut found = fields_of(toml);
+        found.sort();
+        let expected = [
+            "cluster[0].endpoints[0].address", "cluster[0].endpoints[1].weight", "cluster[0].lb",
+            "cluster[0].outlier_detection", "cluster[0].per_request_timeout", "cluster[0].protocol", "cluster[0].tls",
+            "cluster[1].name", "listener[0].address", "listener[0].cluster", "listener[0].colour",
+            "listener[0].direction", "listener[0].header_timeout", "listener[0].protocol", "surprise",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn two_listeners_cannot_share_an_address() {
+        let second = EXAMPLE.replace("orders-egress", "again").replace("name = \"orders\"", "name = \"other\"");
+        assert_eq!(fields_of(&format!("{EXAMPLE}{second}")), ["listener[1].address"]);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let errors = load(Path::new("/nonexistent/x.toml")).expect_err("missing");
+        assert!(errors.to_string().starts_with("--static = \"/nonexistent/x.toml\": "));
+    }
+}

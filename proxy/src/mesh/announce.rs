@@ -1,1 +1,339 @@
-//! Announces this task with plain Cloud Map calls.
+//! Announces this task with plain Cloud Map calls: level-triggered, so that a crash between any two is repaired by the next pass.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{CallError, Client};
+use super::document::{PortMapping, Service};
+use super::state::sha256_hex;
+use crate::config::MeshConfig;
+use crate::observe::ready::Readiness;
+
+/// Between two looks at what the registry holds of us.
+const RECHECK: Duration = Duration::from_secs(10);
+/// Between two looks at an application that does not answer yet, doubling.
+const FIRST_POLL: Duration = Duration::from_millis(50);
+const LAST_POLL: Duration = Duration::from_secs(2);
+/// For one connect to the application.
+const APP_TIMEOUT: Duration = Duration::from_secs(1);
+/// On the drain call: the control server's own bound is 10 s.
+const DRAIN_BOUND: Duration = Duration::from_secs(11);
+
+/// What is announced, and to whom.
+pub struct AnnounceConfig {
+    /// This task.
+    pub mesh: MeshConfig,
+    /// Ingress ports by port name.
+    pub ports: BTreeMap<String, u16>,
+    /// The control servers.
+    pub client: Client,
+    /// Notified on a reconnect (see `SubscriptionConfig::reconnected`).
+    pub reconnected: Arc<Notify>,
+}
+
+/// What the drain achieved.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(default)]
+pub struct DrainReport {
+    /// Sidecars that no longer offer this task.
+    pub acknowledged: u64,
+    /// Sidecars that were connected.
+    pub connected: u64,
+    /// Those that did not answer in time.
+    pub left_out: Vec<String>,
+}
+
+/// Announces, drains and deregisters one task.
+pub struct Announcer {
+    config: AnnounceConfig,
+    ready: Arc<Readiness>,
+    /// Service ids by discovery name, of what is registered.
+    registered: Mutex<BTreeMap<String, String>>,
+}
+
+impl Announcer {
+    /// Does nothing until [`Self::run`].
+    pub fn new(config: AnnounceConfig, ready: Arc<Readiness>) -> Self {
+        Self { config, ready, registered: Mutex::default() }
+    }
+
+    /// Waits for readiness, then keeps everything announced and the problems reported, until `drain`.
+    pub async fn run(&self, drain: CancellationToken) {
+        let work = async {
+            self.ready.wait().await;
+            tokio::join!(self.keep_announced(), self.keep_reported());
+        };
+        tokio::select! {
+            () = drain.cancelled() => {}
+            () = work => {}
+        }
+    }
+
+    /// Marks this task DRAINING everywhere; returns when the connected sidecars have acknowledged, at the latest after 11 s.
+    pub async fn drain(&self) -> Result<DrainReport, CallError> {
+        let path = format!("/v1/nodes/{}/drain", self.config.mesh.task_id);
+        let call = self.config.client.operator(&path, &json!({}));
+        match tokio::time::timeout(DRAIN_BOUND, call).await {
+            Ok(Ok(report)) => Ok(serde_json::from_value(report).unwrap_or_default()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(CallError::Unreachable { server: path, reason: "no answer in time".to_owned() }),
+        }
+    }
+
+    /// Takes this task out of the registry; what fails is logged, and its liveness will expire.
+    pub async fn deregister(&self) {
+        let registered = std::mem::take(&mut *self.registered.lock().unwrap_or_else(PoisonError::into_inner));
+        for (name, id) in registered {
+            let input = json!({"ServiceId": id, "InstanceId": self.config.mesh.task_id});
+            match self.config.client.cloud_map("DeregisterInstance", &input).await {
+                Ok(_) => tracing::info!(service = name, "deregistered"),
+                Err(error) if error.is("InstanceNotFound") || error.is("ServiceNotFound") => {}
+                Err(error) => tracing::warn!(service = name, %error, "not deregistered"),
+            }
+        }
+    }
+
+    async fn keep_announced(&self) {
+        let Some(document) = &self.config.mesh.document else { return };
+        let each = document.services.iter().filter_map(|service| {
+            let mapping = document.port_mapping(&service.port_name)?;
+            let port = *self.config.ports.get(&service.port_name)?;
+            Some(self.keep_service(service, mapping, port))
+        });
+        futures_util::future::join_all(each).await;
+    }
+
+    async fn keep_service(&self, service: &Service, mapping: &PortMapping, port: u16) {
+        let key = format!("announce/{}", service.discovery_name);
+        let ingress = format!("listener/ingress/{}", mapping.name);
+        self.wait_for_application(mapping, &key).await;
+        let mut fresh = true;
+        loop {
+            let announced = match self.ready.problem_of(&ingress) {
+                Some(reason) => Err(format!("not announced, its ingress is not bound: {reason}")),
+                None => self.announce(service, mapping, port, fresh).await.map_err(|error| error.to_string()),
+            };
+            match announced {
+                Ok(None) => self.ready.clear(&key),
+                Ok(Some(refused)) => self.ready.problem(key.as_str(), refused),
+                Err(reason) => self.ready.problem(key.as_str(), reason),
+            }
+            fresh = false;
+            let pause = if self.service_id(service).is_some() { RECHECK } else { LAST_POLL };
+            tokio::select! {
+                () = self.config.reconnected.notified() => {
+                    // Every service of this task looks again, not only the one that was woken.
+                    self.config.reconnected.notify_waiters();
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn wait_for_application(&self, mapping: &PortMapping, key: &str) {
+        let address = SocketAddr::new(self.config.mesh.app_address, mapping.container_port);
+        let mut pause = FIRST_POLL;
+        loop {
+            let connect = tokio::time::timeout(APP_TIMEOUT, TcpStream::connect(address));
+            if matches!(connect.await, Ok(Ok(_))) {
+                return;
+            }
+            if pause == LAST_POLL {
+                self.ready.problem(key, format!("not announced yet, the application does not answer on {address}"));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_POLL);
+        }
+    }
+
+    /// One pass; `Ok(Some(reason))` is a declaration the registry refused while the instance is registered.
+    async fn announce(
+        &self,
+        service: &Service,
+        mapping: &PortMapping,
+        port: u16,
+        fresh: bool,
+    ) -> Result<Option<String>, CallError> {
+        let namespace = self.namespace_id().await?;
+        let id = self.create_service(service, &namespace).await?;
+        let declaration = json!({"ServiceId": id, "Attributes": self.declaration(service, mapping)});
+        let refused = match self.call("UpdateServiceAttributes", &declaration).await {
+            Ok(_) => None,
+            Err(error) if error.is("InvalidInput") => Some(error.to_string()),
+            Err(error) => return Err(error),
+        };
+        let attributes = self.instance(port);
+        if fresh || !self.is_registered(&id, &attributes).await? {
+            let input = json!({
+                "ServiceId": id,
+                "InstanceId": self.config.mesh.task_id,
+                "CreatorRequestId": super::state::random_hex(16),
+                "Attributes": attributes,
+            });
+            self.call("RegisterInstance", &input).await?;
+            tracing::info!(service = service.discovery_name, port, "registered");
+        }
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner).insert(service.discovery_name.clone(), id);
+        Ok(refused)
+    }
+
+    async fn namespace_id(&self) -> Result<String, CallError> {
+        let name = &self.config.mesh.namespace;
+        let filter = json!({"Filters": [{"Name": "NAME", "Values": [name], "Condition": "EQ"}]});
+        if let Some(id) = self.find("ListNamespaces", "Namespaces", filter.clone(), name).await? {
+            return Ok(id);
+        }
+        let input = json!({"Name": name, "CreatorRequestId": super::state::random_hex(16)});
+        match self.call("CreateHttpNamespace", &input).await {
+            Ok(_) => {}
+            Err(error) if error.is("NamespaceAlreadyExists") => {}
+            Err(error) => return Err(error),
+        }
+        let found = self.find("ListNamespaces", "Namespaces", filter, name).await?;
+        found.ok_or_else(|| pending(format!("namespace {name:?} is being created")))
+    }
+
+    async fn create_service(&self, service: &Service, namespace: &str) -> Result<String, CallError> {
+        let name = &service.discovery_name;
+        let input = json!({
+            "Name": name,
+            "NamespaceId": namespace,
+            "CreatorRequestId": super::state::random_hex(16),
+            "HealthCheckCustomConfig": {"FailureThreshold": 1},
+        });
+        match self.call("CreateService", &input).await {
+            Ok(output) => {
+                let id = output["Service"]["Id"].as_str().map(str::to_owned);
+                return id.ok_or_else(|| pending(format!("service {name:?} has no id yet")));
+            }
+            Err(CallError::Refused { kind, body, .. }) if kind == "ServiceAlreadyExists" => {
+                if let Some(id) = body["ServiceId"].as_str() {
+                    return Ok(id.to_owned());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        let filter = json!({"Filters": [{"Name": "NAMESPACE_ID", "Values": [namespace], "Condition": "EQ"}]});
+        let found = self.find("ListServices", "Services", filter, name).await?;
+        found.ok_or_else(|| pending(format!("service {name:?} is being created")))
+    }
+
+    async fn find(
+        &self,
+        operation: &str,
+        list: &str,
+        mut input: Value,
+        name: &str,
+    ) -> Result<Option<String>, CallError> {
+        loop {
+            let output = self.call(operation, &input).await?;
+            let mut items = output[list].as_array().into_iter().flatten();
+            if let Some(id) = items.find(|item| item["Name"] == name).and_then(|item| item["Id"].as_str()) {
+                return Ok(Some(id.to_owned()));
+            }
+            match output["NextToken"].as_str() {
+                Some(token) if input["NextToken"] != token => input["NextToken"] = json!(token),
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// An operator's DRAINING is left alone: only what is wrong or gone is registered again.
+    async fn is_registered(&self, service: &str, wanted: &BTreeMap<&'static str, String>) -> Result<bool, CallError> {
+        let input = json!({"ServiceId": service, "InstanceId": self.config.mesh.task_id});
+        let output = match self.call("GetInstance", &input).await {
+            Ok(output) => output,
+            Err(error) if error.is("InstanceNotFound") => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let held = &output["Instance"]["Attributes"];
+        Ok(wanted.iter().all(|(name, value)| *name == "OUTRIGGER_STATE" || held[*name] == **value))
+    }
+
+    /// Service attributes; the revision is the deployment's, or follows from everything else.
+    fn declaration(&self, service: &Service, mapping: &PortMapping) -> BTreeMap<&'static str, String> {
+        let mut attributes = BTreeMap::from([("OUTRIGGER_APP_PROTOCOL", mapping.protocol.to_string())]);
+        if let Some(alias) = &service.alias {
+            let default = || format!("{}.{}", service.discovery_name, self.config.mesh.namespace);
+            let name = alias.dns_name.clone().unwrap_or_else(default);
+            attributes.insert("OUTRIGGER_ALIAS", format!("{name}:{}", alias.port));
+        }
+        if let Some(timeout) = service.per_request_timeout {
+            attributes.insert("OUTRIGGER_PER_REQUEST_TIMEOUT", timeout.as_secs().to_string());
+        }
+        if let Some(timeout) = service.idle_timeout {
+            attributes.insert("OUTRIGGER_IDLE_TIMEOUT", timeout.as_secs().to_string());
+        }
+        let derived = || sha256_hex(format!("{attributes:?}").as_bytes())[..32].to_owned();
+        let revision = self.config.mesh.revision.clone().unwrap_or_else(derived);
+        attributes.insert("OUTRIGGER_REVISION", revision);
+        attributes
+    }
+
+    fn instance(&self, port: u16) -> BTreeMap<&'static str, String> {
+        let mesh = &self.config.mesh;
+        let address = match mesh.address {
+            IpAddr::V4(_) => "AWS_INSTANCE_IPV4",
+            IpAddr::V6(_) => "AWS_INSTANCE_IPV6",
+        };
+        let document = mesh.document.as_ref();
+        let optional = [
+            ("AVAILABILITY_ZONE", mesh.zone.clone()),
+            ("ECS_CLUSTER_NAME", document.map(|one| one.cluster_name.clone()).unwrap_or_default()),
+            ("ECS_SERVICE_NAME", document.map(|one| one.service_name.clone()).unwrap_or_default()),
+        ];
+        let mut attributes = BTreeMap::from([
+            (address, mesh.address.to_string()),
+            ("AWS_INSTANCE_PORT", port.to_string()),
+            ("OUTRIGGER_NODE", mesh.task_id.clone()),
+            ("OUTRIGGER_SIDECAR", "true".to_owned()),
+            ("OUTRIGGER_STATE", "ACTIVE".to_owned()),
+        ]);
+        attributes.extend(optional.into_iter().filter(|(_, value)| !value.is_empty()));
+        attributes
+    }
+
+    /// Tells the control server what is wrong here, whenever that changes.
+    async fn keep_reported(&self) {
+        let path = format!("/v1/nodes/{}/report", self.config.mesh.task_id);
+        let mut changed = self.ready.watch();
+        let mut told: Option<Vec<String>> = None;
+        loop {
+            changed.borrow_and_update();
+            let problems = self.ready.problems();
+            if told.as_ref() != Some(&problems) {
+                let sent = self.config.client.operator(&path, &json!({"problems": problems})).await;
+                if sent.is_ok() || matches!(sent, Err(CallError::Refused { .. })) {
+                    told = Some(problems);
+                }
+            }
+            tokio::select! {
+                changed = changed.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RECHECK) => {}
+            }
+        }
+    }
+
+    fn service_id(&self, service: &Service) -> Option<String> {
+        let registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        registered.get(&service.discovery_name).cloned()
+    }
+
+    async fn call(&self, operation: &str, input: &Value) -> Result<Value, CallError> {
+        self.config.client.cloud_map(operation, input).await
+    }
+}
+
+fn pending(reason: String) -> CallError {
+    CallError::Unreachable { server: "control server".to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests;

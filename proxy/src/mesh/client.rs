@@ -1,1 +1,173 @@
 //! Plain HTTP/1.1 calls to the control server: Cloud Map's JSON 1.1 and the operator API.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use outrigger_xds::transport::Dial;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::upstream::resolve::Resolver;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
+/// Why a call did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No control server could be asked.
+    #[error("{server}: {reason}")]
+    Unreachable {
+        /// The last one tried.
+        server: String,
+        /// What went wrong with it.
+        reason: String,
+    },
+    /// It answered with an error.
+    #[error("{call} refused by {server}: {kind}: {message}")]
+    Refused {
+        /// Which call.
+        call: String,
+        /// Who said so.
+        server: String,
+        /// The API's error type.
+        kind: String,
+        /// Its message.
+        message: String,
+        /// All of it.
+        body: Value,
+    },
+}
+
+impl CallError {
+    /// Whether the server answered with this error type.
+    pub fn is(&self, expected: &str) -> bool {
+        matches!(self, Self::Refused { kind, .. } if kind == expected)
+    }
+}
+
+/// The control servers' API, any of which will do.
+pub struct Client {
+    servers: Vec<Uri>,
+    last_good: AtomicUsize,
+    resolver: Arc<Resolver>,
+}
+
+impl Client {
+    /// Tries `servers` in order, beginning with the one that answered last.
+    pub fn new(servers: Vec<Uri>, resolver: Arc<Resolver>) -> Self {
+        Self { servers, last_good: AtomicUsize::new(0), resolver }
+    }
+
+    /// One Cloud Map operation.
+    pub async fn cloud_map(&self, operation: &str, input: &Value) -> Result<Value, CallError> {
+        let target = format!("Route53AutoNaming_v20170314.{operation}");
+        self.call(operation, "/", Some(&target), input).await
+    }
+
+    /// One POST to the operator API.
+    pub async fn operator(&self, path: &str, input: &Value) -> Result<Value, CallError> {
+        self.call(path, path, None, input).await
+    }
+
+    async fn call(&self, call: &str, path: &str, target: Option<&str>, input: &Value) -> Result<Value, CallError> {
+        let first = self.last_good.load(Ordering::Relaxed);
+        let mut failed = CallError::Unreachable { server: "--control".to_owned(), reason: "no server given".to_owned() };
+        for step in 0..self.servers.len() {
+            let index = (first + step) % self.servers.len();
+            let server = &self.servers[index];
+            let sent = tokio::time::timeout(CALL_TIMEOUT, self.send(server, path, target, input)).await;
+            let sent = sent.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)));
+            let (status, body) = match sent {
+                Ok(answer) => answer,
+                Err(error) => {
+                    failed = CallError::Unreachable { server: server.to_string(), reason: error.to_string() };
+                    continue;
+                }
+            };
+            self.last_good.store(index, Ordering::Relaxed);
+            if status.is_success() {
+                return Ok(body);
+            }
+            let text = |names: [&str; 2]| names.iter().find_map(|name| body[*name].as_str()).map(str::to_owned);
+            let kind = text(["__type", "code"]).unwrap_or_else(|| status.to_string());
+            return Err(CallError::Refused {
+                call: call.to_owned(),
+                server: server.to_string(),
+                kind: kind.rsplit('#').next().unwrap_or_default().to_owned(),
+                message: text(["Message", "message"]).unwrap_or_default(),
+                body,
+            });
+        }
+        Err(failed)
+    }
+
+    async fn send(
+        &self,
+        server: &Uri,
+        path: &str,
+        target: Option<&str>,
+        input: &Value,
+    ) -> io::Result<(http::StatusCode, Value)> {
+        let stream = connect(&self.resolver, server).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let driver = tokio::spawn(connection);
+        let host = server.authority().map_or("", |authority| authority.as_str());
+        let mut request = Request::builder().method(Method::POST).uri(path).header(header::HOST, host);
+        request = match target {
+            Some(target) => request
+                .header("x-amz-target", target)
+                .header(header::CONTENT_TYPE, "application/x-amz-json-1.1"),
+            None => request.header(header::CONTENT_TYPE, "application/json"),
+        };
+        let body = Full::new(Bytes::from(input.to_string()));
+        let request = request.body(body).map_err(io::Error::other)?;
+        let answer = async {
+            let response = sender.send_request(request).await.map_err(io::Error::other)?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(io::Error::other)?;
+            let bytes = body.to_bytes();
+            Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+        }
+        .await;
+        driver.abort();
+        answer
+    }
+}
+
+/// Connects to the host and port of `uri`, trying every address of a name.
+pub async fn connect(resolver: &Resolver, uri: &Uri) -> io::Result<TcpStream> {
+    let host = uri.host().ok_or_else(|| io::Error::other(format!("{uri} has no host")))?;
+    let port = uri.port_u16().unwrap_or(80);
+    let resolved = resolver.lookup(host).await.map_err(io::Error::other)?;
+    let mut failed = io::Error::from(io::ErrorKind::NotFound);
+    for address in resolved.addrs {
+        let address = SocketAddr::new(address, port);
+        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => failed = io::Error::new(error.kind(), format!("{address}: {error}")),
+            Err(_) => failed = io::Error::new(io::ErrorKind::TimedOut, format!("{address}: no answer")),
+        }
+    }
+    Err(failed)
+}
+
+/// The connector that the xDS client dials with.
+pub fn dial(resolver: Arc<Resolver>) -> Dial {
+    Arc::new(move |uri| {
+        let resolver = resolver.clone();
+        Box::pin(async move { connect(&resolver, &uri).await })
+    })
+}

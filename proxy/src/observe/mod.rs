@@ -2,3 +2,4 @@
 
 pub mod admin;
 pub mod ready;
+pub(crate) mod metrics;

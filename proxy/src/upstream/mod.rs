@@ -1,3 +1,11 @@
 //! Whom we call: clusters, their endpoints, and the connections to them.
 
+pub(crate) mod balance;
+pub(crate) mod cluster;
+pub(crate) mod clusters;
+pub(crate) mod connect;
+pub(crate) mod endpoint;
+pub(crate) mod health;
+pub(crate) mod outlier;
+pub(crate) mod pool;
 pub mod resolve;

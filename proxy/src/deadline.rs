@@ -1,0 +1,223 @@
+//! All deadlines of one worker in one coarse sweep: no timer per request and none per connection.
+//!
+//! Entries only ever lower the instant at which the sweep wakes; moving a deadline later or dropping it costs one store.
+//! With thousands of requests a second that finish in time, the sweep wakes about once per shortest timeout.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Deadlines that fall within one grain fire together.
+const GRAIN: Duration = Duration::from_millis(10);
+
+struct Entry {
+    due: Option<Instant>,
+    fired: bool,
+    waker: Option<Waker>,
+}
+
+struct Inner {
+    entries: Slab<Entry>,
+    armed: Option<Instant>,
+}
+
+/// The worker's set of deadlines. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Sweep {
+    inner: Rc<RefCell<Inner>>,
+    rearm: Rc<Notify>,
+}
+
+impl Sweep {
+    pub(crate) fn new() -> Self {
+        Self {
+            inner: Rc::new(RefCell::new(Inner { entries: Slab::new(), armed: None })),
+            rearm: Rc::new(Notify::new()),
+        }
+    }
+
+    /// A deadline that is not set yet.
+    pub(crate) fn deadline(&self) -> Deadline {
+        let key = self.inner.borrow_mut().entries.insert(Entry { due: None, fired: false, waker: None });
+        Deadline { sweep: self.clone(), key }
+    }
+
+    /// Fires what is due, for as long as the worker lives.
+    pub(crate) async fn run(self) {
+        loop {
+            let armed = self.inner.borrow().armed;
+            match armed {
+                None => self.rearm.notified().await,
+                Some(at) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at + GRAIN) => self.fire(Instant::now()),
+                        () = self.rearm.notified() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn fire(&self, now: Instant) {
+        let mut due = Vec::new();
+        let mut inner = self.inner.borrow_mut();
+        let mut earliest: Option<Instant> = None;
+        for (_, entry) in &mut inner.entries {
+            let Some(at) = entry.due else { continue };
+            if at <= now {
+                entry.due = None;
+                entry.fired = true;
+                due.extend(entry.waker.take());
+            } else {
+                earliest = Some(earliest.map_or(at, |known| known.min(at)));
+            }
+        }
+        inner.armed = earliest;
+        drop(inner);
+        due.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// One deadline; dropping it takes it out of the sweep.
+pub(crate) struct Deadline {
+    sweep: Sweep,
+    key: usize,
+}
+
+impl Deadline {
+    /// Sets or moves it. `None` switches it off.
+    pub(crate) fn set(&self, due: Option<Instant>) {
+        let mut inner = self.sweep.inner.borrow_mut();
+        let entry = &mut inner.entries[self.key];
+        entry.due = due;
+        entry.fired = false;
+        let Some(due) = due else { return };
+        if inner.armed.is_none_or(|armed| due < armed) {
+            inner.armed = Some(due);
+            self.sweep.rearm.notify_one();
+        }
+    }
+
+    /// Sets it `after` from now; zero switches it off, as everywhere in the configuration.
+    pub(crate) fn set_after(&self, after: Duration) {
+        self.set((!after.is_zero()).then(|| Instant::now() + after));
+    }
+
+    /// Whether it has passed; if not, the task is woken when it does.
+    pub(crate) fn poll_expired(&self, cx: &std::task::Context<'_>) -> Poll<()> {
+        let mut inner = self.sweep.inner.borrow_mut();
+        let entry = &mut inner.entries[self.key];
+        if entry.fired {
+            return Poll::Ready(());
+        }
+        match &mut entry.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            empty => *empty = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Completes when the deadline passes.
+    pub(crate) async fn expired(&self) {
+        poll_fn(|cx| self.poll_expired(cx)).await;
+    }
+
+    /// Runs `work` until it is done (`Some`) or the deadline passes (`None`).
+    pub(crate) async fn bound<F: Future>(&self, work: F) -> Option<F::Output> {
+        let mut work = std::pin::pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            self.poll_expired(cx).map(|()| None)
+        })
+        .await
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.sweep.inner.borrow_mut().entries.remove(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_sweep<F: Future>(test: impl FnOnce(Sweep) -> F) -> F::Output {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a current-thread runtime can be built");
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            let sweep = Sweep::new();
+            tokio::task::spawn_local(sweep.clone().run());
+            test(sweep).await
+        })
+    }
+
+    #[test]
+    fn a_deadline_fires_within_one_grain_of_its_time() {
+        with_sweep(|sweep| async move {
+            let start = Instant::now();
+            let deadline = sweep.deadline();
+            deadline.set_after(Duration::from_secs(15));
+            deadline.expired().await;
+            let late = start.elapsed() - Duration::from_secs(15);
+            assert!(late <= GRAIN * 2, "{late:?}");
+        });
+    }
+
+    #[test]
+    fn an_earlier_deadline_wakes_a_sweep_that_sleeps_for_a_later_one() {
+        with_sweep(|sweep| async move {
+            let late = sweep.deadline();
+            late.set_after(Duration::from_secs(300));
+            tokio::task::yield_now().await;
+            let early = sweep.deadline();
+            early.set_after(Duration::from_secs(1));
+            let start = Instant::now();
+            early.expired().await;
+            assert!(start.elapsed() < Duration::from_secs(2));
+        });
+    }
+
+    #[test]
+    fn a_deadline_that_was_moved_does_not_fire_at_its_old_time() {
+        with_sweep(|sweep| async move {
+            let deadline = sweep.deadline();
+            deadline.set_after(Duration::from_secs(1));
+            deadline.set_after(Duration::from_secs(10));
+            let done = deadline.bound(tokio::time::sleep(Duration::from_secs(5))).await;
+            assert!(done.is_some());
+        });
+    }
+
+    #[test]
+    fn a_dropped_deadline_leaves_the_sweep() {
+        with_sweep(|sweep| async move {
+            let deadline = sweep.deadline();
+            deadline.set_after(Duration::from_secs(1));
+            drop(deadline);
+            assert_eq!(sweep.inner.borrow().entries.len(), 0);
+        });
+    }
+
+    #[test]
+    fn zero_is_off() {
+        with_sweep(|sweep| async move {
+            let deadline = sweep.deadline();
+            deadline.set_after(Duration::ZERO);
+            assert!(deadline.bound(tokio::time::sleep(Duration::from_secs(9000))).await.is_some());
+        });
+    }
+}

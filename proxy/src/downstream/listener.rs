@@ -1,0 +1,155 @@
+//! Binds listeners, accepts connections, hands each to the worker with the fewest, and keeps the limits.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio_util::sync::CancellationToken;
+
+use super::protocol;
+use crate::drain::Drain;
+use crate::request::worker::Worker;
+use crate::routing::snapshot::Slot;
+
+/// Connections the kernel holds for us until they are accepted.
+const BACKLOG: i32 = 4096;
+/// Pause after an accept error such as EMFILE, so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound socket. Dropping it closes the socket and ends its accept loop; its connections live on.
+pub(crate) struct Bound {
+    pub(crate) address: SocketAddr,
+    stop: CancellationToken,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// What a worker thread is told to do.
+pub(crate) enum Command {
+    /// Accept on this socket.
+    Accept(Arc<Accepting>),
+    /// Serve this connection, accepted by another worker.
+    Serve(std::net::TcpStream, Arc<Accepting>),
+}
+
+/// One listening socket, as the workers see it.
+pub(crate) struct Accepting {
+    slot: Slot,
+    socket: std::net::TcpListener,
+    open: AtomicU32,
+    stop: CancellationToken,
+}
+
+/// The workers' command queues and how many connections each has.
+#[derive(Clone)]
+pub(crate) struct Workers(pub(crate) Arc<[Handle]>);
+
+/// One worker, from outside.
+pub(crate) struct Handle {
+    pub(crate) commands: UnboundedSender<Command>,
+    pub(crate) connections: AtomicU32,
+}
+
+impl Workers {
+    /// Binds `address` and lets a worker accept on it.
+    pub(crate) fn listen(&self, address: SocketAddr, slot: Slot) -> io::Result<Bound> {
+        let socket = bind(address)?;
+        let address = socket.local_addr()?;
+        let stop = CancellationToken::new();
+        let accepting = Arc::new(Accepting { slot, socket, open: AtomicU32::new(0), stop: stop.clone() });
+        let quiet = self.0.iter().min_by_key(|worker| worker.connections.load(Relaxed));
+        let worker = quiet.ok_or_else(|| io::Error::other("there is no worker"))?;
+        worker.commands.send(Command::Accept(accepting)).map_err(|_| io::Error::other("the worker has stopped"))?;
+        Ok(Bound { address, stop })
+    }
+}
+
+/// One socket per address, without SO_REUSEPORT: a second sidecar must fail to bind, not share the traffic.
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// One worker's life: it takes commands until the sidecar stops.
+pub(crate) async fn run_worker(worker: Rc<Worker>, workers: Workers, mut commands: UnboundedReceiver<Command>, drain: Drain) {
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Accept(accepting) => {
+                let accept = accept(Rc::clone(&worker), workers.clone(), accepting, drain.clone());
+                tokio::task::spawn_local(accept);
+            }
+            Command::Serve(stream, accepting) => match TcpStream::from_std(stream) {
+                Ok(stream) => serve(&worker, &workers, accepting, stream, &drain),
+                Err(error) => tracing::warn!(%error, "an accepted connection was lost"),
+            },
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, workers: Workers, accepting: Arc<Accepting>, drain: Drain) {
+    let listener = match accepting.socket.try_clone().and_then(TcpListener::from_std) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "a bound socket cannot be accepted on"),
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = accepting.stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => dispatch(&worker, &workers, &accepting, stream, &drain),
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Keeps the connection or passes it to the worker that has the fewest.
+fn dispatch(worker: &Rc<Worker>, workers: &Workers, accepting: &Arc<Accepting>, stream: TcpStream, drain: &Drain) {
+    let load = |id: usize| workers.0[id].connections.load(Relaxed);
+    let fewest = (0..workers.0.len()).min_by_key(|id| load(*id)).unwrap_or(worker.id);
+    if fewest == worker.id || load(fewest) >= load(worker.id) {
+        return serve(worker, workers, Arc::clone(accepting), stream, drain);
+    }
+    if let Ok(stream) = stream.into_std() {
+        let _stopped = workers.0[fewest].commands.send(Command::Serve(stream, Arc::clone(accepting)));
+    }
+}
+
+fn serve(worker: &Rc<Worker>, workers: &Workers, accepting: Arc<Accepting>, stream: TcpStream, drain: &Drain) {
+    let Some(listener) = worker.snapshot.load().listener(accepting.slot).cloned() else { return };
+    let shard = listener.metrics.shard(worker.id);
+    if accepting.open.fetch_add(1, Relaxed) >= listener.max_connections {
+        accepting.open.fetch_sub(1, Relaxed);
+        shard.refused_connections.add(1);
+        return;
+    }
+    shard.connections.add(1);
+    workers.0[worker.id].connections.fetch_add(1, Relaxed);
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set");
+    }
+    let (worker, workers, drain) = (Rc::clone(worker), workers.clone(), drain.clone());
+    tokio::task::spawn_local(async move {
+        protocol::serve(&worker, accepting.slot, &listener, stream, drain).await;
+        listener.metrics.shard(worker.id).closed_connections.add(1);
+        workers.0[worker.id].connections.fetch_sub(1, Relaxed);
+        accepting.open.fetch_sub(1, Relaxed);
+    });
+}

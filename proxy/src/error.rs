@@ -1,0 +1,277 @@
+//! What can go wrong with a request, whose fault it is, and what may be done about it.
+
+use std::error::Error;
+use std::fmt;
+
+use http::StatusCode;
+
+/// Who caused a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The client that connected to us.
+    Downstream,
+    /// The endpoint we called.
+    Upstream,
+    /// This sidecar.
+    Internal,
+    /// What we were told to do.
+    Config,
+}
+
+/// How far a failed attempt got; the retry classes of DESIGN section 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retriable {
+    /// Nothing of the request reached the application: any method may be tried again.
+    Undelivered,
+    /// Bytes were written and no response head came back: only idempotent methods.
+    Unknown,
+    /// Trying again cannot help or is not allowed.
+    No,
+}
+
+/// What went wrong. Status, response flag and retriability are exhaustive matches on this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// No route of the listener matches the request.
+    NoRoute,
+    /// The route names a cluster that is not known.
+    NoCluster,
+    /// The cluster has no endpoint that may be offered.
+    NoHealthyEndpoint,
+    /// TCP, TLS or protocol handshake with the endpoint failed.
+    ConnectFailed,
+    /// The endpoint did not complete the connection in time.
+    ConnectTimeout,
+    /// The request was handed back before a byte of it was written.
+    Unsent,
+    /// The endpoint refused the stream (REFUSED_STREAM, or a stream above GOAWAY's last id; RFC 9113 section 8.7).
+    RefusedStream,
+    /// The connection ended after bytes were written and before a response head.
+    ConnectionTermination,
+    /// The endpoint reset the stream after bytes were written.
+    RemoteReset,
+    /// The endpoint's answer is not valid HTTP.
+    UpstreamProtocol,
+    /// The per-request timeout passed.
+    RequestTimeout,
+    /// No byte moved either way for the idle timeout.
+    IdleTimeout,
+    /// A limit of this sidecar was reached.
+    Overflow,
+    /// The client went away or broke off its request.
+    DownstreamTermination,
+    /// The client's message is not valid HTTP, or asks for what is refused.
+    DownstreamProtocol,
+    /// The method is refused (plain CONNECT).
+    MethodRefused,
+    /// The protocol upgrade could not be completed.
+    UpgradeFailed,
+}
+
+impl Kind {
+    /// Every kind, for the metric's label set.
+    pub(crate) const ALL: [Self; 17] = [
+        Self::NoRoute,
+        Self::NoCluster,
+        Self::NoHealthyEndpoint,
+        Self::ConnectFailed,
+        Self::ConnectTimeout,
+        Self::Unsent,
+        Self::RefusedStream,
+        Self::ConnectionTermination,
+        Self::RemoteReset,
+        Self::UpstreamProtocol,
+        Self::RequestTimeout,
+        Self::IdleTimeout,
+        Self::Overflow,
+        Self::DownstreamTermination,
+        Self::DownstreamProtocol,
+        Self::MethodRefused,
+        Self::UpgradeFailed,
+    ];
+
+    /// Whose fault it is.
+    pub(crate) const fn source(self) -> Source {
+        match self {
+            Self::NoRoute | Self::NoCluster => Source::Config,
+            Self::NoHealthyEndpoint
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::Unsent
+            | Self::RefusedStream
+            | Self::ConnectionTermination
+            | Self::RemoteReset
+            | Self::UpstreamProtocol
+            | Self::RequestTimeout
+            | Self::UpgradeFailed => Source::Upstream,
+            Self::IdleTimeout | Self::DownstreamTermination | Self::DownstreamProtocol | Self::MethodRefused => {
+                Source::Downstream
+            }
+            Self::Overflow => Source::Internal,
+        }
+    }
+
+    /// What the client is answered.
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoCluster
+            | Self::NoHealthyEndpoint
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::Unsent
+            | Self::RefusedStream
+            | Self::ConnectionTermination
+            | Self::RemoteReset
+            | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamProtocol | Self::UpgradeFailed => StatusCode::BAD_GATEWAY,
+            Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::IdleTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::DownstreamTermination | Self::DownstreamProtocol => StatusCode::BAD_REQUEST,
+            Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
+        }
+    }
+
+    /// The response flag, in Envoy's spelling (`%RESPONSE_FLAGS%` of Envoy's access log documentation).
+    pub(crate) const fn flag(self) -> &'static str {
+        match self {
+            Self::NoRoute => "NR",
+            Self::NoCluster => "NC",
+            Self::NoHealthyEndpoint => "UH",
+            Self::ConnectFailed | Self::ConnectTimeout | Self::Unsent => "UF",
+            Self::RefusedStream | Self::RemoteReset => "UR",
+            Self::ConnectionTermination => "UC",
+            Self::UpstreamProtocol | Self::UpgradeFailed => "UPE",
+            Self::RequestTimeout => "UT",
+            Self::IdleTimeout => "SI",
+            Self::Overflow => "UO",
+            Self::DownstreamTermination => "DC",
+            Self::DownstreamProtocol | Self::MethodRefused => "DPE",
+        }
+    }
+
+    /// What may be tried again after it.
+    pub(crate) const fn retriable(self) -> Retriable {
+        match self {
+            Self::ConnectFailed | Self::ConnectTimeout | Self::Unsent | Self::RefusedStream => Retriable::Undelivered,
+            Self::ConnectionTermination | Self::RemoteReset | Self::UpstreamProtocol => Retriable::Unknown,
+            Self::NoRoute
+            | Self::NoCluster
+            | Self::NoHealthyEndpoint
+            | Self::RequestTimeout
+            | Self::IdleTimeout
+            | Self::Overflow
+            | Self::DownstreamTermination
+            | Self::DownstreamProtocol
+            | Self::MethodRefused
+            | Self::UpgradeFailed => Retriable::No,
+        }
+    }
+
+    /// Whether the endpoint, not the client or the configuration, is to blame in outlier detection.
+    pub(crate) const fn blames_endpoint(self) -> bool {
+        match self {
+            Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::ConnectionTermination
+            | Self::RemoteReset
+            | Self::UpstreamProtocol
+            | Self::RequestTimeout => true,
+            Self::NoRoute
+            | Self::NoCluster
+            | Self::NoHealthyEndpoint
+            | Self::Unsent
+            | Self::RefusedStream
+            | Self::IdleTimeout
+            | Self::Overflow
+            | Self::DownstreamTermination
+            | Self::DownstreamProtocol
+            | Self::MethodRefused
+            | Self::UpgradeFailed => false,
+        }
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::NoRoute => "no route matches this request",
+            Self::NoCluster => "the route's service is not known",
+            Self::NoHealthyEndpoint => "no task can be offered",
+            Self::ConnectFailed => "connecting to the task failed",
+            Self::ConnectTimeout => "the task did not accept the connection in time",
+            Self::Unsent => "the connection to the task closed before the request was sent",
+            Self::RefusedStream => "the task refused the stream",
+            Self::ConnectionTermination => "the task closed the connection before it answered",
+            Self::RemoteReset => "the task reset the stream before it answered",
+            Self::UpstreamProtocol => "the task's answer is not valid HTTP",
+            Self::RequestTimeout => "the task did not answer within the request timeout",
+            Self::IdleTimeout => "no byte moved within the idle timeout",
+            Self::Overflow => "a limit of the sidecar was reached",
+            Self::DownstreamTermination => "the client broke off its request",
+            Self::DownstreamProtocol => "the request is not valid HTTP",
+            Self::MethodRefused => "CONNECT is not served here",
+            Self::UpgradeFailed => "the protocol upgrade failed",
+        }
+    }
+}
+
+/// A failed attempt or request: what, how far it got, and the cause underneath.
+#[derive(Debug)]
+pub(crate) struct ProxyError {
+    /// What went wrong.
+    pub(crate) kind: Kind,
+    /// The cause underneath, for the log; never sent to a client.
+    pub(crate) cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl ProxyError {
+    pub(crate) const fn new(kind: Kind) -> Self {
+        Self { kind, cause: None }
+    }
+
+    pub(crate) fn caused(kind: Kind, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind, cause: Some(cause.into()) }
+    }
+}
+
+impl From<Kind> for ProxyError {
+    fn from(kind: Kind) -> Self {
+        Self::new(kind)
+    }
+}
+
+impl fmt::Display for ProxyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, {:?})", self.kind.words(), self.kind.flag(), self.kind.source())?;
+        if let Some(cause) = &self.cause {
+            write!(f, ": {cause}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for ProxyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_in_the_label_set_once() {
+        let mut seen = std::collections::HashSet::new();
+        assert!(Kind::ALL.iter().all(|kind| seen.insert(*kind)));
+    }
+
+    #[test]
+    fn only_failures_before_delivery_are_retriable_for_any_method() {
+        let undelivered: Vec<_> =
+            Kind::ALL.into_iter().filter(|kind| kind.retriable() == Retriable::Undelivered).collect();
+        assert_eq!(
+            undelivered,
+            [Kind::ConnectFailed, Kind::ConnectTimeout, Kind::Unsent, Kind::RefusedStream]
+        );
+    }
+}

@@ -1,0 +1,400 @@
+//! What is counted: per-worker shards that only their worker writes, summed when somebody scrapes.
+//!
+//! Families carry the names Service Connect publishes to CloudWatch (`SERVICE_CONNECT.md` 1.4); what AWS lacks is
+//! `outrigger_*`. Handles are resolved when configuration is applied: the request path looks nothing up and takes no lock
+//! (prometheus-client's own histogram is a mutex, hence the plain arrays and a custom `Collector`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::error::Kind;
+
+/// A counter with one writer: a load and a store, no locked instruction.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed) + n, Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Upper bounds of `TargetResponseTime` in microseconds; the last bucket is unbounded.
+const BOUNDS_US: [u64; 20] = [
+    200, 500, 1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 15_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 15_000_000, 60_000_000,
+];
+
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: [Count; BOUNDS_US.len() + 1],
+    sum_us: Count,
+}
+
+impl Histogram {
+    fn observe(&self, elapsed: Duration) {
+        let us = elapsed.as_micros() as u64;
+        self.buckets[BOUNDS_US.partition_point(|bound| *bound < us)].add(1);
+        self.sum_us.add(us);
+    }
+}
+
+/// One worker's counts for one upstream service (egress).
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct ClusterShard {
+    /// Responses by class, 1xx to 5xx.
+    status: [Count; 5],
+    response_time: Histogram,
+    /// Bytes of bodies both ways.
+    pub(crate) bytes: Count,
+    /// Attempts beyond the first.
+    pub(crate) retries: Count,
+    /// Retries that were wanted but not made because the budget was used up.
+    pub(crate) retries_over_budget: Count,
+    /// Connections made.
+    pub(crate) connects: Count,
+}
+
+impl ClusterShard {
+    /// One response, after its last byte.
+    pub(crate) fn response(&self, status: http::StatusCode, elapsed: Duration) {
+        if let Some(class) = self.status.get(usize::from(status.as_u16() / 100).wrapping_sub(1)) {
+            class.add(1);
+        }
+        self.response_time.observe(elapsed);
+    }
+}
+
+/// One worker's counts for one listener.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct ListenerShard {
+    pub(crate) requests: Count,
+    pub(crate) grpc_requests: Count,
+    /// Requests whose last byte is through; `requests` less this is what is in flight.
+    pub(crate) finished: Count,
+    pub(crate) connections: Count,
+    pub(crate) closed_connections: Count,
+    pub(crate) refused_connections: Count,
+    pub(crate) bytes: Count,
+    errors: [Count; Kind::ALL.len()],
+}
+
+impl ListenerShard {
+    /// One request that this sidecar itself answered with an error.
+    pub(crate) fn error(&self, kind: Kind) {
+        self.errors[kind as usize].add(1);
+    }
+}
+
+/// Per-worker shards of one labelled thing.
+#[derive(Debug)]
+pub(crate) struct Sharded<T> {
+    labels: Vec<(&'static str, String)>,
+    shards: Box<[T]>,
+}
+
+impl<T: Default> Sharded<T> {
+    fn new(workers: usize, labels: Vec<(&'static str, String)>) -> Arc<Self> {
+        Arc::new(Self { labels, shards: (0..workers).map(|_| T::default()).collect() })
+    }
+
+    /// The shard that only `worker` writes.
+    pub(crate) fn shard(&self, worker: usize) -> &T {
+        &self.shards[worker]
+    }
+
+    fn sum(&self, of: impl Fn(&T) -> &Count) -> u64 {
+        self.shards.iter().map(|shard| of(shard).get()).sum()
+    }
+}
+
+pub(crate) type ClusterMetrics = Sharded<ClusterShard>;
+pub(crate) type ListenerMetrics = Sharded<ListenerShard>;
+
+#[cfg(test)]
+impl<T: Default> Sharded<T> {
+    /// Counts that nobody scrapes.
+    pub(crate) fn unregistered() -> Arc<Self> {
+        Self::new(1, Vec::new())
+    }
+}
+
+/// What an upstream cluster knows about itself beyond the shards; read at scrape time.
+pub(crate) trait Gauges: Send + Sync {
+    fn ejections(&self) -> u64;
+    /// (address, requests so far)
+    fn endpoints(&self) -> Vec<(String, u64)>;
+}
+
+type ByName<T> = Mutex<BTreeMap<String, T>>;
+
+/// Whom the counts belong to: the calling or serving ECS service.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Owner {
+    /// `ServiceName`.
+    pub(crate) service: String,
+    /// `ClusterName` (the ECS cluster).
+    pub(crate) cluster: String,
+}
+
+/// All counts of this process.
+pub(crate) struct Metrics {
+    workers: usize,
+    owner: Owner,
+    clusters: ByName<(Arc<ClusterMetrics>, Option<Arc<dyn Gauges>>)>,
+    listeners: ByName<Arc<ListenerMetrics>>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("workers", &self.workers).finish_non_exhaustive()
+    }
+}
+
+fn locked<T>(map: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    map.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Metrics {
+    pub(crate) fn new(workers: usize, owner: Owner) -> Arc<Self> {
+        Arc::new(Self { workers, owner, clusters: Mutex::default(), listeners: Mutex::default() })
+    }
+
+    fn owner_labels(&self) -> [(&'static str, String); 2] {
+        [("ServiceName", self.owner.service.clone()), ("ClusterName", self.owner.cluster.clone())]
+    }
+
+    /// The counts of an upstream service; `discovery_name` is what callers know it by.
+    pub(crate) fn cluster(&self, name: &str, discovery_name: &str) -> Arc<ClusterMetrics> {
+        let mut clusters = locked(&self.clusters);
+        let (metrics, _) = clusters.entry(name.to_owned()).or_insert_with(|| {
+            let mut labels = vec![("TargetDiscoveryName", discovery_name.to_owned())];
+            labels.extend(self.owner_labels());
+            (Sharded::new(self.workers, labels), None)
+        });
+        Arc::clone(metrics)
+    }
+
+    /// Counts for a cluster that is this task's own application: nobody scrapes them, the listener's are the task's.
+    pub(crate) fn local_cluster(&self) -> Arc<ClusterMetrics> {
+        Sharded::new(self.workers, Vec::new())
+    }
+
+    /// Adds what a cluster knows about itself.
+    pub(crate) fn watch_cluster(&self, name: &str, gauges: Arc<dyn Gauges>) {
+        if let Some((_, slot)) = locked(&self.clusters).get_mut(name) {
+            *slot = Some(gauges);
+        }
+    }
+
+    /// The counts of a listener. Egress listeners are told apart by the same label as ingress ones: their service.
+    pub(crate) fn listener(&self, name: &str, direction: &'static str, discovery_name: &str) -> Arc<ListenerMetrics> {
+        let mut listeners = locked(&self.listeners);
+        let metrics = listeners.entry(name.to_owned()).or_insert_with(|| {
+            let mut labels = vec![("Direction", direction.to_owned()), ("DiscoveryName", discovery_name.to_owned())];
+            labels.extend(self.owner_labels());
+            Sharded::new(self.workers, labels)
+        });
+        Arc::clone(metrics)
+    }
+
+    /// Forgets what is no longer configured, so that label sets stay bounded.
+    pub(crate) fn retain(&self, cluster: impl Fn(&str) -> bool, listener: impl Fn(&str) -> bool) {
+        locked(&self.clusters).retain(|name, _| cluster(name));
+        locked(&self.listeners).retain(|name, _| listener(name));
+    }
+
+    /// Requests and opaque connections in flight on listeners of one direction.
+    pub(crate) fn in_flight(&self, direction: &str) -> u64 {
+        let listeners = locked(&self.listeners);
+        let of_direction = listeners.values().filter(|listener| listener.labels[0].1 == direction);
+        of_direction
+            .map(|listener| {
+                let requests = listener.sum(|shard| &shard.requests);
+                requests.saturating_sub(listener.sum(|shard| &shard.finished))
+            })
+            .sum()
+    }
+
+    /// OpenMetrics text of everything.
+    pub(crate) fn render(self: &Arc<Self>) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Arc::clone(self)));
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &registry) {
+            Ok(()) => text,
+            Err(error) => format!("# encoding failed: {error}\n# EOF\n"),
+        }
+    }
+}
+
+type Labels = [(&'static str, String)];
+
+/// One family being written.
+struct Family<'a>(MetricEncoder<'a>);
+
+impl Family<'_> {
+    fn counter(&mut self, labels: &Labels, value: u64) -> fmt::Result {
+        self.0.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    fn gauge(&mut self, labels: &Labels, value: u64) -> fmt::Result {
+        self.0.encode_family(&labels)?.encode_gauge(&(value as i64))
+    }
+}
+
+fn with(labels: &Labels, name: &'static str, value: &str) -> Vec<(&'static str, String)> {
+    let mut labels = labels.to_vec();
+    labels.push((name, value.to_owned()));
+    labels
+}
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_listeners(&mut encoder)?;
+        self.encode_clusters(&mut encoder)
+    }
+}
+
+impl Metrics {
+    fn encode_listeners(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let listeners: Vec<_> = locked(&self.listeners).values().cloned().collect();
+        let counters: [(&str, &str, fn(&ListenerShard) -> &Count); 5] = [
+            ("RequestCount", "Requests received", |shard| &shard.requests),
+            ("GrpcRequestCount", "gRPC requests received", |shard| &shard.grpc_requests),
+            ("NewConnectionCount", "Connections accepted", |shard| &shard.connections),
+            ("ProcessedBytes", "Body bytes received and sent", |shard| &shard.bytes),
+            ("outrigger_refused_connections", "Connections over a limit", |shard| &shard.refused_connections),
+        ];
+        for (name, help, of) in counters {
+            let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+            for listener in &listeners {
+                family.counter(&listener.labels, listener.sum(of))?;
+            }
+        }
+        let help = "Connections open now";
+        let mut family = Family(encoder.encode_descriptor("ActiveConnectionCount", help, None, MetricType::Gauge)?);
+        for listener in &listeners {
+            let closed = listener.sum(|shard| &shard.closed_connections);
+            let opened = listener.sum(|shard| &shard.connections);
+            family.gauge(&listener.labels, opened.saturating_sub(closed))?;
+        }
+        let (name, help) = ("outrigger_errors", "Requests that the sidecar itself answered, by response flag");
+        let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+        for listener in &listeners {
+            for kind in Kind::ALL {
+                let errors = listener.sum(|shard| &shard.errors[kind as usize]);
+                if errors > 0 {
+                    let labels = with(&listener.labels, "flag", kind.flag());
+                    family.counter(&with(&labels, "kind", &format!("{kind:?}")), errors)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let clusters: Vec<_> = locked(&self.clusters).values().cloned().collect();
+        let counters: [(&str, &str, fn(&ClusterShard) -> &Count); 8] = [
+            ("HTTPCode_Target_2XX_Count", "Responses 2xx of the target", |shard| &shard.status[1]),
+            ("HTTPCode_Target_3XX_Count", "Responses 3xx of the target", |shard| &shard.status[2]),
+            ("HTTPCode_Target_4XX_Count", "Responses 4xx of the target", |shard| &shard.status[3]),
+            ("HTTPCode_Target_5XX_Count", "Responses 5xx of the target", |shard| &shard.status[4]),
+            ("TargetProcessedBytes", "Body bytes sent to and received from the target", |shard| &shard.bytes),
+            ("outrigger_retries", "Attempts beyond the first", |shard| &shard.retries),
+            ("outrigger_retries_over_budget", "Retries not made: the budget was used up", |shard| {
+                &shard.retries_over_budget
+            }),
+            ("outrigger_upstream_connections", "Connections made to the target", |shard| &shard.connects),
+        ];
+        for (name, help, of) in counters {
+            let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+            for (cluster, _) in &clusters {
+                family.counter(&cluster.labels, cluster.sum(of))?;
+            }
+        }
+        let help = "Endpoints ejected by outlier detection";
+        let mut family = Family(encoder.encode_descriptor("outrigger_ejections", help, None, MetricType::Counter)?);
+        for (cluster, gauges) in &clusters {
+            family.counter(&cluster.labels, gauges.as_ref().map_or(0, |gauges| gauges.ejections()))?;
+        }
+        let help = "Requests handed to each target";
+        let mut family = Family(encoder.encode_descriptor("RequestCountPerTarget", help, None, MetricType::Counter)?);
+        for (cluster, gauges) in &clusters {
+            for (address, requests) in gauges.iter().flat_map(|gauges| gauges.endpoints()) {
+                family.counter(&with(&cluster.labels, "Target", &address), requests)?;
+            }
+        }
+        encode_response_times(encoder, &clusters)
+    }
+}
+
+fn encode_response_times(
+    encoder: &mut DescriptorEncoder<'_>,
+    clusters: &[(Arc<ClusterMetrics>, Option<Arc<dyn Gauges>>)],
+) -> fmt::Result {
+    let help = "From the request's arrival to the last byte of the response";
+    let unit = Unit::Seconds;
+    let mut family = encoder.encode_descriptor("TargetResponseTime", help, Some(&unit), MetricType::Histogram)?;
+    for (cluster, _) in clusters {
+        let bound = |index: usize| BOUNDS_US.get(index).map_or(f64::MAX, |us| *us as f64 / 1e6);
+        let buckets: Vec<(f64, u64)> = (0..=BOUNDS_US.len())
+            .map(|index| (bound(index), cluster.sum(|shard| &shard.response_time.buckets[index])))
+            .collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = cluster.sum(|shard| &shard.response_time.sum_us) as f64 / 1e6;
+        let labels: &Labels = &cluster.labels;
+        family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_summed_under_the_names_service_connect_uses() {
+        let metrics = Metrics::new(2, Owner { service: "checkout".into(), cluster: "prod".into() });
+        let orders = metrics.cluster("shop/orders", "orders");
+        orders.shard(0).response(http::StatusCode::OK, Duration::from_micros(700));
+        orders.shard(1).response(http::StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(100));
+        metrics.listener("in", "ingress", "checkout").shard(1).requests.add(3);
+        let text = metrics.render();
+        let labels = r#"TargetDiscoveryName="orders",ServiceName="checkout",ClusterName="prod""#;
+        for line in [
+            format!("HTTPCode_Target_2XX_Count_total{{{labels}}} 1"),
+            format!("HTTPCode_Target_5XX_Count_total{{{labels}}} 1"),
+            format!(r#"TargetResponseTime_seconds_bucket{{le="0.001",{labels}}} 1"#),
+            format!(r#"TargetResponseTime_seconds_bucket{{le="+Inf",{labels}}} 2"#),
+            format!("TargetResponseTime_seconds_count{{{labels}}} 2"),
+            r#"RequestCount_total{Direction="ingress",DiscoveryName="checkout",ServiceName="checkout",ClusterName="prod"} 3"#
+                .to_owned(),
+        ] {
+            assert!(text.contains(&line), "{line}\nnot in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn what_is_no_longer_configured_is_no_longer_exposed() {
+        let metrics = Metrics::new(1, Owner::default());
+        metrics.cluster("a", "a");
+        metrics.retain(|_| false, |_| false);
+        assert!(!metrics.render().contains(r#"TargetDiscoveryName="a""#));
+    }
+}

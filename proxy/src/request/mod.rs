@@ -1,0 +1,358 @@
+//! The story of one request, read from top to bottom: one snapshot read, one route, then attempts until one answers.
+
+pub(crate) mod body;
+mod headers;
+mod record;
+pub(crate) mod retry;
+pub(crate) mod tcp;
+mod timer;
+pub(crate) mod worker;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use outrigger_xds::model::Protocol;
+
+use self::body::{AttemptBody, MAX_REPLAY, Observed, Replay, ResponseBody};
+use self::record::{Exchange, Record};
+use self::retry::{Attempts, Ended};
+use self::timer::Timer;
+use self::worker::Worker;
+use crate::error::{Kind, ProxyError};
+use crate::routing::route::{self, Route};
+use crate::routing::snapshot::{ListenerPolicy, Slot};
+use crate::upstream::cluster::Cluster;
+use crate::upstream::endpoint::{Endpoint, Lease};
+use crate::upstream::outlier::Outcome;
+
+/// A response head from a task, and the h1 connection it came on.
+type Answer = (Response<Incoming>, Option<http1::SendRequest<AttemptBody>>);
+
+/// Answers one request. It never fails: what goes wrong becomes a response that says so.
+pub(crate) async fn serve(worker: Rc<Worker>, slot: Slot, request: Request<Incoming>) -> Response<ResponseBody> {
+    let listener = worker.snapshot.load().listener(slot).cloned();
+    let Some(listener) = listener else { return refuse(&Kind::NoRoute.into(), false, "") };
+    let grpc = headers::is_grpc(request.headers());
+    let http1 = request.version() < Version::HTTP_2;
+    let mut record = Record::open(&worker, &listener, grpc);
+    let mut response = match respond(&worker, &listener, request, &mut record).await {
+        Ok((response, exchange, timer)) => {
+            record.answered(exchange);
+            response.map(|body| ResponseBody::Upstream(Box::new(Observed::new(body, timer, record))))
+        }
+        Err(error) => {
+            tracing::debug!(listener = listener.name, %error, "request failed");
+            record.fail(error.kind);
+            refuse(&error, grpc, &listener.name)
+        }
+    };
+    if http1 {
+        *response.version_mut() = Version::HTTP_11;
+        if worker.draining.get() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    response
+}
+
+/// Finds the route, then tries endpoints until one gives a response that is passed on.
+async fn respond(
+    worker: &Rc<Worker>,
+    listener: &ListenerPolicy,
+    mut request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<(Response<Incoming>, Exchange, Rc<Timer>), ProxyError> {
+    if request.method() == Method::CONNECT {
+        return Err(Kind::MethodRefused.into());
+    }
+    let route = route::find(&listener.routes, request.uri(), request.headers()).ok_or(Kind::NoRoute)?;
+    let cluster = &route.cluster;
+    let live = cluster.enter().ok_or(Kind::Overflow)?;
+    let timer = Rc::new(Timer::new(&worker.sweep, route.idle_timeout, timeout(route, &request)));
+
+    let upgrade = headers::wants_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
+    headers::strip_hop_by_hop(request.headers_mut(), upgrade.is_some());
+    let (head, body) = request.into_parts();
+    let keep = if route.retry.num_retries > 0 { MAX_REPLAY } else { 0 };
+    let body = Rc::new(Replay::new(body, keep, Rc::clone(&timer)));
+
+    let (mut response, lease, connection) = timer.bound(attempts(worker, route, head, &body)).await??;
+    timer.response_head();
+    headers::strip_hop_by_hop(response.headers_mut(), upgrade.is_some());
+    if let Some(client) = upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
+        let task = hyper::upgrade::on(&mut response);
+        tunnel(worker, listener, client, task);
+    }
+    record.response_bytes(0);
+    let exchange = Exchange {
+        cluster: Arc::clone(cluster),
+        lease,
+        live,
+        status: response.status(),
+        request: body,
+        connection,
+    };
+    Ok((response, exchange, timer))
+}
+
+/// The route's per-request timeout, or the caller's `grpc-timeout` where that is shorter.
+fn timeout(route: &Route, request: &Request<Incoming>) -> Option<std::time::Duration> {
+    timer::shorter(route.per_request_timeout, timer::grpc_timeout(request.headers()))
+}
+
+/// The attempt loop.
+async fn attempts(
+    worker: &Rc<Worker>,
+    route: &Route,
+    head: http::request::Parts,
+    body: &Replay,
+) -> Result<(Response<Incoming>, Lease, Option<http1::SendRequest<AttemptBody>>), ProxyError> {
+    let cluster = &route.cluster;
+    cluster.arrived().await.ok_or(Kind::Overflow)?;
+    let key = head.uri.path().to_owned();
+    let mut attempts = Attempts::new(&route.retry, &head.method);
+    let mut next = Some(head);
+    loop {
+        // A retry's budget place is held until its attempt has ended.
+        let _retrying = if attempts.tried.is_empty() { None } else { cluster.try_retry() };
+        let lease = cluster.pick(key.as_bytes(), &attempts.tried).ok_or(Kind::NoHealthyEndpoint)?;
+        attempts.begin(lease.endpoint().id);
+        let head = next.take().expect("a further attempt is made only when its head was kept");
+        // The one allocation a retry costs before it is needed: a copy of the head, where a delivered request may be repeated
+        // or HTTP/2 may refuse the stream without handing the head back.
+        let copied = attempts.may_keep(cluster.policy().protocol).then(|| head.clone());
+
+        let (ended, failure) = match attempt(worker, cluster, &lease, head, body).await {
+            Ok((response, connection)) => {
+                let status = response.status();
+                cluster.report(lease.endpoint(), if status.is_server_error() { Outcome::Failure } else { Outcome::Success });
+                let ended = Ended::Answered(status);
+                if !attempts.allows(ended) || copied.is_none() || !body.is_replayable() || !has_budget(worker, cluster) {
+                    return Ok((response, lease, connection));
+                }
+                (ended, None)
+            }
+            Err(failed) => {
+                let Failed { error, head } = *failed;
+                if error.kind.blames_endpoint() && !body.is_broken() {
+                    cluster.report(lease.endpoint(), Outcome::Failure);
+                }
+                next = head;
+                (Ended::Failed(error.kind), Some(error))
+            }
+        };
+        next = next.or(copied);
+        if let Some(error) = failure {
+            let possible = next.is_some() && body.is_replayable() && !body.is_broken();
+            if body.is_broken() {
+                return Err(Kind::DownstreamTermination.into());
+            }
+            if !possible || !attempts.allows(ended) || !has_budget(worker, cluster) {
+                return Err(error);
+            }
+        }
+        drop(lease);
+        cluster.metrics.shard(worker.id).retries.add(1);
+        let wait = attempts.back_off();
+        if !wait.is_zero() {
+            let back_off = worker.sweep.deadline();
+            back_off.set_after(wait);
+            back_off.expired().await;
+        }
+    }
+}
+
+fn has_budget(worker: &Worker, cluster: &Arc<Cluster>) -> bool {
+    let free = cluster.try_retry().is_some();
+    if !free {
+        cluster.metrics.shard(worker.id).retries_over_budget.add(1);
+    }
+    free
+}
+
+/// A failed attempt; the head when it was handed back.
+struct Failed {
+    error: ProxyError,
+    head: Option<http::request::Parts>,
+}
+
+impl Failed {
+    fn before_sending(error: ProxyError, head: http::request::Parts) -> Box<Self> {
+        Box::new(Self { error, head: Some(head) })
+    }
+}
+
+/// One attempt on one endpoint: a connection, the request, the response head.
+async fn attempt(
+    worker: &Rc<Worker>,
+    cluster: &Arc<Cluster>,
+    lease: &Lease,
+    head: http::request::Parts,
+    body: &Replay,
+) -> Result<Answer, Box<Failed>> {
+    // An upgrade is HTTP/1.1's (RFC 9110 section 7.8), whatever the cluster speaks otherwise.
+    let upgrade = head.headers.contains_key(header::UPGRADE);
+    match cluster.policy().protocol {
+        Protocol::Http2 | Protocol::Grpc if !upgrade => over_h2(worker, cluster, lease.endpoint(), head, body).await,
+        _ => over_h1(worker, cluster, lease.endpoint(), head, body).await,
+    }
+}
+
+async fn over_h1(
+    worker: &Rc<Worker>,
+    cluster: &Arc<Cluster>,
+    endpoint: &Endpoint,
+    mut head: http::request::Parts,
+    body: &Replay,
+) -> Result<Answer, Box<Failed>> {
+    loop {
+        let idle = worker.pool.idle_h1(endpoint);
+        let reused = idle.is_some();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => match worker.pool.connect_h1(cluster, endpoint).await {
+                Ok(connection) => {
+                    cluster.metrics.shard(worker.id).connects.add(1);
+                    connection
+                }
+                Err(error) => return Err(Failed::before_sending(error, head)),
+            },
+        };
+        let mut request = Request::from_parts(head, body.attempt());
+        if let Err(error) = headers::to_h1(&mut request) {
+            return Err(Failed::before_sending(error, request.into_parts().0));
+        }
+        match connection.try_send_request(request).await {
+            Ok(response) => return Ok((response, Some(connection))),
+            Err(mut failed) => match failed.take_message() {
+                // The pooled connection had closed under us: nothing was written, so another one is simply taken.
+                Some(request) if reused => head = request.into_parts().0,
+                Some(request) => {
+                    let error = ProxyError::caused(Kind::Unsent, failed.into_error());
+                    return Err(Failed::before_sending(error, request.into_parts().0));
+                }
+                None => return Err(Box::new(Failed { error: classify(failed.into_error()), head: None })),
+            },
+        }
+    }
+}
+
+async fn over_h2(
+    worker: &Rc<Worker>,
+    cluster: &Arc<Cluster>,
+    endpoint: &Arc<Endpoint>,
+    mut head: http::request::Parts,
+    body: &Replay,
+) -> Result<Answer, Box<Failed>> {
+    loop {
+        let (mut connection, reused) = match worker.pool.h2(cluster, endpoint).await {
+            Ok(connection) => connection,
+            Err(error) => return Err(Failed::before_sending(error, head)),
+        };
+        if !reused {
+            cluster.metrics.shard(worker.id).connects.add(1);
+        }
+        let mut request = Request::from_parts(head, body.attempt());
+        if let Err(error) = headers::to_h2(&mut request) {
+            return Err(Failed::before_sending(error, request.into_parts().0));
+        }
+        match connection.try_send_request(request).await {
+            Ok(response) => return Ok((response, None)),
+            Err(mut failed) => match failed.take_message() {
+                Some(request) if reused => head = request.into_parts().0,
+                Some(request) => {
+                    let error = ProxyError::caused(Kind::Unsent, failed.into_error());
+                    return Err(Failed::before_sending(error, request.into_parts().0));
+                }
+                None => return Err(Box::new(Failed { error: classify(failed.into_error()), head: None })),
+            },
+        }
+    }
+}
+
+/// What a client-side error means for the request that was on its way.
+fn classify(error: hyper::Error) -> ProxyError {
+    let h2 = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
+    let kind = match h2.and_then(h2::Error::reason) {
+        Some(h2::Reason::REFUSED_STREAM) => Kind::RefusedStream,
+        Some(_) if h2.is_some_and(|error| error.is_reset() && error.is_remote()) => Kind::RemoteReset,
+        _ if error.is_user() => Kind::DownstreamTermination,
+        _ if error.is_parse() => Kind::UpstreamProtocol,
+        _ => Kind::ConnectionTermination,
+    };
+    ProxyError::caused(kind, error)
+}
+
+/// Joins the two upgraded connections until both ends are done or idle too long.
+fn tunnel(worker: &Rc<Worker>, listener: &ListenerPolicy, client: OnUpgrade, task: OnUpgrade) {
+    let idle = worker.sweep.deadline();
+    let (idle_timeout, metrics, id) = (listener.idle_timeout, Arc::clone(&listener.metrics), worker.id);
+    tokio::task::spawn_local(async move {
+        metrics.shard(id).requests.add(0);
+        let joined = async {
+            let (client, task) = futures_util::future::try_join(client, task)
+                .await
+                .map_err(|error| ProxyError::caused(Kind::UpgradeFailed, error))?;
+            let (bytes, end) =
+                tcp::copy(&mut TokioIo::new(client), &mut TokioIo::new(task), &idle, idle_timeout).await;
+            metrics.shard(id).bytes.add(bytes);
+            end
+        };
+        if let Err(error) = joined.await {
+            metrics.shard(id).error(error.kind);
+            tracing::debug!(%error, "upgraded connection ended");
+        }
+    });
+}
+
+/// The sidecar's own answer: the status of the error's kind and a sentence, or gRPC's trailers-only form.
+fn refuse(error: &ProxyError, grpc: bool, listener: &str) -> Response<ResponseBody> {
+    let kind = error.kind;
+    let mut response = if grpc {
+        let mut response = Response::new(ResponseBody::empty());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from_static(grpc_status(kind)));
+        if let Ok(message) = HeaderValue::from_str(&format!("outrigger: {}", ProxyError::new(kind))) {
+            headers.insert("grpc-message", message);
+        }
+        response
+    } else {
+        let text = format!("outrigger: {listener}: {}\n", ProxyError::new(kind));
+        let mut response = Response::new(ResponseBody::text(text));
+        *response.status_mut() = kind.status();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+    };
+    if kind == Kind::MethodRefused {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"));
+    }
+    response
+}
+
+/// gRPC's status code for an error of the sidecar (gRPC "Status codes and their use").
+const fn grpc_status(kind: Kind) -> &'static str {
+    match kind {
+        Kind::RequestTimeout | Kind::IdleTimeout => "4",
+        Kind::NoRoute | Kind::MethodRefused => "12",
+        Kind::Overflow => "8",
+        Kind::DownstreamTermination => "1",
+        Kind::DownstreamProtocol => "13",
+        Kind::NoCluster
+        | Kind::NoHealthyEndpoint
+        | Kind::ConnectFailed
+        | Kind::ConnectTimeout
+        | Kind::Unsent
+        | Kind::RefusedStream
+        | Kind::ConnectionTermination
+        | Kind::RemoteReset
+        | Kind::UpstreamProtocol
+        | Kind::UpgradeFailed => "14",
+    }
+}

@@ -1,0 +1,235 @@
+//! The story of one opaque connection: pick, connect (another task if one refuses), then bytes both ways until both ends are done.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use outrigger_xds::model::RetryPolicy;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::retry::{Attempts, Ended};
+use super::worker::Worker;
+use crate::deadline::Deadline;
+use crate::error::{Kind, ProxyError};
+use crate::routing::snapshot::ListenerPolicy;
+use crate::upstream::cluster::{Cluster, Share};
+use crate::upstream::connect;
+use crate::upstream::endpoint::Lease;
+use crate::upstream::outlier::Outcome;
+
+/// A direction's buffer, grown when reads fill it.
+const SMALL_BUFFER: usize = 16 * 1024;
+const LARGE_BUFFER: usize = 256 * 1024;
+
+/// Serves one connection of opaque bytes. The upstream is dialled before any client byte is read: some protocols speak first.
+pub(crate) async fn serve(worker: &Rc<Worker>, listener: &Arc<ListenerPolicy>, client: impl AsyncRead + AsyncWrite + Unpin) {
+    let shard = listener.metrics.shard(worker.id);
+    shard.requests.add(1);
+    let result = match &listener.tcp {
+        Some(cluster) => relay(worker, listener, cluster, client).await,
+        None => Err(Kind::NoRoute.into()),
+    };
+    shard.finished.add(1);
+    if let Err(error) = result {
+        shard.error(error.kind);
+        tracing::debug!(listener = listener.name, %error, "tcp connection failed");
+    }
+}
+
+async fn relay(
+    worker: &Rc<Worker>,
+    listener: &Arc<ListenerPolicy>,
+    cluster: &Arc<Cluster>,
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+) -> Result<(), ProxyError> {
+    let _live: Share = cluster.enter().ok_or(Kind::Overflow)?;
+    let (_lease, mut task) = dial(worker, cluster).await?;
+    let idle = worker.sweep.deadline();
+    let bytes = pump(&mut client, &mut task, &idle, listener.tcp_idle_timeout).await;
+    listener.metrics.shard(worker.id).bytes.add(bytes.moved);
+    cluster.metrics.shard(worker.id).bytes.add(bytes.moved);
+    bytes.end
+}
+
+/// A connection to a task; connect failures are *undelivered* and go to another one.
+async fn dial(worker: &Rc<Worker>, cluster: &Arc<Cluster>) -> Result<(Lease, TcpStream), ProxyError> {
+    let waiting = worker.sweep.deadline();
+    waiting.set_after(cluster.connect_timeout());
+    waiting.bound(cluster.arrived()).await.flatten().ok_or(Kind::NoHealthyEndpoint)?;
+    let policy = RetryPolicy::default();
+    let mut attempts = Attempts::new(&policy, &http::Method::GET);
+    loop {
+        let lease = cluster.pick(b"", &attempts.tried).ok_or(Kind::NoHealthyEndpoint)?;
+        attempts.begin(lease.endpoint().id);
+        let connected = {
+            let _pending = cluster.try_connect().ok_or(Kind::Overflow)?;
+            connect::tcp(lease.endpoint().address, cluster.connect_timeout()).await
+        };
+        match connected {
+            Ok(stream) => {
+                cluster.metrics.shard(worker.id).connects.add(1);
+                cluster.report(lease.endpoint(), Outcome::Success);
+                return Ok((lease, stream));
+            }
+            Err(error) => {
+                cluster.report(lease.endpoint(), Outcome::Failure);
+                if !attempts.allows(Ended::Failed(error.kind)) {
+                    return Err(error);
+                }
+                cluster.metrics.shard(worker.id).retries.add(1);
+            }
+        }
+    }
+}
+
+struct Moved {
+    moved: u64,
+    end: Result<(), ProxyError>,
+}
+
+/// Copies both ways until both ends have closed, or neither has sent a byte for `idle_timeout`. A half-close is passed on.
+pub(crate) async fn copy(
+    a: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    b: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    idle: &Deadline,
+    idle_timeout: Duration,
+) -> (u64, Result<(), ProxyError>) {
+    let moved = pump(a, b, idle, idle_timeout).await;
+    (moved.moved, moved.end)
+}
+
+async fn pump(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    task: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    idle: &Deadline,
+    idle_timeout: Duration,
+) -> Moved {
+    let (mut up, mut down) = (Half::new(), Half::new());
+    idle.set_after(idle_timeout);
+    let end = std::future::poll_fn(|cx| {
+        let before = up.moved + down.moved;
+        let up_done = up.poll(cx, client, task).map_err(|error| ProxyError::caused(Kind::ConnectionTermination, error));
+        let down_done = down.poll(cx, task, client).map_err(|error| ProxyError::caused(Kind::ConnectionTermination, error));
+        if up.moved + down.moved != before {
+            idle.set_after(idle_timeout);
+        }
+        match (up_done, down_done) {
+            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            _ => idle.poll_expired(cx).map(|()| Err(Kind::IdleTimeout.into())),
+        }
+    })
+    .await;
+    Moved { moved: up.moved + down.moved, end }
+}
+
+/// One direction.
+struct Half {
+    buffer: Box<[u8]>,
+    filled: usize,
+    written: usize,
+    moved: u64,
+    read_ended: bool,
+    done: bool,
+}
+
+impl Half {
+    fn new() -> Self {
+        Self { buffer: vec![0; SMALL_BUFFER].into(), filled: 0, written: 0, moved: 0, read_ended: false, done: false }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<std::io::Result<()>> {
+        if self.done {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            while self.written < self.filled {
+                let pending = &self.buffer[self.written..self.filled];
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, pending))?;
+                if written == 0 {
+                    return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+                }
+                self.written += written;
+                self.moved += written as u64;
+            }
+            if self.read_ended {
+                ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                self.done = true;
+                return Poll::Ready(Ok(()));
+            }
+            if self.filled == self.buffer.len() && self.buffer.len() < LARGE_BUFFER {
+                self.buffer = vec![0; LARGE_BUFFER].into();
+            }
+            let mut space = ReadBuf::new(&mut self.buffer);
+            let read = Pin::new(&mut *from).poll_read(cx, &mut space);
+            let read_bytes = space.filled().len();
+            (self.written, self.filled) = (0, 0);
+            match read {
+                Poll::Pending => {
+                    ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                    return Poll::Pending;
+                }
+                Poll::Ready(result) => result?,
+            }
+            self.filled = read_bytes;
+            self.read_ended = read_bytes == 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::deadline::Sweep;
+
+    #[tokio::test]
+    async fn a_half_close_is_passed_on_and_the_other_way_stays_open() {
+        let (mut app, mut client) = tokio::io::duplex(64);
+        let (mut server, mut task) = tokio::io::duplex(64);
+        let sweep = Sweep::new();
+        let idle = sweep.deadline();
+        let relay = copy(&mut client, &mut task, &idle, Duration::ZERO);
+        let talk = async {
+            app.write_all(b"ping").await?;
+            app.shutdown().await?;
+            let mut seen = Vec::new();
+            server.read_to_end(&mut seen).await?;
+            server.write_all(b"pong and more").await?;
+            drop(server);
+            let mut answer = Vec::new();
+            app.read_to_end(&mut answer).await?;
+            Ok::<_, std::io::Error>((seen, answer))
+        };
+        let ((moved, end), talked) = tokio::join!(relay, talk);
+        end.expect("both ends closed in order");
+        assert_eq!(talked.expect("the duplex pipes work"), (b"ping".to_vec(), b"pong and more".to_vec()));
+        assert_eq!(moved, 17);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_for_the_idle_timeout_ends_it() {
+        let (_app, mut client) = tokio::io::duplex(64);
+        let (_server, mut task) = tokio::io::duplex(64);
+        let local = tokio::task::LocalSet::new();
+        let end = local
+            .run_until(async {
+                let sweep = Sweep::new();
+                tokio::task::spawn_local(sweep.clone().run());
+                let idle = sweep.deadline();
+                copy(&mut client, &mut task, &idle, Duration::from_secs(3600)).await.1
+            })
+            .await;
+        assert_eq!(end.expect_err("nobody spoke").kind, Kind::IdleTimeout);
+    }
+}

@@ -1,0 +1,136 @@
+//! The timer rules of one stream: per-request timeout and idle timeout on one deadline of the worker's sweep.
+//!
+//! Unset, the per-request timeout is 15 s and ends at the response head, after which only idle applies, so streams live. Set, it
+//! covers the whole response (ECS `perRequestTimeoutSeconds`). It starts when the request is complete. Idle is no byte either way.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use outrigger_xds::model::DEFAULT_PER_REQUEST_TIMEOUT;
+use tokio::time::Instant;
+
+use crate::deadline::{Deadline, Sweep};
+use crate::error::Kind;
+
+/// One stream's deadline.
+pub(crate) struct Timer {
+    deadline: Deadline,
+    idle: Duration,
+    per_request: Option<Duration>,
+    whole: Cell<Option<Instant>>,
+}
+
+impl Timer {
+    /// Starts with idle alone; zero durations are off.
+    pub(crate) fn new(sweep: &Sweep, idle: Duration, per_request: Option<Duration>) -> Self {
+        let timer = Self { deadline: sweep.deadline(), idle, per_request, whole: Cell::new(None) };
+        timer.arm(Instant::now());
+        timer
+    }
+
+    fn arm(&self, now: Instant) {
+        let idle = (!self.idle.is_zero()).then(|| now + self.idle);
+        self.deadline.set([idle, self.whole.get()].into_iter().flatten().min());
+    }
+
+    /// A byte moved.
+    pub(crate) fn touch(&self) {
+        self.arm(Instant::now());
+    }
+
+    /// The request's last byte is in: the per-request timeout starts.
+    pub(crate) fn request_complete(&self) {
+        let timeout = self.per_request.unwrap_or(DEFAULT_PER_REQUEST_TIMEOUT);
+        let now = Instant::now();
+        if !timeout.is_zero() {
+            self.whole.set(Some(now + timeout));
+        }
+        self.arm(now);
+    }
+
+    /// The response head is here: an unset per-request timeout ends.
+    pub(crate) fn response_head(&self) {
+        if self.per_request.is_none() {
+            self.whole.set(None);
+        }
+        self.touch();
+    }
+
+    /// Runs `work` to its end or to the deadline's.
+    pub(crate) async fn bound<F: Future>(&self, work: F) -> Result<F::Output, Kind> {
+        self.deadline.bound(work).await.ok_or_else(|| self.expired())
+    }
+
+    /// Which of the two timeouts has passed, if one has.
+    pub(crate) fn poll(&self, cx: &std::task::Context<'_>) -> std::task::Poll<Kind> {
+        self.deadline.poll_expired(cx).map(|()| self.expired())
+    }
+
+    fn expired(&self) -> Kind {
+        match self.whole.get() {
+            Some(at) if at <= Instant::now() => Kind::RequestTimeout,
+            _ => Kind::IdleTimeout,
+        }
+    }
+}
+
+/// The `grpc-timeout` header (gRPC over HTTP/2, "Timeout"): up to eight digits and a unit.
+pub(crate) fn grpc_timeout(headers: &http::HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+/// The shorter of the route's timeout and the caller's; an unset route timeout counts as its default.
+pub(crate) fn shorter(route: Option<Duration>, caller: Option<Duration>) -> Option<Duration> {
+    let Some(caller) = caller else { return route };
+    match route {
+        Some(route) if route.is_zero() => Some(caller),
+        Some(route) => Some(route.min(caller)),
+        None if caller < DEFAULT_PER_REQUEST_TIMEOUT => Some(caller),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts_are_read_in_every_unit() {
+        let read = |text: &'static str| {
+            let mut headers = http::HeaderMap::new();
+            headers.insert("grpc-timeout", http::HeaderValue::from_static(text));
+            grpc_timeout(&headers)
+        };
+        assert_eq!(read("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(read("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(read("99999999n"), Some(Duration::from_nanos(99_999_999)));
+        for bad in ["", "S", "1", "1x", "123456789S", "-1S"] {
+            assert_eq!(read(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_shorter_timeout_wins_and_zero_is_off() {
+        let s = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(shorter(s(5), s(2)), s(2));
+        assert_eq!(shorter(s(5), s(9)), s(5));
+        assert_eq!(shorter(s(0), s(9)), s(9));
+        assert_eq!(shorter(None, s(2)), s(2));
+        assert_eq!(shorter(None, s(60)), None);
+        assert_eq!(shorter(None, None), None);
+    }
+}

@@ -1,0 +1,46 @@
+//! What one worker thread owns: its connection pool, its deadlines, its place in the metric shards.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::body::AttemptBody;
+use crate::deadline::Sweep;
+use crate::routing::snapshot::Current;
+use crate::upstream::pool::Pool;
+
+/// How often a worker looks for connections that idled too long.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
+
+/// One worker; shared by reference counting among the tasks of its thread, never across threads.
+pub(crate) struct Worker {
+    /// Its index among the metric shards.
+    pub(crate) id: usize,
+    pub(crate) pool: Pool<AttemptBody>,
+    pub(crate) sweep: Sweep,
+    pub(crate) snapshot: Current,
+    /// Set when this sidecar drains: responses then ask h1 clients to close.
+    pub(crate) draining: Cell<bool>,
+}
+
+impl Worker {
+    pub(crate) fn new(id: usize, snapshot: Current) -> Rc<Self> {
+        let (pool, sweep) = (Pool::new(), Sweep::new());
+        Rc::new(Self { id, pool, sweep, snapshot, draining: Cell::new(false) })
+    }
+
+    /// Closes idle connections: at once when an endpoint is retired, else every ten seconds.
+    pub(crate) async fn tidy(self: Rc<Self>, mut retired: watch::Receiver<u64>) {
+        let tick = self.sweep.deadline();
+        loop {
+            tick.set_after(TIDY_EVERY);
+            tokio::select! {
+                () = tick.expired() => {}
+                changed = retired.changed() => if changed.is_err() { return },
+            }
+            self.pool.tidy();
+        }
+    }
+}

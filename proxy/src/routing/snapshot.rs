@@ -1,0 +1,146 @@
+//! One value behind an `ArcSwap`: every listener's routes with all names resolved, built before it is stored.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use outrigger_xds::model::{self, Direction, Listener, Protocol, Target};
+
+use super::route::Route;
+use crate::config::accepted::Accepted;
+use crate::observe::metrics::{ListenerMetrics, Metrics};
+use crate::upstream::cluster::Cluster;
+use crate::upstream::clusters::Clusters;
+
+/// Connections one listener accepts at once unless it says otherwise.
+pub(crate) const MAX_CONNECTIONS: u32 = 10_000;
+/// Largest request head in bytes unless the listener says otherwise.
+pub(crate) const MAX_HEADER_BYTES: u32 = 64 * 1024;
+
+/// What a connection on one listener needs to know.
+pub(crate) struct ListenerPolicy {
+    pub(crate) name: String,
+    pub(crate) direction: Direction,
+    pub(crate) protocol: Protocol,
+    /// In order of preference; empty for opaque TCP.
+    pub(crate) routes: Vec<Arc<Route>>,
+    /// Where opaque TCP goes: the TCP target, or the first route's cluster when detection ends in TCP.
+    pub(crate) tcp: Option<Arc<Cluster>>,
+    pub(crate) header_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) tcp_idle_timeout: Duration,
+    pub(crate) max_connections: u32,
+    pub(crate) max_header_bytes: u32,
+    pub(crate) metrics: Arc<ListenerMetrics>,
+}
+
+/// A listener's place in the snapshot; a bound socket keeps it for life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Slot(usize);
+
+/// Everything a request reads, in one load.
+#[derive(Default)]
+pub(crate) struct Snapshot {
+    listeners: Vec<Option<Arc<ListenerPolicy>>>,
+}
+
+impl Snapshot {
+    /// The listener at `slot`, unless it was removed.
+    pub(crate) fn listener(&self, slot: Slot) -> Option<&Arc<ListenerPolicy>> {
+        self.listeners.get(slot.0)?.as_ref()
+    }
+}
+
+/// The snapshot in force.
+pub(crate) type Current = Arc<ArcSwap<Snapshot>>;
+
+/// Why a listener cannot be used; the others are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) listener: String,
+    pub(crate) field: &'static str,
+    pub(crate) reason: String,
+}
+
+/// Builds snapshots; remembers which slot belongs to which name.
+#[derive(Default)]
+pub(crate) struct Builder {
+    slots: HashMap<String, Slot>,
+}
+
+impl Builder {
+    /// The slot of a listener's name.
+    pub(crate) fn slot(&mut self, name: &str) -> Slot {
+        let next = Slot(self.slots.len());
+        *self.slots.entry(name.to_owned()).or_insert(next)
+    }
+
+    /// Resolves every listener. One that refers to what is not there is left out and named.
+    pub(crate) fn build(
+        &mut self,
+        accepted: &Accepted,
+        clusters: &Arc<Clusters>,
+        metrics: &Metrics,
+    ) -> (Snapshot, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut listeners: Vec<Option<Arc<ListenerPolicy>>> = Vec::new();
+        for listener in accepted.listeners.values() {
+            let slot = self.slot(&listener.name);
+            match resolve(listener, accepted, clusters, metrics) {
+                Ok(policy) => {
+                    if listeners.len() <= slot.0 {
+                        listeners.resize(slot.0 + 1, None);
+                    }
+                    listeners[slot.0] = Some(Arc::new(policy));
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        (Snapshot { listeners }, problems)
+    }
+}
+
+fn resolve(
+    listener: &Listener,
+    accepted: &Accepted,
+    clusters: &Arc<Clusters>,
+    metrics: &Metrics,
+) -> Result<ListenerPolicy, Problem> {
+    let problem = |field, reason: String| Problem { listener: listener.name.clone(), field, reason };
+    let local = listener.direction == Direction::Ingress;
+    let (routes, tcp, first) = match &listener.target {
+        Target::Cluster(name) => (Vec::new(), Some(clusters.get(name, local)), Some(name.as_str())),
+        Target::Routes(name) => {
+            let config = accepted
+                .routes
+                .get(name)
+                .ok_or_else(|| problem("target", format!("route configuration {name:?} does not exist")))?;
+            let routes = config
+                .routes
+                .iter()
+                .map(|route| Route::new(route, clusters.get(&route.cluster, local)).map(Arc::new))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|reason| problem("routes", reason))?;
+            let tcp = routes.first().map(|route| Arc::clone(&route.cluster));
+            (routes, tcp, config.routes.first().map(|route| route.cluster.as_str()))
+        }
+    };
+    let service = first.and_then(|name| accepted.clusters.get(name)).and_then(|cluster| cluster.service.as_ref());
+    let discovery_name = service.map_or(first.unwrap_or(&listener.name), |service| service.name.as_str());
+    let direction = listener.direction;
+    let default_idle = model::DEFAULT_HTTP_IDLE_TIMEOUT;
+    Ok(ListenerPolicy {
+        name: listener.name.clone(),
+        direction,
+        protocol: listener.protocol,
+        routes,
+        tcp,
+        header_timeout: listener.header_timeout.unwrap_or(model::DEFAULT_HEADER_TIMEOUT),
+        idle_timeout: listener.idle_timeout.unwrap_or(default_idle),
+        tcp_idle_timeout: listener.idle_timeout.unwrap_or(model::DEFAULT_TCP_IDLE_TIMEOUT),
+        max_connections: listener.max_connections.unwrap_or(MAX_CONNECTIONS),
+        max_header_bytes: listener.max_header_bytes.unwrap_or(MAX_HEADER_BYTES),
+        metrics: metrics.listener(&listener.name, direction.as_str(), discovery_name),
+    })
+}

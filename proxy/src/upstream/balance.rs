@@ -1,0 +1,252 @@
+//! The order in which endpoints are offered: our least-request as a `BackendSelection`, and pingora's stock selectors.
+//!
+//! pingora's `select_with` allocates and hashes on every pick; the selectors are built on the control runtime and the request
+//! path uses their iterators directly. pingora panics when all weights are zero, so `build` never lets a zero weight in.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use outrigger_xds::model::LbPolicy;
+use pingora_load_balancing::selection::{BackendIter, BackendSelection, Consistent, RoundRobin};
+use pingora_load_balancing::Backend;
+use rand::Rng;
+
+use super::endpoint::Endpoint;
+
+/// The weighted table of one selector never grows past this, whatever the weights are.
+const MAX_TABLE: usize = 60_000;
+
+/// A pingora backend that carries our endpoint.
+pub(crate) fn backend(endpoint: &Arc<Endpoint>, weight: u32) -> Backend {
+    let mut backend = Backend::new_with_weight(&endpoint.address.to_string(), weight as usize)
+        .expect("a socket address that was printed parses again");
+    backend.ext.insert(Arc::clone(endpoint));
+    backend
+}
+
+/// The endpoint a backend carries.
+pub(crate) fn endpoint_of(backend: &Backend) -> &Arc<Endpoint> {
+    backend.ext.get().expect("every backend is made by balance::backend, which puts the endpoint in")
+}
+
+/// Power of two choices: two distinct endpoints at random (by weight), the one with fewer requests in flight first; then the
+/// others in a random rotation, each once.
+pub(crate) struct LeastRequest {
+    backends: Box<[Backend]>,
+    /// Indices into `backends`, each as often as its weight; empty when all weights are equal.
+    weighted: Box<[u16]>,
+}
+
+impl LeastRequest {
+    fn draw(&self, rng: &mut impl Rng) -> usize {
+        if self.weighted.is_empty() {
+            rng.random_range(0..self.backends.len())
+        } else {
+            usize::from(self.weighted[rng.random_range(0..self.weighted.len())])
+        }
+    }
+
+    fn load(&self, index: usize) -> u32 {
+        endpoint_of(&self.backends[index]).in_flight()
+    }
+
+    fn first_choice(&self) -> usize {
+        let mut rng = rand::rng();
+        let a = self.draw(&mut rng);
+        if self.backends.len() == 1 {
+            return a;
+        }
+        let mut b = self.draw(&mut rng);
+        if a == b {
+            b = (a + 1) % self.backends.len();
+        }
+        if self.load(b) < self.load(a) { b } else { a }
+    }
+}
+
+impl BackendSelection for LeastRequest {
+    type Iter = LeastRequestIter;
+    type Config = ();
+
+    fn build(backends: &BTreeSet<Backend>) -> Self {
+        let backends: Box<[Backend]> = backends.iter().cloned().collect();
+        let equal = backends.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+        let weighted = if equal {
+            Box::default()
+        } else {
+            let repeat = |(index, backend): (usize, &Backend)| std::iter::repeat_n(index as u16, backend.weight);
+            backends.iter().enumerate().flat_map(repeat).collect()
+        };
+        Self { backends, weighted }
+    }
+
+    fn iter(self: &Arc<Self>, _key: &[u8]) -> Self::Iter {
+        LeastRequestIter { selection: Arc::clone(self), first: None, step: 0 }
+    }
+}
+
+/// See [`LeastRequest`].
+pub(crate) struct LeastRequestIter {
+    selection: Arc<LeastRequest>,
+    first: Option<usize>,
+    step: usize,
+}
+
+impl BackendIter for LeastRequestIter {
+    fn next(&mut self) -> Option<&Backend> {
+        let count = self.selection.backends.len();
+        if self.step >= count {
+            return None;
+        }
+        let first = match self.first {
+            Some(first) => first,
+            None => *self.first.insert(self.selection.first_choice()),
+        };
+        let index = (first + self.step) % count;
+        self.step += 1;
+        Some(&self.selection.backends[index])
+    }
+}
+
+/// The selector of one cluster's ready endpoints.
+pub(crate) enum Selector {
+    /// Nothing can be offered.
+    Empty,
+    LeastRequest(Arc<LeastRequest>),
+    RoundRobin(Arc<RoundRobin>),
+    RingHash(Arc<Consistent>),
+}
+
+impl Selector {
+    /// Builds the selector for endpoints with their weights. Weight zero is left out; weights are scaled to fit the table.
+    pub(crate) fn build(policy: LbPolicy, endpoints: &[(Arc<Endpoint>, u32)]) -> Self {
+        let total: u64 = endpoints.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        if total == 0 {
+            return Self::Empty;
+        }
+        let common = endpoints.iter().fold(0, |divisor, (_, weight)| gcd(divisor, *weight)).max(1);
+        let scale = (total / u64::from(common)).div_ceil(MAX_TABLE as u64).max(1);
+        let scaled = |weight: u32| (u64::from(weight / common) / scale).max(1) as u32;
+        let backends: BTreeSet<Backend> = endpoints
+            .iter()
+            .filter(|(_, weight)| *weight > 0)
+            .map(|(endpoint, weight)| backend(endpoint, scaled(*weight)))
+            .collect();
+        match policy {
+            LbPolicy::LeastRequest => Self::LeastRequest(Arc::new(LeastRequest::build(&backends))),
+            LbPolicy::RoundRobin => Self::RoundRobin(Arc::new(RoundRobin::build(&backends))),
+            LbPolicy::RingHash => Self::RingHash(Arc::new(Consistent::build(&backends))),
+        }
+    }
+
+    /// Offers endpoints in the policy's order until `accept` takes one; each is offered at least once before it gives up.
+    pub(crate) fn find(&self, key: &[u8], count: usize, accept: impl Fn(&Endpoint) -> bool) -> Option<Arc<Endpoint>> {
+        match self {
+            Self::Empty => None,
+            Self::LeastRequest(selection) => first_accepted(selection.iter(key), count, accept),
+            // The stock iterators repeat endpoints; four rounds find the last one with certainty for practical purposes,
+            // and the caller's fallback covers the rest.
+            Self::RoundRobin(selection) => first_accepted(selection.iter(key), count * 4, accept),
+            Self::RingHash(selection) => first_accepted(selection.iter(key), count * 4, accept),
+        }
+    }
+}
+
+fn first_accepted(
+    mut iter: impl BackendIter,
+    steps: usize,
+    accept: impl Fn(&Endpoint) -> bool,
+) -> Option<Arc<Endpoint>> {
+    for _ in 0..steps {
+        let endpoint = endpoint_of(iter.next()?);
+        if accept(endpoint) {
+            return Some(Arc::clone(endpoint));
+        }
+    }
+    None
+}
+
+const fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::endpoint::{Lease, tests::endpoint};
+    use super::*;
+
+    fn endpoints(count: u8) -> Vec<(Arc<Endpoint>, u32)> {
+        (1..=count).map(|n| (endpoint(n), 1)).collect()
+    }
+
+    const POLICIES: [LbPolicy; 3] = [LbPolicy::LeastRequest, LbPolicy::RoundRobin, LbPolicy::RingHash];
+
+    #[test]
+    fn one_endpoint_is_always_found() {
+        for policy in POLICIES {
+            let selector = Selector::build(policy, &endpoints(1));
+            assert!(selector.find(b"key", 1, |_| true).is_some(), "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn the_only_acceptable_endpoint_of_ten_is_found() {
+        for policy in POLICIES {
+            let all = endpoints(10);
+            let wanted = all[7].0.id;
+            let selector = Selector::build(policy, &all);
+            for _ in 0..100 {
+                let found = selector.find(b"key", 10, |endpoint| endpoint.id == wanted);
+                assert_eq!(found.map(|endpoint| endpoint.id), Some(wanted), "{policy:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn weight_zero_is_never_offered_and_all_zero_is_empty() {
+        for policy in POLICIES {
+            let mut all = endpoints(2);
+            all[0].1 = 0;
+            let zero = all[0].0.id;
+            let selector = Selector::build(policy, &all);
+            assert!((0..50).all(|_| selector.find(b"k", 2, |_| true).is_some_and(|found| found.id != zero)));
+            all[1].1 = 0;
+            assert!(Selector::build(policy, &all).find(b"k", 2, |_| true).is_none());
+        }
+    }
+
+    #[test]
+    fn least_request_prefers_the_idle_one_of_two() {
+        let all = endpoints(2);
+        let _busy = Lease::new(Arc::clone(&all[0].0));
+        let selector = Selector::build(LbPolicy::LeastRequest, &all);
+        for _ in 0..100 {
+            assert_eq!(selector.find(b"", 2, |_| true).map(|found| found.id), Some(all[1].0.id));
+        }
+    }
+
+    #[test]
+    fn ring_hash_sends_one_key_to_one_endpoint() {
+        let selector = Selector::build(LbPolicy::RingHash, &endpoints(10));
+        let first = selector.find(b"/orders/7", 10, |_| true).map(|found| found.id);
+        assert!((0..20).all(|_| selector.find(b"/orders/7", 10, |_| true).map(|found| found.id) == first));
+    }
+
+    #[test]
+    fn round_robin_visits_all() {
+        let selector = Selector::build(LbPolicy::RoundRobin, &endpoints(3));
+        let seen: BTreeSet<_> = (0..3).filter_map(|_| selector.find(b"", 3, |_| true).map(|found| found.id)).collect();
+        assert_eq!(seen.len(), 3);
+    }
+
+    #[test]
+    fn huge_weights_fit_the_table() {
+        let mut all = endpoints(2);
+        all[0].1 = u32::MAX;
+        all[1].1 = 1;
+        let Selector::LeastRequest(selection) = Selector::build(LbPolicy::LeastRequest, &all) else {
+            panic!("least request was asked for");
+        };
+        assert!(selection.weighted.len() <= MAX_TABLE + 2);
+    }
+}

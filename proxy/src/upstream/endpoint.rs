@@ -1,0 +1,131 @@
+//! One task of a service: its address, its counters, and the lease that a request holds on it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use outrigger_xds::model::{self, EndpointHealth};
+
+/// Counters that several workers write; on a cache line of their own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Counters {
+    in_flight: AtomicU32,
+    consecutive_failures: AtomicU32,
+    requests: AtomicU64,
+}
+
+/// One task. It is kept by (address, instance) across updates, so its counters and ejections survive them.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    /// Unique in this process, never reused; the pools' key.
+    pub(crate) id: u64,
+    /// Where it is reached.
+    pub(crate) address: SocketAddr,
+    /// The registry's instance id; empty for the static file.
+    pub(crate) instance: String,
+    /// Availability zone; empty when unknown.
+    pub(crate) zone: String,
+    /// What our own active probes found.
+    pub(crate) probed_unhealthy: AtomicBool,
+    /// Draining or gone: pools close its idle connections.
+    pub(crate) retired: AtomicBool,
+    /// When the current ejection ends, in ms of the cluster's clock; 0 is "not ejected".
+    pub(crate) ejected_until: AtomicU64,
+    /// Ejections so far; the next lasts one base time longer.
+    pub(crate) ejections: AtomicU32,
+    counters: Counters,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl Endpoint {
+    pub(crate) fn new(address: SocketAddr, from: &model::Endpoint) -> Self {
+        Self {
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            address,
+            instance: from.instance.clone(),
+            zone: from.zone.clone(),
+            probed_unhealthy: AtomicBool::new(false),
+            retired: AtomicBool::new(from.health == EndpointHealth::Draining),
+            ejected_until: AtomicU64::new(0),
+            ejections: AtomicU32::new(0),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Requests and connections that hold a lease on it, over all workers.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.counters.in_flight.load(Relaxed)
+    }
+
+    /// Requests handed to it so far.
+    pub(crate) fn requests(&self) -> u64 {
+        self.counters.requests.load(Relaxed)
+    }
+
+    /// Failures since the last success.
+    pub(crate) fn consecutive_failures(&self) -> &AtomicU32 {
+        &self.counters.consecutive_failures
+    }
+
+    /// Whether outlier detection has taken it out.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.ejected_until.load(Relaxed) != 0
+    }
+}
+
+/// A request's claim on an endpoint. Dropping it is the only thing that ends it.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    endpoint: Arc<Endpoint>,
+}
+
+impl Lease {
+    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.counters.in_flight.fetch_add(1, Relaxed);
+        endpoint.counters.requests.fetch_add(1, Relaxed);
+        Self { endpoint }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.endpoint.counters.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn endpoint(last_octet: u8) -> Arc<Endpoint> {
+        let address = SocketAddr::from(([127, 0, 0, last_octet], 80));
+        Arc::new(Endpoint::new(address, &model_endpoint(address, 1, EndpointHealth::Healthy)))
+    }
+
+    pub(crate) fn model_endpoint(address: SocketAddr, weight: u32, health: EndpointHealth) -> model::Endpoint {
+        model::Endpoint {
+            address: model::Address::Ip(address),
+            zone: String::new(),
+            weight,
+            health,
+            instance: address.to_string(),
+            sidecar: false,
+        }
+    }
+
+    #[test]
+    fn a_lease_counts_while_it_lives() {
+        let endpoint = endpoint(1);
+        let lease = Lease::new(Arc::clone(&endpoint));
+        assert_eq!(endpoint.in_flight(), 1);
+        drop(lease);
+        assert_eq!(endpoint.in_flight(), 0);
+        assert_eq!(endpoint.requests(), 1);
+    }
+}
