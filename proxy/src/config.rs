@@ -173,8 +173,16 @@ pub struct ConfigError {
 
 impl ConfigError {
     /// An error of `field`.
-    pub fn new(field: impl Into<String>, value: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { field: field.into(), value: value.into(), reason: reason.into() }
+    pub fn new(
+        field: impl Into<String>,
+        value: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Self {
+        Self {
+            field: field.into(),
+            value: value.into(),
+            reason: reason.into(),
+        }
     }
 }
 
@@ -182,28 +190,55 @@ impl Config {
     /// Checks everything and reports all errors at once. Reads the document and creates the state directory.
     pub fn from_args(args: Args) -> Result<Self, ConfigErrors> {
         let mut errors = Vec::new();
-        let admin = flag("--admin", args.admin.as_deref(), &mut errors, socket_address)
-            .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9901)));
+        let admin = flag(
+            "--admin",
+            args.admin.as_deref(),
+            &mut errors,
+            socket_address,
+        )
+        .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9901)));
         if !admin.ip().is_loopback() {
-            let reason = "must be a loopback address: /drain is there; use --metrics for other addresses";
+            let reason =
+                "must be a loopback address: /drain is there; use --metrics for other addresses";
             errors.push(ConfigError::new("--admin", admin.to_string(), reason));
         }
-        let vip_cidr = flag("--vip-cidr", args.vip_cidr.as_deref(), &mut errors, vip_cidr)
-            .unwrap_or_else(|| vip_cidr_default());
+        let vip_cidr = flag(
+            "--vip-cidr",
+            args.vip_cidr.as_deref(),
+            &mut errors,
+            vip_cidr,
+        )
+        .unwrap_or_else(|| vip_cidr_default());
         let state = text(args.state.as_deref()).map(PathBuf::from);
         let config = Self {
-            workers: flag("--workers", args.workers.as_deref(), &mut errors, workers).unwrap_or_else(default_workers),
-            metrics: flag("--metrics", args.metrics.as_deref(), &mut errors, socket_address),
-            drain_timeout: flag("--drain-timeout", args.drain_timeout.as_deref(), &mut errors, fields::parse_duration)
-                .unwrap_or(Duration::from_secs(20)),
-            egress: flag("--egress", args.egress.as_deref(), &mut errors, egress_mode).unwrap_or(EgressMode::Bind),
+            workers: flag("--workers", args.workers.as_deref(), &mut errors, workers)
+                .unwrap_or_else(default_workers),
+            metrics: flag(
+                "--metrics",
+                args.metrics.as_deref(),
+                &mut errors,
+                socket_address,
+            ),
+            drain_timeout: flag(
+                "--drain-timeout",
+                args.drain_timeout.as_deref(),
+                &mut errors,
+                fields::parse_duration,
+            )
+            .unwrap_or(Duration::from_secs(20)),
+            egress: flag("--egress", args.egress.as_deref(), &mut errors, egress_mode)
+                .unwrap_or(EgressMode::Bind),
             hosts_file: text(args.hosts_file.as_deref()).map(PathBuf::from),
             mode: mode(&args, state.as_deref(), &mut errors),
             admin,
             state,
             vip_cidr,
         };
-        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+        if errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors(errors))
+        }
     }
 }
 
@@ -211,7 +246,11 @@ fn mode(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigErr
     if let Some(path) = text(args.static_file.as_deref()) {
         for (field, value) in [("--control", &args.control), ("--xds", &args.xds)] {
             if let Some(value) = text(value.as_deref()) {
-                errors.push(ConfigError::new(field, value, "cannot be combined with --static"));
+                errors.push(ConfigError::new(
+                    field,
+                    value,
+                    "cannot be combined with --static",
+                ));
             }
         }
         return Mode::Static(PathBuf::from(path));
@@ -220,26 +259,41 @@ fn mode(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigErr
 }
 
 fn mesh(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigError>) -> MeshConfig {
-    let document = text(args.service_connect.as_deref()).and_then(|source| match document::load(source) {
-        Ok(document) => Some(document),
-        Err(more) => {
-            errors.extend(more.0);
-            None
-        }
-    });
-    let declares = document.as_ref().is_some_and(|document| !document.services.is_empty());
+    let document =
+        text(args.service_connect.as_deref()).and_then(|source| match document::load(source) {
+            Ok(document) => Some(document),
+            Err(more) => {
+                errors.extend(more.0);
+                None
+            }
+        });
+    let declares = document
+        .as_ref()
+        .is_some_and(|document| !document.services.is_empty());
     let xds = flag("--xds", args.xds.as_deref(), errors, uris).unwrap_or_default();
     if text(args.xds.as_deref()).is_none() {
-        errors.push(ConfigError::new("--xds", "", "is required (or --static FILE)"));
+        errors.push(ConfigError::new(
+            "--xds",
+            "",
+            "is required (or --static FILE)",
+        ));
     }
     let control = flag("--control", args.control.as_deref(), errors, uris).unwrap_or_default();
     if declares && text(args.control.as_deref()).is_none() {
-        errors.push(ConfigError::new("--control", "", "is required, as the document declares services"));
+        errors.push(ConfigError::new(
+            "--control",
+            "",
+            "is required, as the document declares services",
+        ));
     }
     let address = flag("--address", args.address.as_deref(), errors, ip_address);
     match address {
         None if declares && text(args.address.as_deref()).is_none() => {
-            errors.push(ConfigError::new("--address", "", "is required, as the document declares services"));
+            errors.push(ConfigError::new(
+                "--address",
+                "",
+                "is required, as the document declares services",
+            ));
         }
         Some(address) if address.is_unspecified() => {
             let reason = "must be an address that other tasks can dial";
@@ -252,8 +306,13 @@ fn mesh(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigErr
         task_id: task_id(args, state, errors),
         zone: text(args.zone.as_deref()).unwrap_or_default().to_owned(),
         address: address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        app_address: flag("--app-address", args.app_address.as_deref(), errors, ip_address)
-            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        app_address: flag(
+            "--app-address",
+            args.app_address.as_deref(),
+            errors,
+            ip_address,
+        )
+        .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         revision: text(args.revision.as_deref()).map(str::to_owned),
         control,
         xds,
@@ -261,7 +320,11 @@ fn mesh(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigErr
     }
 }
 
-fn namespace(args: &Args, document: Option<&ServiceConnect>, errors: &mut Vec<ConfigError>) -> String {
+fn namespace(
+    args: &Args,
+    document: Option<&ServiceConnect>,
+    errors: &mut Vec<ConfigError>,
+) -> String {
     let declared = document.and_then(|document| document.namespace.as_deref());
     let chosen = text(args.namespace.as_deref());
     match (chosen, declared) {
@@ -270,7 +333,11 @@ fn namespace(args: &Args, document: Option<&ServiceConnect>, errors: &mut Vec<Co
             errors.push(ConfigError::new("--namespace", chosen, reason));
         }
         (None, None) => {
-            errors.push(ConfigError::new("--namespace", "", "is required, as no document names one"));
+            errors.push(ConfigError::new(
+                "--namespace",
+                "",
+                "is required, as no document names one",
+            ));
         }
         _ => {}
     }
@@ -295,11 +362,17 @@ fn task_id(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<Config
         }
         return id.to_owned();
     }
-    let Some(dir) = state else { return crate::mesh::state::random_hex(8) };
+    let Some(dir) = state else {
+        return crate::mesh::state::random_hex(8);
+    };
     match StateDir::open(dir).and_then(|dir| dir.task_id()) {
         Ok(id) => id,
         Err(error) => {
-            errors.push(ConfigError::new("--state", dir.display().to_string(), error.to_string()));
+            errors.push(ConfigError::new(
+                "--state",
+                dir.display().to_string(),
+                error.to_string(),
+            ));
             String::new()
         }
     }
@@ -327,7 +400,8 @@ fn flag<T>(
 }
 
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    SocketAddr::from_str(text).map_err(|_| "must be an address with port like 127.0.0.1:9901".to_owned())
+    SocketAddr::from_str(text)
+        .map_err(|_| "must be an address with port like 127.0.0.1:9901".to_owned())
 }
 
 fn ip_address(text: &str) -> Result<IpAddr, String> {
@@ -339,7 +413,9 @@ fn vip_cidr_default() -> Ipv4Net {
 }
 
 fn vip_cidr(text: &str) -> Result<Ipv4Net, String> {
-    let net = Ipv4Net::from_str(text).map_err(|_| "must be a network like 127.255.0.0/16".to_owned())?.trunc();
+    let net = Ipv4Net::from_str(text)
+        .map_err(|_| "must be a network like 127.255.0.0/16".to_owned())?
+        .trunc();
     if !net.network().is_loopback() || net.prefix_len() < 16 || net.prefix_len() > 30 {
         return Err("must be a /16 to /30 inside 127.0.0.0/8, all of which is local".to_owned());
     }
@@ -362,7 +438,11 @@ fn workers(text: &str) -> Result<usize, String> {
 }
 
 fn uris(text: &str) -> Result<Vec<http::Uri>, String> {
-    text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(uri).collect()
+    text.split(',')
+        .map(str::trim)
+        .filter(|one| !one.is_empty())
+        .map(uri)
+        .collect()
 }
 
 fn uri(text: &str) -> Result<http::Uri, String> {
@@ -385,14 +465,18 @@ fn default_workers() -> usize {
         let period = std::fs::read_to_string("/sys/fs/cgroup/cpu/cpu.cfs_period_us").ok()?;
         Some(format!("{} {}", quota.trim(), period.trim()))
     };
-    v2.or_else(v1).and_then(|text| quota_cpus(&text)).unwrap_or(1)
+    v2.or_else(v1)
+        .and_then(|text| quota_cpus(&text))
+        .unwrap_or(1)
 }
 
 fn quota_cpus(cpu_max: &str) -> Option<usize> {
     let mut words = cpu_max.split_whitespace();
     let quota: u64 = words.next()?.parse().ok()?;
     let period: u64 = words.next()?.parse().ok().filter(|period| *period > 0)?;
-    usize::try_from(quota.div_ceil(period)).ok().map(|cpus| cpus.clamp(1, 4))
+    usize::try_from(quota.div_ceil(period))
+        .ok()
+        .map(|cpus| cpus.clamp(1, 4))
 }
 
 #[cfg(test)]

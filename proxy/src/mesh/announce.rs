@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{CallError, Client};
@@ -34,8 +34,8 @@ pub struct AnnounceConfig {
     pub ports: BTreeMap<String, u16>,
     /// The control servers.
     pub client: Client,
-    /// Notified on a reconnect (see `SubscriptionConfig::reconnected`).
-    pub reconnected: Arc<Notify>,
+    /// Counts connections (see `SubscriptionConfig::reconnected`).
+    pub reconnected: Arc<watch::Sender<u64>>,
 }
 
 /// What the drain achieved.
@@ -79,7 +79,8 @@ impl Announcer {
     /// Marks this task DRAINING everywhere; returns when the connected sidecars have acknowledged, at the latest after 11 s.
     pub async fn drain(&self) -> Result<DrainReport, CallError> {
         let path = format!("/v1/nodes/{}/drain", self.config.mesh.task_id);
-        let call = self.config.client.operator(&path, &json!({}));
+        let input = json!({});
+        let call = self.config.client.operator(&path, &input);
         match tokio::time::timeout(DRAIN_BOUND, call).await {
             Ok(Ok(report)) => Ok(serde_json::from_value(report).unwrap_or_default()),
             Ok(Err(error)) => Err(error),
@@ -114,6 +115,7 @@ impl Announcer {
         let key = format!("announce/{}", service.discovery_name);
         let ingress = format!("listener/ingress/{}", mapping.name);
         self.wait_for_application(mapping, &key).await;
+        let mut reconnected = self.config.reconnected.subscribe();
         let mut fresh = true;
         loop {
             let announced = match self.ready.problem_of(&ingress) {
@@ -128,10 +130,7 @@ impl Announcer {
             fresh = false;
             let pause = if self.service_id(service).is_some() { RECHECK } else { LAST_POLL };
             tokio::select! {
-                () = self.config.reconnected.notified() => {
-                    // Every service of this task looks again, not only the one that was woken.
-                    self.config.reconnected.notify_waiters();
-                }
+                Ok(()) = reconnected.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use outrigger_xds::model::{Address, Direction, EndpointSet, Listener};
 use outrigger_xds::transport::{ConnectionState, Sink};
 use outrigger_xds::{Rejection, Resource, ResourceType};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::names::{Vips, write_hosts};
 use super::state::{StateDir, StateError};
@@ -45,8 +45,8 @@ pub struct SubscriptionConfig {
     pub state: Option<StateDir>,
     /// Told of everything.
     pub ready: Arc<Readiness>,
-    /// Notified on a reconnect: the registry may have forgotten this task.
-    pub reconnected: Arc<Notify>,
+    /// Counts connections: after each the registry may have forgotten this task.
+    pub reconnected: Arc<watch::Sender<u64>>,
 }
 
 /// The sink of the xDS client: what the wire says, merged with the sidecar's own part, is what runs.
@@ -223,7 +223,7 @@ impl<A: Apply> Sink for Subscription<A> {
             ConnectionState::Connected { server, epoch } => {
                 tracing::info!(server, epoch, "control server connected");
                 ready.clear("control-server");
-                self.config.reconnected.notify_one();
+                self.config.reconnected.send_modify(|count| *count += 1);
                 tokio::spawn(async move {
                     tokio::time::sleep(NOTHING_COMES).await;
                     ready.set(CONFIGURATION, State::Ready);

@@ -1,1 +1,245 @@
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::Json;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::mesh::document;
+use crate::upstream::resolve::Resolver;
+
+/// A registry that records its calls and holds just enough to answer them.
+#[derive(Default)]
+struct Registry {
+    namespace: bool,
+    service: bool,
+    instance: Option<Value>,
+    declared: Option<Value>,
+    refuse_declaration: bool,
+}
+
+type Shared = Arc<Mutex<Registry>>;
+
+fn answer(registry: &mut Registry, operation: &str, input: &Value) -> (StatusCode, Value) {
+    let refuse = |kind: &str| (StatusCode::BAD_REQUEST, json!({"__type": kind, "Message": "owned by cart"}));
+    let ok = |value| (StatusCode::OK, value);
+    match operation {
+        "ListNamespaces" if registry.namespace => ok(json!({"Namespaces": [{"Id": "ns-1", "Name": "prod"}]})),
+        "ListNamespaces" => ok(json!({"Namespaces": []})),
+        "CreateHttpNamespace" => {
+            registry.namespace = true;
+            ok(json!({"OperationId": "op"}))
+        }
+        "CreateService" if registry.service => {
+            let body = json!({"__type": "ServiceAlreadyExists", "Message": "", "ServiceId": "srv-1"});
+            (StatusCode::BAD_REQUEST, body)
+        }
+        "CreateService" => {
+            registry.service = true;
+            ok(json!({"Service": {"Id": "srv-1"}}))
+        }
+        "UpdateServiceAttributes" if registry.refuse_declaration => refuse("InvalidInput"),
+        "UpdateServiceAttributes" => {
+            registry.declared = Some(input["Attributes"].clone());
+            ok(json!({}))
+        }
+        "GetInstance" => match &registry.instance {
+            Some(attributes) => ok(json!({"Instance": {"Id": "t1", "Attributes": attributes}})),
+            None => refuse("InstanceNotFound"),
+        },
+        "RegisterInstance" => {
+            registry.instance = Some(input["Attributes"].clone());
+            ok(json!({"OperationId": "op"}))
+        }
+        "/v1/nodes/t1/drain" => ok(json!({"acknowledged": 2, "connected": 3, "left_out": ["t9"]})),
+        _ => ok(json!({})),
+    }
+}
+
+/// Serves the registry and tells every call by name.
+async fn serve(registry: Shared) -> (SocketAddr, mpsc::Receiver<String>) {
+    let (sender, receiver) = mpsc::channel(1000);
+    let handler = move |uri: Uri, headers: HeaderMap, body: Bytes| async move {
+        let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or(uri.path());
+        let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+        let input = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        let (status, output) = answer(&mut registry.lock().expect("not poisoned"), &operation, &input);
+        if operation != "/v1/nodes/t1/report" {
+            sender.send(operation).await.expect("the test listens");
+        }
+        (status, Json(output))
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handler)).await });
+    (address, receiver)
+}
+
+use bytes::Bytes;
+
+fn announcer(control: SocketAddr, app: SocketAddr) -> Announcer {
+    let json = json!({
+        "clusterName": "c", "serviceName": "orders-v1",
+        "portMappings": [{"name": "web", "containerPort": app.port(), "appProtocol": "http"}],
+        "serviceConnectConfiguration": {"enabled": true, "services": [{
+            "portName": "web", "discoveryName": "orders",
+            "clientAliases": [{"port": 80, "dnsName": "orders"}],
+            "timeout": {"perRequestTimeoutSeconds": 3},
+        }]},
+    });
+    let mesh = MeshConfig {
+        control: Vec::new(),
+        xds: Vec::new(),
+        namespace: "prod".to_owned(),
+        task_id: "t1".to_owned(),
+        zone: "a".to_owned(),
+        address: Ipv4Addr::LOCALHOST.into(),
+        app_address: app.ip(),
+        document: Some(document::parse(&json.to_string()).expect("valid")),
+        revision: None,
+    };
+    let dead = "http://127.0.0.1:1".parse().expect("a URI");
+    let live = format!("http://{control}").parse().expect("a URI");
+    let config = AnnounceConfig {
+        mesh,
+        ports: BTreeMap::from([("web".to_owned(), 15000)]),
+        client: Client::new(vec![dead, live], Arc::new(Resolver::with_servers(&[]))),
+        reconnected: Arc::new(watch::Sender::new(0)),
+    };
+    Announcer::new(config, Arc::new(Readiness::new(&[])))
+}
+
+async fn application() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("bound");
+    (listener, address)
+}
+
+/// Runs until the registry was asked for `last`, then kills it there.
+async fn run_until(announcer: &Announcer, calls: &mut mpsc::Receiver<String>, last: &str) -> Vec<String> {
+    let mut seen = Vec::new();
+    let listen = async {
+        while let Some(call) = calls.recv().await {
+            seen.push(call);
+            if seen.last().is_some_and(|call| call == last) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = announcer.run(CancellationToken::new()) => {}
+        () = listen => {}
+    }
+    seen
+}
+
+const FIRST_PASS: [&str; 6] = [
+    "ListNamespaces",
+    "CreateHttpNamespace",
+    "ListNamespaces",
+    "CreateService",
+    "UpdateServiceAttributes",
+    "RegisterInstance",
+];
+
+#[tokio::test]
+async fn announces_in_order_with_the_documented_attributes() {
+    let registry = Shared::default();
+    let (control, mut calls) = serve(registry.clone()).await;
+    let (_listener, app) = application().await;
+    let announcer = announcer(control, app);
+    assert_eq!(run_until(&announcer, &mut calls, "RegisterInstance").await, FIRST_PASS);
+    let registry = registry.lock().expect("not poisoned");
+    let declared = registry.declared.as_ref().expect("declared");
+    assert_eq!(declared["OUTRIGGER_ALIAS"], "orders:80");
+    assert_eq!(declared["OUTRIGGER_APP_PROTOCOL"], "http");
+    assert_eq!(declared["OUTRIGGER_PER_REQUEST_TIMEOUT"], "3");
+    assert_eq!(declared["OUTRIGGER_REVISION"].as_str().map(str::len), Some(32));
+    let expected = json!({
+        "AWS_INSTANCE_IPV4": "127.0.0.1", "AWS_INSTANCE_PORT": "15000", "AVAILABILITY_ZONE": "a",
+        "ECS_CLUSTER_NAME": "c", "ECS_SERVICE_NAME": "orders-v1", "OUTRIGGER_NODE": "t1",
+        "OUTRIGGER_SIDECAR": "true", "OUTRIGGER_STATE": "ACTIVE",
+    });
+    assert_eq!(registry.instance.as_ref(), Some(&expected));
+}
+
+#[tokio::test]
+async fn killed_between_any_two_calls_it_recovers() {
+    let (_listener, app) = application().await;
+    for killed_after in BTreeSet::from(FIRST_PASS) {
+        let registry = Shared::default();
+        let (control, mut calls) = serve(registry.clone()).await;
+        run_until(&announcer(control, app), &mut calls, killed_after).await;
+        while calls.try_recv().is_ok() {}
+        run_until(&announcer(control, app), &mut calls, "RegisterInstance").await;
+        let registry = registry.lock().expect("not poisoned");
+        assert!(registry.instance.is_some() && registry.declared.is_some(), "killed after {killed_after}");
+    }
+}
+
+#[tokio::test]
+async fn an_emptied_registry_is_filled_again_on_reconnect_and_a_drain_is_left_alone() {
+    let registry = Shared::default();
+    let (control, mut calls) = serve(registry.clone()).await;
+    let (_listener, app) = application().await;
+    let announcer = announcer(control, app);
+    let reconnected = announcer.config.reconnected.clone();
+    let run = announcer.run(CancellationToken::new());
+    let script = async {
+        while calls.recv().await.expect("a call") != "RegisterInstance" {}
+        registry.lock().expect("not poisoned").instance.as_mut().expect("held")["OUTRIGGER_STATE"] = json!("DRAINING");
+        reconnected.send_modify(|count| *count += 1);
+        while calls.recv().await.expect("a call") != "GetInstance" {}
+        *registry.lock().expect("not poisoned") = Registry::default();
+        reconnected.send_modify(|count| *count += 1);
+        let mut after = Vec::new();
+        while after.last().is_none_or(|call| call != "RegisterInstance") {
+            after.push(calls.recv().await.expect("a call"));
+        }
+        after
+    };
+    let after = tokio::select! {
+        () = run => Vec::new(),
+        after = script => after,
+    };
+    assert_eq!(after[0], "ListNamespaces", "DRAINING was not registered over: {after:?}");
+    assert!(after.contains(&"CreateHttpNamespace".to_owned()));
+}
+
+#[tokio::test]
+async fn a_refused_alias_is_told_and_the_instance_registered() {
+    let registry = Shared::default();
+    registry.lock().expect("not poisoned").refuse_declaration = true;
+    let (control, mut calls) = serve(registry.clone()).await;
+    let (_listener, app) = application().await;
+    let announcer = announcer(control, app);
+    let mut changed = announcer.ready.watch();
+    let ready = announcer.ready.clone();
+    let told = async {
+        while ready.problem_of("announce/orders").is_none() {
+            changed.changed().await.expect("lives");
+        }
+    };
+    tokio::select! {
+        () = announcer.run(CancellationToken::new()) => {}
+        () = async { tokio::join!(told, async { while calls.recv().await.is_some_and(|call| call != "RegisterInstance") {} }); } => {}
+    }
+    assert!(ready.problem_of("announce/orders").expect("told").contains("owned by cart"));
+    assert!(registry.lock().expect("not poisoned").instance.is_some());
+}
+
+#[tokio::test]
+async fn drain_reports_and_deregister_names_every_service() {
+    let registry = Shared::default();
+    let (control, mut calls) = serve(registry.clone()).await;
+    let announcer = announcer(control, (Ipv4Addr::LOCALHOST, 9).into());
+    let report = announcer.drain().await.expect("answered");
+    assert_eq!((report.acknowledged, report.connected, report.left_out.len()), (2, 3, 1));
+    announcer.registered.lock().expect("not poisoned").insert("orders".to_owned(), "srv-1".to_owned());
+    announcer.deregister().await;
+    assert_eq!(calls.recv().await.as_deref(), Some("/v1/nodes/t1/drain"));
+    assert_eq!(calls.recv().await.as_deref(), Some("DeregisterInstance"));
+}
