@@ -1,5 +1,6 @@
 //! The sidecar: listens on the names' addresses, picks a healthy task for every request, and hands it over.
 
+pub mod app;
 pub mod config;
 mod deadline;
 mod downstream;

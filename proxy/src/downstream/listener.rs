@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use super::protocol;
@@ -19,6 +19,8 @@ use crate::routing::snapshot::Slot;
 
 /// Connections the kernel holds for us until they are accepted.
 const BACKLOG: i32 = 4096;
+/// Commands one worker may have waiting.
+pub(crate) const MAX_COMMANDS: usize = 4096;
 /// Pause after an accept error such as EMFILE, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -56,11 +58,16 @@ pub(crate) struct Workers(pub(crate) Arc<[Handle]>);
 
 /// One worker, from outside.
 pub(crate) struct Handle {
-    pub(crate) commands: UnboundedSender<Command>,
+    pub(crate) commands: Sender<Command>,
     pub(crate) connections: AtomicU32,
 }
 
 impl Workers {
+    /// Connections open on all workers.
+    pub(crate) fn connections(&self) -> u64 {
+        self.0.iter().map(|worker| u64::from(worker.connections.load(Relaxed))).sum()
+    }
+
     /// Binds `address` and lets a worker accept on it.
     pub(crate) fn listen(&self, address: SocketAddr, slot: Slot) -> io::Result<Bound> {
         let socket = bind(address)?;
@@ -69,7 +76,8 @@ impl Workers {
         let accepting = Arc::new(Accepting { slot, socket, open: AtomicU32::new(0), stop: stop.clone() });
         let quiet = self.0.iter().min_by_key(|worker| worker.connections.load(Relaxed));
         let worker = quiet.ok_or_else(|| io::Error::other("there is no worker"))?;
-        worker.commands.send(Command::Accept(accepting)).map_err(|_| io::Error::other("the worker has stopped"))?;
+        let told = worker.commands.try_send(Command::Accept(accepting));
+        told.map_err(|_| io::Error::other("the worker does not take commands"))?;
         Ok(Bound { address, stop })
     }
 }
@@ -85,7 +93,7 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// One worker's life: it takes commands until the sidecar stops.
-pub(crate) async fn run_worker(worker: Rc<Worker>, workers: Workers, mut commands: UnboundedReceiver<Command>, drain: Drain) {
+pub(crate) async fn run_worker(worker: Rc<Worker>, workers: Workers, mut commands: Receiver<Command>, drain: Drain) {
     while let Some(command) = commands.recv().await {
         match command {
             Command::Accept(accepting) => {
@@ -127,8 +135,11 @@ fn dispatch(worker: &Rc<Worker>, workers: &Workers, accepting: &Arc<Accepting>, 
     if fewest == worker.id || load(fewest) >= load(worker.id) {
         return serve(worker, workers, Arc::clone(accepting), stream, drain);
     }
+    let Ok(place) = workers.0[fewest].commands.try_reserve() else {
+        return serve(worker, workers, Arc::clone(accepting), stream, drain);
+    };
     if let Ok(stream) = stream.into_std() {
-        let _stopped = workers.0[fewest].commands.send(Command::Serve(stream, Arc::clone(accepting)));
+        place.send(Command::Serve(stream, Arc::clone(accepting)));
     }
 }
 

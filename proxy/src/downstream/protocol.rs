@@ -107,7 +107,6 @@ async fn detect(worker: &Rc<Worker>, stream: &mut Stream, wait: Duration, silent
     deadline.set_after(wait);
     loop {
         match deadline.bound(stream.fill()).await {
-            None if stream.prefix.is_empty() => return silent,
             None => return silent,
             Some(Err(_)) => return None,
             Some(Ok(0)) if stream.prefix.is_empty() => return None,
@@ -131,13 +130,17 @@ async fn http1(worker: &Rc<Worker>, slot: Slot, listener: &Arc<ListenerPolicy>, 
     let mut connection = pin!(connection);
     let mut stopped = pin!(drain.reached(Phase::Stopped));
     state.deadline.set_after(listener.header_timeout);
+    let mut told = false;
     let mut was_in_flight = 0;
     let end = poll_fn(|cx| {
         if let Poll::Ready(end) = connection.as_mut().poll(cx) {
             return Poll::Ready(end);
         }
-        if stopped.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(()));
+        if !told && stopped.as_mut().poll(cx).is_ready() {
+            // What is written is flushed; an idle connection ends now.
+            connection.as_mut().graceful_shutdown();
+            told = true;
+            cx.waker().wake_by_ref();
         }
         // Between messages the idle timeout runs; from the first byte of a head the header timeout; else the stream's own.
         let in_flight = state.in_flight.get();
@@ -166,7 +169,6 @@ async fn http2(worker: &Rc<Worker>, slot: Slot, listener: &Arc<ListenerPolicy>, 
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let mut draining = pin!(drain.reached(Phase::Draining));
-    let mut stopped = pin!(drain.reached(Phase::Stopped));
     let mut told = false;
     state.deadline.set_after(listener.idle_timeout);
     let mut was_in_flight = 0;
@@ -178,9 +180,6 @@ async fn http2(worker: &Rc<Worker>, slot: Slot, listener: &Arc<ListenerPolicy>, 
         }
         if let Poll::Ready(end) = connection.as_mut().poll(cx) {
             return Poll::Ready(end);
-        }
-        if stopped.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(()));
         }
         let in_flight = state.in_flight.get();
         match in_flight {

@@ -23,7 +23,7 @@ pub(crate) struct Replay {
     state: Rc<State>,
 }
 
-struct State {
+pub(crate) struct State {
     source: RefCell<Incoming>,
     kept: RefCell<Vec<Bytes>>,
     trailers: RefCell<Option<HeaderMap>>,

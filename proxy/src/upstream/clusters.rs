@@ -19,7 +19,7 @@ type Resolved = Arc<Mutex<HashMap<(String, u16), Vec<SocketAddr>>>>;
 struct Running {
     cluster: Arc<Cluster>,
     maintenance: AbortHandle,
-    set: model::EndpointSet,
+    set: Option<model::EndpointSet>,
     resolved: Resolved,
     watches: HashMap<(String, u16), AbortHandle>,
 }
@@ -70,7 +70,10 @@ impl Clusters {
     pub(crate) fn set_endpoints(self: &Arc<Self>, set: &model::EndpointSet) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = running.get_mut(&set.cluster) else { return };
-        entry.set = set.clone();
+        if entry.set.as_ref() == Some(set) {
+            return;
+        }
+        entry.set = Some(set.clone());
         self.watch_hosts(entry);
         self.apply(entry);
     }
@@ -115,8 +118,7 @@ impl Clusters {
                 self.metrics.watch_cluster(&policy.name, Arc::clone(&cluster) as Arc<dyn Gauges>);
             }
             let maintenance = self.control.spawn(Arc::clone(&cluster).maintain()).abort_handle();
-            let set = model::EndpointSet { cluster: policy.name.clone(), endpoints: Vec::new() };
-            Running { cluster, maintenance, set, resolved: Resolved::default(), watches: HashMap::new() }
+            Running { cluster, maintenance, set: None, resolved: Resolved::default(), watches: HashMap::new() }
         })
     }
 
@@ -124,8 +126,8 @@ impl Clusters {
     fn watch_hosts(self: &Arc<Self>, entry: &mut Running) {
         let hosts: Vec<(String, u16)> = entry
             .set
-            .endpoints
             .iter()
+            .flat_map(|set| &set.endpoints)
             .filter_map(|endpoint| match &endpoint.address {
                 Address::Host { host, port } => Some((host.clone(), *port)),
                 Address::Ip(_) => None,
@@ -158,22 +160,23 @@ impl Clusters {
     }
 
     fn reapply(&self, name: &str) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = running.get_mut(name) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = running.get(name) {
             self.apply(entry);
         }
     }
 
-    fn apply(&self, entry: &mut Running) {
+    fn apply(&self, entry: &Running) {
+        let Some(set) = &entry.set else { return };
         let resolved = entry.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        let flat = entry.set.endpoints.iter().flat_map(|endpoint| {
+        let flat = set.endpoints.iter().flat_map(|endpoint| {
             let addresses = match &endpoint.address {
                 Address::Ip(address) => vec![*address],
                 Address::Host { host, port } => resolved.get(&(host.clone(), *port)).cloned().unwrap_or_default(),
             };
             addresses.into_iter().map(move |address| (address, endpoint))
         });
-        let waiting_for_dns = entry.set.endpoints.iter().any(|endpoint| matches!(endpoint.address, Address::Host { .. }))
+        let waiting_for_dns = set.endpoints.iter().any(|endpoint| matches!(endpoint.address, Address::Host { .. }))
             && resolved.is_empty();
         if waiting_for_dns {
             return;

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts,
+};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::time::Instant;
 
@@ -52,7 +54,10 @@ impl Resolver {
             *builder.options_mut() = options(builder.options_mut().clone());
             builder.build()
         });
-        Self { dns: dns.map_err(|error| error.to_string()), last: Mutex::default() }
+        Self {
+            dns: dns.map_err(|error| error.to_string()),
+            last: Mutex::default(),
+        }
     }
 
     /// With these name servers over UDP, for tests and for setups without resolv.conf.
@@ -69,17 +74,28 @@ impl Resolver {
         let dns = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
             .with_options(options(ResolverOpts::default()))
             .build();
-        Self { dns: dns.map_err(|error| error.to_string()), last: Mutex::default() }
+        Self {
+            dns: dns.map_err(|error| error.to_string()),
+            last: Mutex::default(),
+        }
     }
 
     /// The addresses of `host`, and when to ask again.
     pub async fn lookup(&self, host: &str) -> Result<Resolved, ResolveError> {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         if let Ok(address) = host.parse::<IpAddr>() {
-            return Ok(Resolved { addrs: vec![address], ttl: MAX_TTL, stale: false });
+            return Ok(Resolved {
+                addrs: vec![address],
+                ttl: MAX_TTL,
+                stale: false,
+            });
         }
         if host.eq_ignore_ascii_case("localhost") {
-            return Ok(Resolved { addrs: vec![Ipv4Addr::LOCALHOST.into()], ttl: MAX_TTL, stale: false });
+            return Ok(Resolved {
+                addrs: vec![Ipv4Addr::LOCALHOST.into()],
+                ttl: MAX_TTL,
+                stale: false,
+            });
         }
         match self.ask(host).await {
             Ok(resolved) => {
@@ -89,21 +105,36 @@ impl Resolver {
             Err(reason) => match self.kept(host) {
                 Some(addrs) => {
                     tracing::debug!(host, reason, "the last answer is kept");
-                    Ok(Resolved { addrs, ttl: RETRY, stale: true })
+                    Ok(Resolved {
+                        addrs,
+                        ttl: RETRY,
+                        stale: true,
+                    })
                 }
-                None => Err(ResolveError { host: host.to_owned(), reason }),
+                None => Err(ResolveError {
+                    host: host.to_owned(),
+                    reason,
+                }),
             },
         }
     }
 
     /// Calls `changed` with the addresses of `host` whenever they change, for as long as it is polled.
-    pub async fn watch(&self, host: &str, port: u16, mut changed: impl FnMut(Vec<SocketAddr>) + Send) {
+    pub async fn watch(
+        &self,
+        host: &str,
+        port: u16,
+        mut changed: impl FnMut(Vec<SocketAddr>) + Send,
+    ) {
         let mut known: Option<Vec<SocketAddr>> = None;
         loop {
             let pause = match self.lookup(host).await {
                 Ok(resolved) => {
-                    let mut addrs: Vec<_> =
-                        resolved.addrs.iter().map(|address| SocketAddr::new(*address, port)).collect();
+                    let mut addrs: Vec<_> = resolved
+                        .addrs
+                        .iter()
+                        .map(|address| SocketAddr::new(*address, port))
+                        .collect();
                     addrs.sort_unstable();
                     addrs.dedup();
                     if known.as_ref() != Some(&addrs) {
@@ -122,14 +153,25 @@ impl Resolver {
     }
 
     async fn ask(&self, host: &str) -> Result<Resolved, String> {
-        let dns = self.dns.as_ref().map_err(|error| format!("no DNS here: {error}"))?;
-        let answer = dns.lookup_ip(host).await.map_err(|error| error.to_string())?;
+        let dns = self
+            .dns
+            .as_ref()
+            .map_err(|error| format!("no DNS here: {error}"))?;
+        let answer = dns
+            .lookup_ip(host)
+            .await
+            .map_err(|error| error.to_string())?;
         let addrs: Vec<IpAddr> = answer.iter().collect();
         if addrs.is_empty() {
             return Err("the answer is empty".to_owned());
         }
-        let left = Instant::from_std(answer.valid_until()).saturating_duration_since(Instant::now());
-        Ok(Resolved { addrs, ttl: left.clamp(MIN_TTL, MAX_TTL), stale: false })
+        let left =
+            Instant::from_std(answer.valid_until()).saturating_duration_since(Instant::now());
+        Ok(Resolved {
+            addrs,
+            ttl: left.clamp(MIN_TTL, MAX_TTL),
+            stale: false,
+        })
     }
 
     fn keep(&self, host: &str, addrs: &[IpAddr]) {
@@ -140,7 +182,11 @@ impl Resolver {
     }
 
     fn kept(&self, host: &str) -> Option<Vec<IpAddr>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned()
+        self.last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(host)
+            .cloned()
     }
 }
 
@@ -178,7 +224,12 @@ mod tests {
             let mut packet = [0; 512];
             while let Ok((length, peer)) = socket.recv_from(&mut packet).await {
                 let question = &packet[..length];
-                let end = 12 + question[12..].iter().position(|byte| *byte == 0).expect("a name") + 5;
+                let end = 12
+                    + question[12..]
+                        .iter()
+                        .position(|byte| *byte == 0)
+                        .expect("a name")
+                    + 5;
                 let is_a = question[end - 4..end - 2] == [0, 1];
                 let held = *zone.lock().expect("not poisoned");
                 let mut answer = question[..2].to_vec();
@@ -201,9 +252,16 @@ mod tests {
     #[tokio::test]
     async fn literals_and_localhost_need_no_dns() {
         let resolver = Resolver::with_servers(&[]);
-        for (host, address) in [("10.1.2.3", "10.1.2.3"), ("[::1]", "::1"), ("localhost", "127.0.0.1")] {
+        for (host, address) in [
+            ("10.1.2.3", "10.1.2.3"),
+            ("[::1]", "::1"),
+            ("localhost", "127.0.0.1"),
+        ] {
             let resolved = resolver.lookup(host).await.expect("resolves");
-            assert_eq!(resolved.addrs, [address.parse::<IpAddr>().expect("an address")]);
+            assert_eq!(
+                resolved.addrs,
+                [address.parse::<IpAddr>().expect("an address")]
+            );
         }
     }
 
@@ -213,13 +271,24 @@ mod tests {
         let resolver = Resolver::with_servers(&[responder(zone.clone()).await]);
         let first = resolver.lookup("seven.test.").await.expect("resolves");
         assert_eq!(first.addrs, [IpAddr::from([10, 0, 0, 1])]);
-        assert!(first.ttl <= Duration::from_secs(7) && first.ttl > Duration::from_secs(5), "{:?}", first.ttl);
+        assert!(
+            first.ttl <= Duration::from_secs(7) && first.ttl > Duration::from_secs(5),
+            "{:?}",
+            first.ttl
+        );
         *zone.lock().expect("not poisoned") = Some((Ipv4Addr::new(10, 0, 0, 2), 86_400));
         let long = resolver.lookup("long.test.").await.expect("resolves");
-        assert!(long.ttl <= MAX_TTL && long.ttl > MAX_TTL - Duration::from_secs(5), "{:?}", long.ttl);
+        assert!(
+            long.ttl <= MAX_TTL && long.ttl > MAX_TTL - Duration::from_secs(5),
+            "{:?}",
+            long.ttl
+        );
         *zone.lock().expect("not poisoned") = None;
         resolver.dns.as_ref().expect("built").clear_cache();
-        let stale = resolver.lookup("seven.test.").await.expect("the last answer");
+        let stale = resolver
+            .lookup("seven.test.")
+            .await
+            .expect("the last answer");
         assert_eq!((stale.addrs, stale.stale), (first.addrs, true));
         let error = resolver.lookup("never.test.").await.expect_err("no answer");
         assert_eq!(error.host, "never.test.");
@@ -243,7 +312,10 @@ mod tests {
             let _ = sender.try_send(addrs);
         });
         let addrs = receiver.recv().await.expect("an answer");
-        assert_eq!(addrs, ["10.0.0.9:80".parse::<SocketAddr>().expect("an address")]);
+        assert_eq!(
+            addrs,
+            ["10.0.0.9:80".parse::<SocketAddr>().expect("an address")]
+        );
         task.abort();
     }
 }

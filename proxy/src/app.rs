@@ -1,0 +1,323 @@
+//! The life of a sidecar: start every part, keep them told of each other, and end in order. The only file that knows all parts.
+
+mod running;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use outrigger_xds::transport::{NodeInfo, SubscribeConfig, subscribe};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::running::{LISTENERS, Running, Shared};
+use crate::config::accepted::{Accepted, Change};
+use crate::config::{Config, ConfigErrors, MeshConfig, Mode, static_file};
+use crate::downstream::listener::{self, Handle, MAX_COMMANDS, Workers};
+use crate::drain::{self, Drain, Phase};
+use crate::mesh::announce::{AnnounceConfig, Announcer};
+use crate::mesh::client::{self, Client};
+use crate::mesh::names::Vips;
+use crate::mesh::state::{StateDir, StateError, random_hex};
+use crate::mesh::subscribe::{CONFIGURATION, Subscription, SubscriptionConfig};
+use crate::mesh::document;
+use crate::observe::admin::{AdminState, serve_admin, serve_metrics};
+use crate::observe::metrics::{Metrics, Owner};
+use crate::observe::ready::{Readiness, State};
+use crate::request::worker::Worker;
+use crate::routing::snapshot::Current;
+use crate::upstream::clusters::Clusters;
+use crate::upstream::resolve::Resolver;
+
+/// Between two tries to bind what could not be bound.
+const BIND_AGAIN: Duration = Duration::from_secs(5);
+/// For connections to be flushed and closed at the very end.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// Why a sidecar does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What it was told is wrong; the process exits with 2.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The operating system refused something.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// The refusal.
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        |source| Self::Io { what, source }
+    }
+}
+
+/// Runs a sidecar until SIGTERM or SIGINT and its drain. The calling thread becomes the control runtime.
+pub fn run(config: Config) -> Result<(), StartError> {
+    let control = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::io("control runtime"))?;
+    control.block_on(live(config))
+}
+
+/// The parts that live as long as the process.
+struct Parts {
+    ready: Arc<Readiness>,
+    metrics: Arc<Metrics>,
+    clusters: Arc<Clusters>,
+    resolver: Arc<Resolver>,
+    workers: Workers,
+    drain: Drain,
+    running: Shared,
+}
+
+async fn live(config: Config) -> Result<(), StartError> {
+    let parts = start_workers(&config)?;
+    let drain_asked = CancellationToken::new();
+    let stop = CancellationToken::new();
+    serve_pages(&config, &parts, &drain_asked, &stop).await?;
+    let announcer = match &config.mode {
+        Mode::Static(path) => {
+            let accepted = static_file::load(path)?;
+            run_static(&parts, &config, accepted)?;
+            None
+        }
+        Mode::Mesh(mesh) => join_mesh(&parts, &config, mesh, &drain_asked)?,
+    };
+    tokio::spawn(bind_again(parts.running.clone()));
+
+    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::io("SIGTERM handler"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::io("SIGINT handler"))?;
+    let told_to_stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::pin!(told_to_stop);
+    let stopping = tokio::select! {
+        () = &mut told_to_stop => true,
+        () = drain_asked.cancelled() => false,
+    };
+    drain_asked.cancel();
+    leave(&parts, announcer.as_deref(), config.drain_timeout).await;
+    if !stopping {
+        told_to_stop.await;
+    }
+    parts.drain.enter(Phase::Stopped);
+    drain::until_idle(|| parts.workers.connections(), CLOSING).await;
+    stop.cancel();
+    Ok(())
+}
+
+/// Worker threads, each with a runtime of its own, waiting for sockets.
+fn start_workers(config: &Config) -> Result<Parts, StartError> {
+    let owner = match &config.mode {
+        Mode::Mesh(mesh) => mesh.document.as_ref().map_or_else(Owner::default, |document| Owner {
+            service: document.service_name.clone(),
+            cluster: document.cluster_name.clone(),
+        }),
+        Mode::Static(_) => Owner::default(),
+    };
+    let ready = Arc::new(Readiness::new(&[CONFIGURATION, LISTENERS]));
+    let metrics = Metrics::new(config.workers, owner);
+    let resolver = Arc::new(Resolver::system());
+    let clusters = Clusters::new(Arc::clone(&metrics), Arc::clone(&resolver), tokio::runtime::Handle::current());
+    let current = Current::default();
+    let drain = Drain::new();
+    let (handles, queues): (Vec<_>, Vec<_>) = (0..config.workers)
+        .map(|_| {
+            let (commands, queue) = mpsc::channel(MAX_COMMANDS);
+            (Handle { commands, connections: AtomicU32::new(0) }, queue)
+        })
+        .unzip();
+    let workers = Workers(handles.into());
+    for (id, commands) in queues.into_iter().enumerate() {
+        let (current, workers, drain) = (Arc::clone(&current), workers.clone(), drain.clone());
+        let retired = clusters.retirements();
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => return tracing::error!(%error, id, "worker cannot start"),
+            };
+            runtime.block_on(async move {
+                let worker = Worker::new(id, current);
+                tokio::task::spawn_local(worker.sweep.clone().run());
+                tokio::task::spawn_local(std::rc::Rc::clone(&worker).tidy(retired));
+                tokio::task::spawn_local(note_drain(std::rc::Rc::clone(&worker), drain.clone()));
+                listener::run_worker(worker, workers, commands, drain).await;
+            });
+        };
+        let spawned = std::thread::Builder::new().name(format!("worker-{id}")).spawn(run);
+        spawned.map_err(StartError::io("worker thread"))?;
+    }
+    let running =
+        Running::new(current, Arc::clone(&clusters), Arc::clone(&metrics), workers.clone(), Arc::clone(&ready));
+    Ok(Parts { ready, metrics, clusters, resolver, workers, drain, running: Shared::new(running) })
+}
+
+async fn note_drain(worker: std::rc::Rc<Worker>, drain: Drain) {
+    drain.reached(Phase::Draining).await;
+    worker.draining.set(true);
+}
+
+/// The admin pages on loopback, and `/metrics` with `/ready` where they are asked for.
+async fn serve_pages(
+    config: &Config,
+    parts: &Parts,
+    drain_asked: &CancellationToken,
+    stop: &CancellationToken,
+) -> Result<(), StartError> {
+    let (metrics, clusters, drain) = (Arc::clone(&parts.metrics), Arc::clone(&parts.clusters), drain_asked.clone());
+    let accepted = parts.running.lock().accepted();
+    let state = AdminState {
+        ready: Arc::clone(&parts.ready),
+        metrics: Arc::new(move || metrics.render()),
+        config: Arc::new(move || serde_json::json!(**accepted.load())),
+        clusters: Arc::new(move || clusters.describe()),
+        drain: Arc::new(move || drain.cancel()),
+    };
+    let admin = TcpListener::bind(config.admin).await.map_err(StartError::io(format!("--admin {}", config.admin)))?;
+    let address = admin.local_addr().map_err(StartError::io("--admin"))?;
+    println!("admin listening on http://{address}");
+    tokio::spawn(serve_admin(admin, state.clone(), stop.clone()));
+    if let Some(address) = config.metrics {
+        let listener = TcpListener::bind(address).await.map_err(StartError::io(format!("--metrics {address}")))?;
+        let address = listener.local_addr().map_err(StartError::io("--metrics"))?;
+        println!("metrics listening on http://{address}");
+        tokio::spawn(serve_metrics(listener, state, stop.clone()));
+    }
+    Ok(())
+}
+
+/// Runs on a file, read again at SIGHUP; a file with errors changes nothing.
+fn run_static(parts: &Parts, config: &Config, accepted: Accepted) -> Result<(), StartError> {
+    let Mode::Static(path) = config.mode.clone() else { return Ok(()) };
+    let report = |rejections: Vec<outrigger_xds::Rejection>, ready: &Readiness| {
+        for rejection in rejections {
+            ready.problem(format!("rejected/{}", rejection.name), rejection.to_string());
+        }
+    };
+    let whole = Change { structure: true, ..Change::default() };
+    report(parts.running.lock().take(&accepted, &whole), &parts.ready);
+    parts.ready.set(CONFIGURATION, State::Ready);
+    let mut hangup = signal(SignalKind::hangup()).map_err(StartError::io("SIGHUP handler"))?;
+    let (running, ready) = (parts.running.clone(), Arc::clone(&parts.ready));
+    tokio::spawn(async move {
+        let mut before = accepted;
+        while hangup.recv().await.is_some() {
+            match static_file::load(&path) {
+                Ok(accepted) => {
+                    let change = accepted.change_from(&before);
+                    report(running.lock().take(&accepted, &change), &ready);
+                    ready.clear("static-file");
+                    tracing::info!(file = %path.display(), "read again");
+                    before = accepted;
+                }
+                Err(errors) => ready.problem("static-file", format!("{}: {errors}", path.display())),
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Subscribes to the control server and, when there is something to announce, announces it.
+fn join_mesh(
+    parts: &Parts,
+    config: &Config,
+    mesh: &MeshConfig,
+    drain_asked: &CancellationToken,
+) -> Result<Option<Arc<Announcer>>, StartError> {
+    let state = config.state.as_deref().map(StateDir::open).transpose()?;
+    let ports = match &mesh.document {
+        Some(document) => {
+            let kept = state.as_ref().map(|state| state.load_map("ingress-ports")).transpose()?.unwrap_or_default();
+            let ports = document::ingress_ports(document, mesh.address, &kept)?;
+            if let Some(state) = &state {
+                state.save_map("ingress-ports", &ports)?;
+            }
+            ports
+        }
+        None => Default::default(),
+    };
+    let base = mesh.document.as_ref().map_or_else(Accepted::default, |document| document::ingress(document, mesh, &ports));
+    let secret = state.as_ref().map(StateDir::node_secret).transpose()?.unwrap_or_else(|| random_hex(32));
+    let service = mesh.document.as_ref().map_or("client", |document| document.service_name.as_str());
+    let node = NodeInfo {
+        id: mesh.task_id.clone(),
+        service: service.to_owned(),
+        zone: mesh.zone.clone(),
+        namespace: mesh.namespace.clone(),
+        incarnation: random_hex(8),
+        secret,
+    };
+    let reconnected = Arc::new(watch::Sender::new(0));
+    let subscription = SubscriptionConfig {
+        base,
+        namespace: mesh.namespace.clone(),
+        vips: Vips::new(config.vip_cidr, state.clone())?,
+        container_ports: mesh.document.as_ref().map(|document| document.container_ports()).unwrap_or_default(),
+        hosts_file: config.hosts_file.clone(),
+        state,
+        ready: Arc::clone(&parts.ready),
+        reconnected: Arc::clone(&reconnected),
+    };
+    let subscription = Subscription::new(subscription, parts.running.clone());
+    let servers = mesh.xds.iter().map(ToString::to_string).collect();
+    let subscribing = SubscribeConfig { servers, node, initial: subscription.initial() };
+    tokio::spawn(subscribe(subscribing, client::dial(Arc::clone(&parts.resolver)), subscription));
+    if mesh.control.is_empty() {
+        return Ok(None);
+    }
+    let client = Client::new(mesh.control.clone(), Arc::clone(&parts.resolver));
+    let announce = AnnounceConfig { mesh: mesh.clone(), ports, client, reconnected };
+    let announcer = Arc::new(Announcer::new(announce, Arc::clone(&parts.ready)));
+    let (announcing, until) = (Arc::clone(&announcer), drain_asked.clone());
+    tokio::spawn(async move { announcing.run(until).await });
+    Ok(Some(announcer))
+}
+
+async fn bind_again(running: Shared) {
+    loop {
+        tokio::time::sleep(BIND_AGAIN).await;
+        running.lock().bind_missing();
+    }
+}
+
+/// The drain: published first while we still accept, then the clients are told, then what is in flight finishes.
+async fn leave(parts: &Parts, announcer: Option<&Announcer>, bound: Duration) {
+    parts.ready.set_draining();
+    if let Some(announcer) = announcer {
+        match announcer.drain().await {
+            Ok(report) => {
+                let (acknowledged, connected) = (report.acknowledged, report.connected);
+                tracing::info!("draining: {acknowledged}/{connected} sidecars acknowledged");
+                if !report.left_out.is_empty() {
+                    tracing::warn!("draining without the acknowledgement of {}", report.left_out.join(", "));
+                }
+            }
+            Err(error) => tracing::warn!(%error, "draining could not be published"),
+        }
+    }
+    let in_flight = || parts.metrics.in_flight("ingress") + parts.metrics.in_flight("egress");
+    let before = in_flight();
+    parts.drain.enter(Phase::Draining);
+    let left = drain::until_idle(in_flight, bound).await;
+    tracing::info!("draining: {} in flight finished, {left} left at the bound of {bound:?}", before.saturating_sub(left));
+    if let Some(announcer) = announcer {
+        announcer.deregister().await;
+    }
+}

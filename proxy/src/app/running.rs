@@ -1,0 +1,194 @@
+//! What runs: clusters, the snapshot and the bound sockets, brought to what was accepted. The one writer of all three.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use outrigger_xds::model::{Direction, Listener, Target};
+use outrigger_xds::{Rejection, ResourceType};
+
+use crate::config::accepted::{Accepted, Change};
+use crate::downstream::listener::{Bound, Workers};
+use crate::mesh::subscribe::Apply;
+use crate::observe::metrics::Metrics;
+use crate::observe::ready::{Readiness, State};
+use crate::routing::snapshot::{Builder, Current};
+use crate::upstream::clusters::Clusters;
+
+/// The readiness task: every listener has been tried.
+pub(crate) const LISTENERS: &str = "listeners";
+
+/// Everything configuration changes.
+pub(crate) struct Running {
+    builder: Builder,
+    current: Current,
+    clusters: Arc<Clusters>,
+    metrics: Arc<Metrics>,
+    workers: Workers,
+    ready: Arc<Readiness>,
+    /// By listener name, with the address that was asked for.
+    sockets: BTreeMap<String, (SocketAddr, Bound)>,
+    wanted: BTreeMap<String, SocketAddr>,
+    /// For `/config`.
+    accepted: Arc<arc_swap::ArcSwap<Accepted>>,
+}
+
+impl Running {
+    pub(crate) fn new(
+        current: Current,
+        clusters: Arc<Clusters>,
+        metrics: Arc<Metrics>,
+        workers: Workers,
+        ready: Arc<Readiness>,
+    ) -> Self {
+        Self {
+            builder: Builder::default(),
+            current,
+            clusters,
+            metrics,
+            workers,
+            ready,
+            sockets: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            accepted: Arc::default(),
+        }
+    }
+
+    /// What is in force, for `/config`.
+    pub(crate) fn accepted(&self) -> Arc<arc_swap::ArcSwap<Accepted>> {
+        Arc::clone(&self.accepted)
+    }
+
+    /// Brings everything to `accepted`. What a listener asks for and cannot have is named; the rest is in force on return.
+    pub(crate) fn take(&mut self, accepted: &Accepted, change: &Change) -> Vec<Rejection> {
+        let mut rejections = Vec::new();
+        if change.structure {
+            let local = local_clusters(accepted);
+            for cluster in accepted.clusters.values() {
+                self.clusters.set_policy(cluster, local.contains(&cluster.name));
+            }
+            accepted.endpoints.values().for_each(|set| self.clusters.set_endpoints(set));
+            rejections = self.restructure(accepted);
+            self.forget(accepted);
+        } else {
+            let changed = change.endpoints.iter().filter_map(|name| accepted.endpoints.get(name));
+            changed.for_each(|set| self.clusters.set_endpoints(set));
+        }
+        self.accepted.store(Arc::new(accepted.clone()));
+        self.ready.set(LISTENERS, State::Ready);
+        rejections
+    }
+
+    /// Sockets of removed listeners close, then the new snapshot is in force, then new sockets open.
+    fn restructure(&mut self, accepted: &Accepted) -> Vec<Rejection> {
+        let (snapshot, problems) = self.builder.build(accepted, &self.clusters, &self.metrics);
+        let refused: BTreeSet<&str> = problems.iter().map(|problem| problem.listener.as_str()).collect();
+        let usable = |listener: &&Listener| !refused.contains(listener.name.as_str());
+        self.wanted =
+            accepted.listeners.values().filter(usable).map(|listener| (listener.name.clone(), listener.address)).collect();
+        let wanted = &self.wanted;
+        self.sockets.retain(|name, (asked, _)| wanted.get(name) == Some(asked));
+        self.current.store(Arc::new(snapshot));
+        self.bind_missing();
+        let rejection = |problem: &crate::routing::snapshot::Problem| Rejection {
+            type_url: ResourceType::Listener.type_url().to_owned(),
+            name: problem.listener.clone(),
+            field: problem.field.to_owned(),
+            reason: problem.reason.clone(),
+        };
+        problems.iter().map(rejection).collect()
+    }
+
+    /// Binds what is wanted and not bound; called again from time to time, since what was in the way may have gone.
+    pub(crate) fn bind_missing(&mut self) {
+        let mut failed = BTreeSet::new();
+        for (name, address) in &self.wanted {
+            if self.sockets.contains_key(name) {
+                continue;
+            }
+            match self.workers.listen(*address, self.builder.slot(name)) {
+                Ok(bound) => {
+                    tracing::info!(listener = name, address = %bound.address, "listening");
+                    self.sockets.insert(name.clone(), (*address, bound));
+                }
+                Err(error) => {
+                    let key = format!("listener/{name}");
+                    self.ready.problem(key.as_str(), format!("{address} cannot be bound: {}", advice(&error, *address)));
+                    failed.insert(key);
+                }
+            }
+        }
+        self.ready.clear_others("listener/", &failed);
+    }
+
+    /// Clusters and label sets that nothing refers to any more.
+    fn forget(&self, accepted: &Accepted) {
+        let listened = accepted.listeners.values().filter_map(|listener| match &listener.target {
+            Target::Cluster(name) => Some(name.as_str()),
+            Target::Routes(_) => None,
+        });
+        let routed = accepted.routes.values().flat_map(|config| &config.routes).map(|route| route.cluster.as_str());
+        let named: BTreeSet<&str> =
+            listened.chain(routed).chain(accepted.clusters.keys().map(String::as_str)).collect();
+        self.clusters.retain(|name| named.contains(name));
+        self.metrics.retain(|name| named.contains(name), |name| accepted.listeners.contains_key(name));
+    }
+}
+
+impl Apply for Running {
+    fn apply(&mut self, accepted: &Accepted, change: &Change) -> Vec<Rejection> {
+        self.take(accepted, change)
+    }
+}
+
+/// A handle that both the subscription and the binder can hold.
+#[derive(Clone)]
+pub(crate) struct Shared(Arc<std::sync::Mutex<Running>>);
+
+impl Shared {
+    pub(crate) fn new(running: Running) -> Self {
+        Self(Arc::new(std::sync::Mutex::new(running)))
+    }
+
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, Running> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Apply for Shared {
+    fn apply(&mut self, accepted: &Accepted, change: &Change) -> Vec<Rejection> {
+        self.lock().take(accepted, change)
+    }
+}
+
+/// Clusters that stand for this task's own application: reached from ingress listeners alone.
+fn local_clusters(accepted: &Accepted) -> BTreeSet<String> {
+    let mut local = BTreeSet::new();
+    let mut remote = BTreeSet::new();
+    for listener in accepted.listeners.values() {
+        let names = match &listener.target {
+            Target::Cluster(name) => vec![name.clone()],
+            Target::Routes(name) => {
+                let routes = accepted.routes.get(name).map_or(&[][..], |config| &config.routes);
+                routes.iter().map(|route| route.cluster.clone()).collect()
+            }
+        };
+        if listener.direction == Direction::Ingress { local.extend(names) } else { remote.extend(names) }
+    }
+    local.difference(&remote).cloned().collect()
+}
+
+fn advice(error: &io::Error, address: SocketAddr) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => format!(
+            "{error}: ports below 1024 need CAP_NET_BIND_SERVICE or net.ipv4.ip_unprivileged_port_start <= {}",
+            address.port()
+        ),
+        io::ErrorKind::AddrInUse => format!(
+            "{error}: something listens there already; an application on 0.0.0.0:{} counts too",
+            address.port()
+        ),
+        _ => error.to_string(),
+    }
+}
