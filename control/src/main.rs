@@ -1,5 +1,6 @@
 //! The command line of the control server.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -90,10 +91,12 @@ async fn run(serve: Serve) -> anyhow::Result<()> {
 }
 
 fn greet(running: &Running) {
-    println!("api listening on http://{}", running.api_addr);
-    println!("xds listening on http://{}", running.xds_addr);
-    println!(
-        "AWS SDKs and CLI: export AWS_DISABLE_HOST_PREFIX_INJECTION=true (else DiscoverInstances goes to data-{})",
-        running.api_addr
+    let (api, xds) = (running.api_addr, running.xds_addr);
+    let text = format!(
+        "api listening on http://{api}\n\
+         xds listening on http://{xds}\n\
+         AWS SDKs and CLI: export AWS_DISABLE_HOST_PREFIX_INJECTION=true (else they ask data-{api})\n"
     );
+    // Whoever started the server may have closed its output; that is no reason to stop.
+    let _unread = std::io::stdout().write_all(text.as_bytes());
 }

@@ -55,7 +55,8 @@ fn decode(token: &str) -> Option<String> {
     let pairs = digits
         .chunks(2)
         .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
-    String::from_utf8(pairs.collect::<Option<Vec<u8>>>()?).ok()
+    let key = String::from_utf8(pairs.collect::<Option<Vec<u8>>>()?).ok()?;
+    (encode(&key) == token).then_some(key)
 }
 
 #[cfg(test)]
