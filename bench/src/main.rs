@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Parser, Subcommand};
 use outrigger_bench::demo;
+use outrigger_bench::figures;
 use outrigger_bench::load::{Load, Plan, Record, Wire};
 use outrigger_bench::origin::{self, Origin};
 
@@ -71,6 +72,8 @@ enum Command {
     },
     /// Three tasks, a client and a control server on loopback: one task is killed, one drained, one added
     Demo(demo::Options),
+    /// CPU per 100,000 requests and memory, one hop and two, beside Envoy if it is installed
+    Figures(figures::Options),
 }
 
 fn main() -> ExitCode {
@@ -102,6 +105,7 @@ fn arguments() -> Args {
 
 async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
+        Command::Figures(options) => figures::run(options).await?,
         Command::Demo(options) => {
             let good = demo::run(options).await?;
             return Ok(if good {
