@@ -63,7 +63,10 @@ mod tests {
     use super::*;
 
     fn set(name: &str) -> EndpointSet {
-        EndpointSet { cluster: name.to_owned(), endpoints: Vec::new() }
+        EndpointSet {
+            cluster: name.to_owned(),
+            endpoints: Vec::new(),
+        }
     }
 
     #[test]
@@ -76,7 +79,10 @@ mod tests {
         after.endpoints.insert("new".to_owned(), set("new"));
         let change = after.change_from(&before);
         assert!(!change.structure);
-        assert_eq!(change.endpoints.into_iter().collect::<Vec<_>>(), ["gone", "new"]);
+        assert_eq!(
+            change.endpoints.into_iter().collect::<Vec<_>>(),
+            ["gone", "new"]
+        );
         assert!(before.change_from(&before).is_empty());
     }
 }

@@ -18,16 +18,27 @@ impl Fields {
         let map = match value {
             Value::Object(map) => map,
             other => {
-                errors.push(ConfigError::new(path, shown(&other), "must be an object (a table)"));
+                errors.push(ConfigError::new(
+                    path,
+                    shown(&other),
+                    "must be an object (a table)",
+                ));
                 Map::new()
             }
         };
-        Self { path: path.to_owned(), map }
+        Self {
+            path: path.to_owned(),
+            map,
+        }
     }
 
     /// The full path of a field, as errors name it.
     pub(crate) fn at(&self, field: &str) -> String {
-        if self.path.is_empty() { field.to_owned() } else { format!("{}.{field}", self.path) }
+        if self.path.is_empty() {
+            field.to_owned()
+        } else {
+            format!("{}.{field}", self.path)
+        }
     }
 
     /// Takes a field of any type; null counts as absent.
@@ -40,7 +51,11 @@ impl Fields {
         match self.any(field)? {
             Value::String(text) => Some(text),
             other => {
-                errors.push(ConfigError::new(self.at(field), shown(&other), "must be a text"));
+                errors.push(ConfigError::new(
+                    self.at(field),
+                    shown(&other),
+                    "must be a text",
+                ));
                 None
             }
         }
@@ -72,7 +87,11 @@ impl Fields {
     }
 
     /// Takes a duration written like `15s`, `1m 30s`, `0s`.
-    pub(crate) fn duration(&mut self, field: &str, errors: &mut Vec<ConfigError>) -> Option<Duration> {
+    pub(crate) fn duration(
+        &mut self,
+        field: &str,
+        errors: &mut Vec<ConfigError>,
+    ) -> Option<Duration> {
         self.parsed(field, errors, parse_duration)
     }
 
@@ -86,7 +105,11 @@ impl Fields {
         let value = self.any(field)?;
         let number = value.as_u64().filter(|number| bounds.contains(number));
         if number.is_none() {
-            let reason = format!("must be a whole number from {} to {}", bounds.start(), bounds.end());
+            let reason = format!(
+                "must be a whole number from {} to {}",
+                bounds.start(),
+                bounds.end()
+            );
             errors.push(ConfigError::new(self.at(field), shown(&value), reason));
         }
         number
@@ -94,13 +117,20 @@ impl Fields {
 
     /// Takes a TCP port (1–65535).
     pub(crate) fn port(&mut self, field: &str, errors: &mut Vec<ConfigError>) -> Option<u16> {
-        self.number(field, 1..=65535, errors).and_then(|port| u16::try_from(port).ok())
+        self.number(field, 1..=65535, errors)
+            .and_then(|port| u16::try_from(port).ok())
     }
 
     /// Takes a number of 32 bits, at least `least`.
-    pub(crate) fn count(&mut self, field: &str, least: u32, errors: &mut Vec<ConfigError>) -> Option<u32> {
+    pub(crate) fn count(
+        &mut self,
+        field: &str,
+        least: u32,
+        errors: &mut Vec<ConfigError>,
+    ) -> Option<u32> {
         let bounds = u64::from(least)..=u64::from(u32::MAX);
-        self.number(field, bounds, errors).and_then(|number| u32::try_from(number).ok())
+        self.number(field, bounds, errors)
+            .and_then(|number| u32::try_from(number).ok())
     }
 
     /// Takes a boolean.
@@ -108,7 +138,11 @@ impl Fields {
         match self.any(field)? {
             Value::Bool(value) => Some(value),
             other => {
-                errors.push(ConfigError::new(self.at(field), shown(&other), "must be true or false"));
+                errors.push(ConfigError::new(
+                    self.at(field),
+                    shown(&other),
+                    "must be true or false",
+                ));
                 None
             }
         }
@@ -121,10 +155,16 @@ impl Fields {
             Some(Value::Array(items)) => items
                 .into_iter()
                 .enumerate()
-                .map(|(index, item)| Self::new(&format!("{}[{index}]", self.at(field)), item, errors))
+                .map(|(index, item)| {
+                    Self::new(&format!("{}[{index}]", self.at(field)), item, errors)
+                })
                 .collect(),
             Some(other) => {
-                errors.push(ConfigError::new(self.at(field), shown(&other), "must be a list"));
+                errors.push(ConfigError::new(
+                    self.at(field),
+                    shown(&other),
+                    "must be a list",
+                ));
                 Vec::new()
             }
         }
@@ -139,7 +179,11 @@ impl Fields {
     /// Reports every field that nobody took.
     pub(crate) fn finish(self, errors: &mut Vec<ConfigError>) {
         for (field, value) in &self.map {
-            errors.push(ConfigError::new(self.at(field), shown(value), "unknown field"));
+            errors.push(ConfigError::new(
+                self.at(field),
+                shown(value),
+                "unknown field",
+            ));
         }
     }
 }
@@ -150,7 +194,11 @@ fn shown(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    if text.chars().count() > 80 { text.chars().take(77).chain("...".chars()).collect() } else { text }
+    if text.chars().count() > 80 {
+        text.chars().take(77).chain("...".chars()).collect()
+    } else {
+        text
+    }
 }
 
 /// A duration written like `15s`; a bare number is refused because its unit would be a guess (`0` needs none).

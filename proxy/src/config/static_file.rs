@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use outrigger_xds::model::{
-    Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, LbPolicy, Listener, OutlierDetection,
-    PathMatch, Protocol, RetryPolicy, Route, RouteConfig, Target,
+    Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, LbPolicy,
+    Listener, OutlierDetection, PathMatch, Protocol, RetryPolicy, Route, RouteConfig, Target,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -36,8 +36,13 @@ struct Policy {
 
 /// Checks the text of a static file.
 pub fn parse(toml: &str) -> Result<Accepted, ConfigErrors> {
-    let value: Value = toml::from_str(toml)
-        .map_err(|error| ConfigErrors(vec![ConfigError::new("--static", "", format!("not TOML: {error}"))]))?;
+    let value: Value = toml::from_str(toml).map_err(|error| {
+        ConfigErrors(vec![ConfigError::new(
+            "--static",
+            "",
+            format!("not TOML: {error}"),
+        )])
+    })?;
     let mut errors = Vec::new();
     let mut root = Fields::new("", value, &mut errors);
     let mut accepted = Accepted::default();
@@ -49,7 +54,11 @@ pub fn parse(toml: &str) -> Result<Accepted, ConfigErrors> {
         listener(fields, &mut accepted, &policies, &mut errors);
     }
     root.finish(&mut errors);
-    if errors.is_empty() { Ok(accepted) } else { Err(ConfigErrors(errors)) }
+    if errors.is_empty() {
+        Ok(accepted)
+    } else {
+        Err(ConfigErrors(errors))
+    }
 }
 
 fn cluster(
@@ -60,7 +69,9 @@ fn cluster(
 ) {
     let name = fields.required_text("name", errors);
     let protocol = fields.parsed("protocol", errors, |text| match text.parse()? {
-        Protocol::Auto => Err("must be http, http2, grpc or tcp: an endpoint cannot be guessed".to_owned()),
+        Protocol::Auto => {
+            Err("must be http, http2, grpc or tcp: an endpoint cannot be guessed".to_owned())
+        }
         protocol => Ok(protocol),
     });
     let lb = fields.parsed("lb", errors, |text| match text {
@@ -81,27 +92,42 @@ fn cluster(
     };
     let connect_timeout = fields.duration("connect_timeout", errors);
     let outlier_detection = outlier_detection(&mut fields, errors);
-    let health_check = fields.any("health_check").and_then(|value| inner(&fields, "health_check", value, errors));
+    let health_check = fields
+        .any("health_check")
+        .and_then(|value| inner(&fields, "health_check", value, errors));
     no_tls(&mut fields, errors);
     let path = fields.at("name");
     fields.finish(errors);
     if accepted.clusters.contains_key(&name) {
-        errors.push(ConfigError::new(path, name, "is the name of another cluster, too"));
+        errors.push(ConfigError::new(
+            path,
+            name,
+            "is the name of another cluster, too",
+        ));
         return;
     }
-    let named = endpoints.iter().any(|endpoint| matches!(endpoint.address, Address::Host { .. }));
+    let named = endpoints
+        .iter()
+        .any(|endpoint| matches!(endpoint.address, Address::Host { .. }));
     let cluster = Cluster {
         name: name.clone(),
         protocol: protocol.unwrap_or(Protocol::Http),
         lb: lb.unwrap_or_default(),
-        discovery: if named { Discovery::StrictDns } else { Discovery::Eds },
+        discovery: if named {
+            Discovery::StrictDns
+        } else {
+            Discovery::Eds
+        },
         connect_timeout,
         idle_timeout: policy.idle_timeout,
         outlier_detection,
         health_check,
         service: None,
     };
-    let mut set = EndpointSet { cluster: name.clone(), endpoints };
+    let mut set = EndpointSet {
+        cluster: name.clone(),
+        endpoints,
+    };
     outrigger_xds::resource::sort_endpoints(&mut set);
     policies.insert(name.clone(), policy);
     accepted.endpoints.insert(name.clone(), set);
@@ -110,16 +136,23 @@ fn cluster(
 
 fn retry(fields: &mut Fields, errors: &mut Vec<ConfigError>) -> RetryPolicy {
     let default = RetryPolicy::default();
-    let retries = fields.number("retries", 0..=10, errors).and_then(|count| u32::try_from(count).ok());
+    let retries = fields
+        .number("retries", 0..=10, errors)
+        .and_then(|count| u32::try_from(count).ok());
     RetryPolicy {
         num_retries: retries.unwrap_or(default.num_retries),
-        retry_non_idempotent: fields.boolean("retry_non_idempotent", errors).unwrap_or(default.retry_non_idempotent),
+        retry_non_idempotent: fields
+            .boolean("retry_non_idempotent", errors)
+            .unwrap_or(default.retry_non_idempotent),
         retriable_status_codes: default.retriable_status_codes,
     }
 }
 
 /// Absent is Service Connect's default, `false` is off.
-fn outlier_detection(fields: &mut Fields, errors: &mut Vec<ConfigError>) -> Option<OutlierDetection> {
+fn outlier_detection(
+    fields: &mut Fields,
+    errors: &mut Vec<ConfigError>,
+) -> Option<OutlierDetection> {
     match fields.any("outlier_detection") {
         None | Some(Value::Bool(true)) => Some(OutlierDetection::default()),
         Some(Value::Bool(false)) => None,
@@ -148,13 +181,16 @@ fn no_tls(fields: &mut Fields, errors: &mut Vec<ConfigError>) {
 
 fn endpoint(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<Endpoint> {
     let missing = fields.required_text("address", errors);
-    let address = (!missing.is_empty()).then(|| address(&missing)).and_then(|parsed| match parsed {
-        Ok(address) => Some(address),
-        Err(reason) => {
-            errors.push(ConfigError::new(fields.at("address"), &missing, reason));
-            None
-        }
-    });
+    let address =
+        (!missing.is_empty())
+            .then(|| address(&missing))
+            .and_then(|parsed| match parsed {
+                Ok(address) => Some(address),
+                Err(reason) => {
+                    errors.push(ConfigError::new(fields.at("address"), &missing, reason));
+                    None
+                }
+            });
     let zone = fields.text("zone", errors).unwrap_or_default();
     let weight = fields.count("weight", 0, errors).unwrap_or(1);
     fields.finish(errors);
@@ -170,16 +206,27 @@ fn endpoint(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<Endpoin
 
 fn address(text: &str) -> Result<Address, String> {
     if let Ok(address) = text.parse::<SocketAddr>() {
-        return if address.port() == 0 { Err("port 0 cannot be dialled".to_owned()) } else { Ok(Address::Ip(address)) };
+        return if address.port() == 0 {
+            Err("port 0 cannot be dialled".to_owned())
+        } else {
+            Ok(Address::Ip(address))
+        };
     }
     let wrong = || "must be an address or a host name with a port, like 127.0.0.2:8080".to_owned();
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+    let port = port
+        .parse::<u16>()
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(wrong)?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     if host.is_empty() || !host.chars().all(allowed) {
         return Err(wrong());
     }
-    Ok(Address::Host { host: host.to_ascii_lowercase(), port })
+    Ok(Address::Host {
+        host: host.to_ascii_lowercase(),
+        port,
+    })
 }
 
 fn listener(
@@ -200,11 +247,17 @@ fn listener(
         let reason = "must be an address with port, like 127.255.0.1:80";
         errors.push(ConfigError::new(fields.at("address"), &given, reason));
     }
-    let protocol = fields.parsed("protocol", errors, str::parse).unwrap_or(Protocol::Auto);
+    let protocol = fields
+        .parsed("protocol", errors, str::parse)
+        .unwrap_or(Protocol::Auto);
     let cluster = fields.required_text("cluster", errors);
     let policy = policies.get(&cluster);
     if policy.is_none() && !cluster.is_empty() {
-        errors.push(ConfigError::new(fields.at("cluster"), &cluster, "is the name of no cluster"));
+        errors.push(ConfigError::new(
+            fields.at("cluster"),
+            &cluster,
+            "is the name of no cluster",
+        ));
     }
     let header_timeout = fields.duration("header_timeout", errors);
     let idle_timeout = fields.duration("idle_timeout", errors);
@@ -215,10 +268,16 @@ fn listener(
     let at_address = fields.at("address");
     fields.finish(errors);
     if accepted.listeners.contains_key(&name) {
-        errors.push(ConfigError::new(path, name, "is the name of another listener, too"));
+        errors.push(ConfigError::new(
+            path,
+            name,
+            "is the name of another listener, too",
+        ));
         return;
     }
-    let (Some(address), Some(policy)) = (address, policy) else { return };
+    let (Some(address), Some(policy)) = (address, policy) else {
+        return;
+    };
     let same = |other: &&Listener| address.port() != 0 && other.address == address;
     if let Some(other) = accepted.listeners.values().find(same) {
         let reason = format!("is the address of listener {:?}, too", other.name);
@@ -227,7 +286,9 @@ fn listener(
     let target = if protocol == Protocol::Tcp {
         Target::Cluster(cluster)
     } else {
-        accepted.routes.insert(name.clone(), routes(&name, cluster, policy, idle_timeout));
+        accepted
+            .routes
+            .insert(name.clone(), routes(&name, cluster, policy, idle_timeout));
         Target::Routes(name.clone())
     };
     let listener = Listener {
@@ -246,7 +307,12 @@ fn listener(
     accepted.listeners.insert(name, listener);
 }
 
-fn routes(name: &str, cluster: String, policy: &Policy, idle_timeout: Option<Duration>) -> RouteConfig {
+fn routes(
+    name: &str,
+    cluster: String,
+    policy: &Policy,
+    idle_timeout: Option<Duration>,
+) -> RouteConfig {
     let route = Route {
         hosts: Vec::new(),
         path: PathMatch::Prefix("/".to_owned()),
@@ -256,7 +322,10 @@ fn routes(name: &str, cluster: String, policy: &Policy, idle_timeout: Option<Dur
         idle_timeout: policy.idle_timeout.or(idle_timeout),
         retry: policy.retry.clone(),
     };
-    RouteConfig { name: name.to_owned(), routes: vec![route] }
+    RouteConfig {
+        name: name.to_owned(),
+        routes: vec![route],
+    }
 }
 
 #[cfg(test)]
@@ -280,7 +349,12 @@ per_request_timeout = "15s"       # optional, as are idle_timeout, retries, outl
 "#;
 
     fn fields_of(toml: &str) -> Vec<String> {
-        parse(toml).expect_err("wrong").0.into_iter().map(|error| error.field).collect()
+        parse(toml)
+            .expect_err("wrong")
+            .0
+            .into_iter()
+            .map(|error| error.field)
+            .collect()
     }
 
     #[test]
@@ -288,15 +362,27 @@ per_request_timeout = "15s"       # optional, as are idle_timeout, retries, outl
         let accepted = parse(EXAMPLE).expect("valid");
         let listener = &accepted.listeners["orders-egress"];
         assert_eq!(listener.target, Target::Routes("orders-egress".to_owned()));
-        assert_eq!((listener.protocol, listener.header_timeout), (Protocol::Auto, Some(Duration::from_secs(5))));
+        assert_eq!(
+            (listener.protocol, listener.header_timeout),
+            (Protocol::Auto, Some(Duration::from_secs(5)))
+        );
         let route = &accepted.routes["orders-egress"].routes[0];
-        assert_eq!((route.cluster.as_str(), route.per_request_timeout), ("orders", Some(Duration::from_secs(15))));
+        assert_eq!(
+            (route.cluster.as_str(), route.per_request_timeout),
+            ("orders", Some(Duration::from_secs(15)))
+        );
         assert_eq!(route.retry, RetryPolicy::default());
         let cluster = &accepted.clusters["orders"];
-        assert_eq!((cluster.lb, cluster.discovery), (LbPolicy::LeastRequest, Discovery::Eds));
+        assert_eq!(
+            (cluster.lb, cluster.discovery),
+            (LbPolicy::LeastRequest, Discovery::Eds)
+        );
         assert_eq!(cluster.outlier_detection, Some(OutlierDetection::default()));
         let endpoints = &accepted.endpoints["orders"].endpoints;
-        let zones: Vec<_> = endpoints.iter().map(|endpoint| (endpoint.zone.as_str(), endpoint.weight)).collect();
+        let zones: Vec<_> = endpoints
+            .iter()
+            .map(|endpoint| (endpoint.zone.as_str(), endpoint.weight))
+            .collect();
         assert_eq!(zones, [("", 1), ("a", 1)]);
     }
 
@@ -325,14 +411,35 @@ per_request_timeout = "15s"       # optional, as are idle_timeout, retries, outl
         let accepted = parse(toml).expect("valid");
         let cluster = &accepted.clusters["db"];
         assert_eq!(cluster.discovery, Discovery::StrictDns);
-        assert_eq!(cluster.outlier_detection.as_ref().map(|outlier| outlier.consecutive_failures), Some(3));
-        assert_eq!(cluster.health_check.as_ref().and_then(|check| check.path.clone()), Some("/healthz".to_owned()));
+        assert_eq!(
+            cluster
+                .outlier_detection
+                .as_ref()
+                .map(|outlier| outlier.consecutive_failures),
+            Some(3)
+        );
+        assert_eq!(
+            cluster
+                .health_check
+                .as_ref()
+                .and_then(|check| check.path.clone()),
+            Some("/healthz".to_owned())
+        );
         let listener = &accepted.listeners["in"];
         assert_eq!(listener.target, Target::Cluster("db".to_owned()));
-        assert_eq!((listener.idle_timeout, listener.max_connections), (Some(Duration::ZERO), Some(10)));
+        assert_eq!(
+            (listener.idle_timeout, listener.max_connections),
+            (Some(Duration::ZERO), Some(10))
+        );
         assert!(accepted.routes.is_empty());
-        let off = toml.replace("{ consecutive_failures = 3, base_ejection_time = \"5s\" }", "false");
-        assert_eq!(parse(&off).expect("valid").clusters["db"].outlier_detection, None);
+        let off = toml.replace(
+            "{ consecutive_failures = 3, base_ejection_time = \"5s\" }",
+            "false",
+        );
+        assert_eq!(
+            parse(&off).expect("valid").clusters["db"].outlier_detection,
+            None
+        );
     }
 
     #[test]
@@ -361,23 +468,43 @@ per_request_timeout = "15s"       # optional, as are idle_timeout, retries, outl
         let mut found = fields_of(toml);
         found.sort();
         let expected = [
-            "cluster[0].endpoints[0].address", "cluster[0].endpoints[1].weight", "cluster[0].lb",
-            "cluster[0].outlier_detection", "cluster[0].per_request_timeout", "cluster[0].protocol", "cluster[0].tls",
-            "cluster[1].name", "listener[0].address", "listener[0].cluster", "listener[0].colour",
-            "listener[0].direction", "listener[0].header_timeout", "listener[0].protocol", "surprise",
+            "cluster[0].endpoints[0].address",
+            "cluster[0].endpoints[1].weight",
+            "cluster[0].lb",
+            "cluster[0].outlier_detection",
+            "cluster[0].per_request_timeout",
+            "cluster[0].protocol",
+            "cluster[0].tls",
+            "cluster[1].name",
+            "listener[0].address",
+            "listener[0].cluster",
+            "listener[0].colour",
+            "listener[0].direction",
+            "listener[0].header_timeout",
+            "listener[0].protocol",
+            "surprise",
         ];
         assert_eq!(found, expected);
     }
 
     #[test]
     fn two_listeners_cannot_share_an_address() {
-        let second = EXAMPLE.replace("orders-egress", "again").replace("name = \"orders\"", "name = \"other\"");
-        assert_eq!(fields_of(&format!("{EXAMPLE}{second}")), ["listener[1].address"]);
+        let second = EXAMPLE
+            .replace("orders-egress", "again")
+            .replace("name = \"orders\"", "name = \"other\"");
+        assert_eq!(
+            fields_of(&format!("{EXAMPLE}{second}")),
+            ["listener[1].address"]
+        );
     }
 
     #[test]
     fn a_missing_file_is_named() {
         let errors = load(Path::new("/nonexistent/x.toml")).expect_err("missing");
-        assert!(errors.to_string().starts_with("--static = \"/nonexistent/x.toml\": "));
+        assert!(
+            errors
+                .to_string()
+                .starts_with("--static = \"/nonexistent/x.toml\": ")
+        );
     }
 }

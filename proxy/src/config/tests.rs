@@ -12,8 +12,16 @@ fn fields_of(flags: &[&str]) -> Vec<String> {
 
 #[test]
 fn a_client_needs_only_xds_and_namespace() {
-    let config = Config::from_args(args(&["--xds", "http://a:1,http://b:2", "--namespace", "prod"])).expect("valid");
-    let Mode::Mesh(mesh) = &config.mode else { panic!("a mesh") };
+    let config = Config::from_args(args(&[
+        "--xds",
+        "http://a:1,http://b:2",
+        "--namespace",
+        "prod",
+    ]))
+    .expect("valid");
+    let Mode::Mesh(mesh) = &config.mode else {
+        panic!("a mesh")
+    };
     assert_eq!(mesh.xds.len(), 2);
     assert_eq!(mesh.namespace, "prod");
     assert_eq!(mesh.app_address, IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -27,29 +35,61 @@ fn a_client_needs_only_xds_and_namespace() {
 #[test]
 fn all_errors_are_reported_at_once() {
     let flags = [
-        "--control", "https://x", "--admin", "0.0.0.0:1", "--workers", "0", "--egress", "capture", "--vip-cidr",
-        "10.0.0.0/16", "--address", "nowhere", "--metrics", "9", "--drain-timeout", "20", "--task-id", "a b",
+        "--control",
+        "https://x",
+        "--admin",
+        "0.0.0.0:1",
+        "--workers",
+        "0",
+        "--egress",
+        "capture",
+        "--vip-cidr",
+        "10.0.0.0/16",
+        "--address",
+        "nowhere",
+        "--metrics",
+        "9",
+        "--drain-timeout",
+        "20",
+        "--task-id",
+        "a b",
     ];
     let mut found = fields_of(&flags);
     found.sort();
     let expected = [
-        "--address", "--admin", "--control", "--drain-timeout", "--egress", "--metrics", "--namespace", "--task-id",
-        "--vip-cidr", "--workers", "--xds",
+        "--address",
+        "--admin",
+        "--control",
+        "--drain-timeout",
+        "--egress",
+        "--metrics",
+        "--namespace",
+        "--task-id",
+        "--vip-cidr",
+        "--workers",
+        "--xds",
     ];
     assert_eq!(found, expected);
 }
 
 #[test]
 fn an_error_shows_field_value_and_reason() {
-    let errors = Config::from_args(args(&["--static", "x.toml", "--workers", "many"])).expect_err("not a number");
-    assert_eq!(errors.to_string(), "--workers = \"many\": must be a number from 1 to 256");
+    let errors = Config::from_args(args(&["--static", "x.toml", "--workers", "many"]))
+        .expect_err("not a number");
+    assert_eq!(
+        errors.to_string(),
+        "--workers = \"many\": must be a number from 1 to 256"
+    );
 }
 
 #[test]
 fn a_declaring_sidecar_needs_control_and_address() {
     let json = r#"{"portMappings":[{"name":"web","containerPort":8080}],"serviceConnectConfiguration":
         {"enabled":true,"namespace":"prod","services":[{"portName":"web"}]}}"#;
-    assert_eq!(fields_of(&["--xds", "http://a:1", "--service-connect", json]), ["--control", "--address"]);
+    assert_eq!(
+        fields_of(&["--xds", "http://a:1", "--service-connect", json]),
+        ["--control", "--address"]
+    );
 }
 
 #[test]
@@ -66,7 +106,14 @@ fn namespace_of_flag_and_document_must_agree() {
 fn random_task_id_is_kept_in_the_state_directory() {
     let dir = tempfile::tempdir().expect("a directory");
     let state = dir.path().join("state").display().to_string();
-    let flags = ["--xds", "http://a:1", "--namespace", "prod", "--state", &state];
+    let flags = [
+        "--xds",
+        "http://a:1",
+        "--namespace",
+        "prod",
+        "--state",
+        &state,
+    ];
     let id = || match Config::from_args(args(&flags)).expect("valid").mode {
         Mode::Mesh(mesh) => mesh.task_id,
         Mode::Static(_) => String::new(),
@@ -87,6 +134,15 @@ fn cgroup_quota_is_rounded_up_and_capped() {
 
 #[test]
 fn an_empty_variable_counts_as_unset() {
-    let config = Config::from_args(args(&["--xds", "http://a:1", "--namespace", "n", "--metrics", "", "--workers", ""]));
+    let config = Config::from_args(args(&[
+        "--xds",
+        "http://a:1",
+        "--namespace",
+        "n",
+        "--metrics",
+        "",
+        "--workers",
+        "",
+    ]));
     assert_eq!(config.expect("valid").metrics, None);
 }

@@ -61,7 +61,11 @@ pub struct Announcer {
 impl Announcer {
     /// Does nothing until [`Self::run`].
     pub fn new(config: AnnounceConfig, ready: Arc<Readiness>) -> Self {
-        Self { config, ready, registered: Mutex::default() }
+        Self {
+            config,
+            ready,
+            registered: Mutex::default(),
+        }
     }
 
     /// Waits for readiness, then keeps everything announced and the problems reported, until `drain`.
@@ -84,16 +88,29 @@ impl Announcer {
         match tokio::time::timeout(DRAIN_BOUND, call).await {
             Ok(Ok(report)) => Ok(serde_json::from_value(report).unwrap_or_default()),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(CallError::Unreachable { server: path, reason: "no answer in time".to_owned() }),
+            Err(_) => Err(CallError::Unreachable {
+                server: path,
+                reason: "no answer in time".to_owned(),
+            }),
         }
     }
 
     /// Takes this task out of the registry; what fails is logged, and its liveness will expire.
     pub async fn deregister(&self) {
-        let registered = std::mem::take(&mut *self.registered.lock().unwrap_or_else(PoisonError::into_inner));
+        let registered = std::mem::take(
+            &mut *self
+                .registered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for (name, id) in registered {
             let input = json!({"ServiceId": id, "InstanceId": self.config.mesh.task_id});
-            match self.config.client.cloud_map("DeregisterInstance", &input).await {
+            match self
+                .config
+                .client
+                .cloud_map("DeregisterInstance", &input)
+                .await
+            {
                 Ok(_) => tracing::info!(service = name, "deregistered"),
                 Err(error) if error.is("InstanceNotFound") || error.is("ServiceNotFound") => {}
                 Err(error) => tracing::warn!(service = name, %error, "not deregistered"),
@@ -102,7 +119,9 @@ impl Announcer {
     }
 
     async fn keep_announced(&self) {
-        let Some(document) = &self.config.mesh.document else { return };
+        let Some(document) = &self.config.mesh.document else {
+            return;
+        };
         let each = document.services.iter().filter_map(|service| {
             let mapping = document.port_mapping(&service.port_name)?;
             let port = *self.config.ports.get(&service.port_name)?;
@@ -120,7 +139,10 @@ impl Announcer {
         loop {
             let announced = match self.ready.problem_of(&ingress) {
                 Some(reason) => Err(format!("not announced, its ingress is not bound: {reason}")),
-                None => self.announce(service, mapping, port, fresh).await.map_err(|error| error.to_string()),
+                None => self
+                    .announce(service, mapping, port, fresh)
+                    .await
+                    .map_err(|error| error.to_string()),
             };
             match announced {
                 Ok(None) => self.ready.clear(&key),
@@ -128,7 +150,11 @@ impl Announcer {
                 Err(reason) => self.ready.problem(key.as_str(), reason),
             }
             fresh = false;
-            let pause = if self.service_id(service).is_some() { RECHECK } else { LAST_POLL };
+            let pause = if self.service_id(service).is_some() {
+                RECHECK
+            } else {
+                LAST_POLL
+            };
             tokio::select! {
                 Ok(()) = reconnected.changed() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -145,7 +171,10 @@ impl Announcer {
                 return;
             }
             if pause == LAST_POLL {
-                self.ready.problem(key, format!("not announced yet, the application does not answer on {address}"));
+                self.ready.problem(
+                    key,
+                    format!("not announced yet, the application does not answer on {address}"),
+                );
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LAST_POLL);
@@ -162,7 +191,8 @@ impl Announcer {
     ) -> Result<Option<String>, CallError> {
         let namespace = self.namespace_id().await?;
         let id = self.create_service(service, &namespace).await?;
-        let declaration = json!({"ServiceId": id, "Attributes": self.declaration(service, mapping)});
+        let declaration =
+            json!({"ServiceId": id, "Attributes": self.declaration(service, mapping)});
         let refused = match self.call("UpdateServiceAttributes", &declaration).await {
             Ok(_) => None,
             Err(error) if error.is("InvalidInput") => Some(error.to_string()),
@@ -179,14 +209,20 @@ impl Announcer {
             self.call("RegisterInstance", &input).await?;
             tracing::info!(service = service.discovery_name, port, "registered");
         }
-        self.registered.lock().unwrap_or_else(PoisonError::into_inner).insert(service.discovery_name.clone(), id);
+        self.registered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(service.discovery_name.clone(), id);
         Ok(refused)
     }
 
     async fn namespace_id(&self) -> Result<String, CallError> {
         let name = &self.config.mesh.namespace;
         let filter = json!({"Filters": [{"Name": "NAME", "Values": [name], "Condition": "EQ"}]});
-        if let Some(id) = self.find("ListNamespaces", "Namespaces", filter.clone(), name).await? {
+        if let Some(id) = self
+            .find("ListNamespaces", "Namespaces", filter.clone(), name)
+            .await?
+        {
             return Ok(id);
         }
         let input = json!({"Name": name, "CreatorRequestId": super::state::random_hex(16)});
@@ -195,11 +231,17 @@ impl Announcer {
             Err(error) if error.is("NamespaceAlreadyExists") => {}
             Err(error) => return Err(error),
         }
-        let found = self.find("ListNamespaces", "Namespaces", filter, name).await?;
+        let found = self
+            .find("ListNamespaces", "Namespaces", filter, name)
+            .await?;
         found.ok_or_else(|| pending(format!("namespace {name:?} is being created")))
     }
 
-    async fn create_service(&self, service: &Service, namespace: &str) -> Result<String, CallError> {
+    async fn create_service(
+        &self,
+        service: &Service,
+        namespace: &str,
+    ) -> Result<String, CallError> {
         let name = &service.discovery_name;
         let input = json!({
             "Name": name,
@@ -234,7 +276,10 @@ impl Announcer {
         loop {
             let output = self.call(operation, &input).await?;
             let mut items = output[list].as_array().into_iter().flatten();
-            if let Some(id) = items.find(|item| item["Name"] == name).and_then(|item| item["Id"].as_str()) {
+            if let Some(id) = items
+                .find(|item| item["Name"] == name)
+                .and_then(|item| item["Id"].as_str())
+            {
                 return Ok(Some(id.to_owned()));
             }
             match output["NextToken"].as_str() {
@@ -245,7 +290,11 @@ impl Announcer {
     }
 
     /// An operator's DRAINING is left alone: only what is wrong or gone is registered again.
-    async fn is_registered(&self, service: &str, wanted: &BTreeMap<&'static str, String>) -> Result<bool, CallError> {
+    async fn is_registered(
+        &self,
+        service: &str,
+        wanted: &BTreeMap<&'static str, String>,
+    ) -> Result<bool, CallError> {
         let input = json!({"ServiceId": service, "InstanceId": self.config.mesh.task_id});
         let output = match self.call("GetInstance", &input).await {
             Ok(output) => output,
@@ -253,19 +302,29 @@ impl Announcer {
             Err(error) => return Err(error),
         };
         let held = &output["Instance"]["Attributes"];
-        Ok(wanted.iter().all(|(name, value)| *name == "OUTRIGGER_STATE" || held[*name] == **value))
+        Ok(wanted
+            .iter()
+            .all(|(name, value)| *name == "OUTRIGGER_STATE" || held[*name] == **value))
     }
 
     /// Service attributes; the revision is the deployment's, or follows from everything else.
-    fn declaration(&self, service: &Service, mapping: &PortMapping) -> BTreeMap<&'static str, String> {
-        let mut attributes = BTreeMap::from([("OUTRIGGER_APP_PROTOCOL", mapping.protocol.to_string())]);
+    fn declaration(
+        &self,
+        service: &Service,
+        mapping: &PortMapping,
+    ) -> BTreeMap<&'static str, String> {
+        let mut attributes =
+            BTreeMap::from([("OUTRIGGER_APP_PROTOCOL", mapping.protocol.to_string())]);
         if let Some(alias) = &service.alias {
             let default = || format!("{}.{}", service.discovery_name, self.config.mesh.namespace);
             let name = alias.dns_name.clone().unwrap_or_else(default);
             attributes.insert("OUTRIGGER_ALIAS", format!("{name}:{}", alias.port));
         }
         if let Some(timeout) = service.per_request_timeout {
-            attributes.insert("OUTRIGGER_PER_REQUEST_TIMEOUT", timeout.as_secs().to_string());
+            attributes.insert(
+                "OUTRIGGER_PER_REQUEST_TIMEOUT",
+                timeout.as_secs().to_string(),
+            );
         }
         if let Some(timeout) = service.idle_timeout {
             attributes.insert("OUTRIGGER_IDLE_TIMEOUT", timeout.as_secs().to_string());
@@ -285,8 +344,18 @@ impl Announcer {
         let document = mesh.document.as_ref();
         let optional = [
             ("AVAILABILITY_ZONE", mesh.zone.clone()),
-            ("ECS_CLUSTER_NAME", document.map(|one| one.cluster_name.clone()).unwrap_or_default()),
-            ("ECS_SERVICE_NAME", document.map(|one| one.service_name.clone()).unwrap_or_default()),
+            (
+                "ECS_CLUSTER_NAME",
+                document
+                    .map(|one| one.cluster_name.clone())
+                    .unwrap_or_default(),
+            ),
+            (
+                "ECS_SERVICE_NAME",
+                document
+                    .map(|one| one.service_name.clone())
+                    .unwrap_or_default(),
+            ),
         ];
         let mut attributes = BTreeMap::from([
             (address, mesh.address.to_string()),
@@ -308,7 +377,11 @@ impl Announcer {
             changed.borrow_and_update();
             let problems = self.ready.problems();
             if told.as_ref() != Some(&problems) {
-                let sent = self.config.client.operator(&path, &json!({"problems": problems})).await;
+                let sent = self
+                    .config
+                    .client
+                    .operator(&path, &json!({"problems": problems}))
+                    .await;
                 if sent.is_ok() || matches!(sent, Err(CallError::Refused { .. })) {
                     told = Some(problems);
                 }
@@ -321,7 +394,10 @@ impl Announcer {
     }
 
     fn service_id(&self, service: &Service) -> Option<String> {
-        let registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        let registered = self
+            .registered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         registered.get(&service.discovery_name).cloned()
     }
 
@@ -331,7 +407,10 @@ impl Announcer {
 }
 
 fn pending(reason: String) -> CallError {
-    CallError::Unreachable { server: "control server".to_owned(), reason }
+    CallError::Unreachable {
+        server: "control server".to_owned(),
+        reason,
+    }
 }
 
 #[cfg(test)]

@@ -64,7 +64,11 @@ pub struct Client {
 impl Client {
     /// Tries `servers` in order, beginning with the one that answered last.
     pub fn new(servers: Vec<Uri>, resolver: Arc<Resolver>) -> Self {
-        Self { servers, last_good: AtomicUsize::new(0), resolver }
+        Self {
+            servers,
+            last_good: AtomicUsize::new(0),
+            resolver,
+        }
     }
 
     /// One Cloud Map operation.
@@ -78,18 +82,31 @@ impl Client {
         self.call(path, path, None, input).await
     }
 
-    async fn call(&self, call: &str, path: &str, target: Option<&str>, input: &Value) -> Result<Value, CallError> {
+    async fn call(
+        &self,
+        call: &str,
+        path: &str,
+        target: Option<&str>,
+        input: &Value,
+    ) -> Result<Value, CallError> {
         let first = self.last_good.load(Ordering::Relaxed);
-        let mut failed = CallError::Unreachable { server: "--control".to_owned(), reason: "no server given".to_owned() };
+        let mut failed = CallError::Unreachable {
+            server: "--control".to_owned(),
+            reason: "no server given".to_owned(),
+        };
         for step in 0..self.servers.len() {
             let index = (first + step) % self.servers.len();
             let server = &self.servers[index];
-            let sent = tokio::time::timeout(CALL_TIMEOUT, self.send(server, path, target, input)).await;
+            let sent =
+                tokio::time::timeout(CALL_TIMEOUT, self.send(server, path, target, input)).await;
             let sent = sent.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)));
             let (status, body) = match sent {
                 Ok(answer) => answer,
                 Err(error) => {
-                    failed = CallError::Unreachable { server: server.to_string(), reason: error.to_string() };
+                    failed = CallError::Unreachable {
+                        server: server.to_string(),
+                        reason: error.to_string(),
+                    };
                     continue;
                 }
             };
@@ -97,7 +114,12 @@ impl Client {
             if status.is_success() {
                 return Ok(body);
             }
-            let text = |names: [&str; 2]| names.iter().find_map(|name| body[*name].as_str()).map(str::to_owned);
+            let text = |names: [&str; 2]| {
+                names
+                    .iter()
+                    .find_map(|name| body[*name].as_str())
+                    .map(str::to_owned)
+            };
             let kind = text(["__type", "code"]).unwrap_or_else(|| status.to_string());
             return Err(CallError::Refused {
                 call: call.to_owned(),
@@ -118,11 +140,17 @@ impl Client {
         input: &Value,
     ) -> io::Result<(http::StatusCode, Value)> {
         let stream = connect(&self.resolver, server).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
         let driver = tokio::spawn(connection);
-        let host = server.authority().map_or("", |authority| authority.as_str());
-        let mut request = Request::builder().method(Method::POST).uri(path).header(header::HOST, host);
+        let host = server
+            .authority()
+            .map_or("", |authority| authority.as_str());
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(header::HOST, host);
         request = match target {
             Some(target) => request
                 .header("x-amz-target", target)
@@ -132,11 +160,20 @@ impl Client {
         let body = Full::new(Bytes::from(input.to_string()));
         let request = request.body(body).map_err(io::Error::other)?;
         let answer = async {
-            let response = sender.send_request(request).await.map_err(io::Error::other)?;
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(io::Error::other)?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(io::Error::other)?;
+            let body = Limited::new(response.into_body(), MAX_ANSWER)
+                .collect()
+                .await
+                .map_err(io::Error::other)?;
             let bytes = body.to_bytes();
-            Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+            Ok((
+                status,
+                serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+            ))
         }
         .await;
         driver.abort();
@@ -146,7 +183,9 @@ impl Client {
 
 /// Connects to the host and port of `uri`, trying every address of a name.
 pub async fn connect(resolver: &Resolver, uri: &Uri) -> io::Result<TcpStream> {
-    let host = uri.host().ok_or_else(|| io::Error::other(format!("{uri} has no host")))?;
+    let host = uri
+        .host()
+        .ok_or_else(|| io::Error::other(format!("{uri} has no host")))?;
     let port = uri.port_u16().unwrap_or(80);
     let resolved = resolver.lookup(host).await.map_err(io::Error::other)?;
     let mut failed = io::Error::from(io::ErrorKind::NotFound);
@@ -158,7 +197,9 @@ pub async fn connect(resolver: &Resolver, uri: &Uri) -> io::Result<TcpStream> {
                 return Ok(stream);
             }
             Ok(Err(error)) => failed = io::Error::new(error.kind(), format!("{address}: {error}")),
-            Err(_) => failed = io::Error::new(io::ErrorKind::TimedOut, format!("{address}: no answer")),
+            Err(_) => {
+                failed = io::Error::new(io::ErrorKind::TimedOut, format!("{address}: no answer"))
+            }
         }
     }
     Err(failed)

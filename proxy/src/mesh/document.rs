@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use outrigger_xds::model::{
-    Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, LbPolicy, Listener, PathMatch,
-    Protocol, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
+    Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, LbPolicy,
+    Listener, PathMatch, Protocol, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
 };
 use serde_json::Value;
 
@@ -72,20 +72,30 @@ const INGRESS_PORTS: std::ops::RangeInclusive<u16> = 15000..=15999;
 impl ServiceConnect {
     /// The port mapping of a declared service.
     pub fn port_mapping(&self, port_name: &str) -> Option<&PortMapping> {
-        self.port_mappings.iter().find(|mapping| mapping.name == port_name)
+        self.port_mappings
+            .iter()
+            .find(|mapping| mapping.name == port_name)
     }
 
     /// Ports the application listens on: the sidecar binds none of them.
     pub fn container_ports(&self) -> BTreeSet<u16> {
-        self.port_mappings.iter().map(|mapping| mapping.container_port).collect()
+        self.port_mappings
+            .iter()
+            .map(|mapping| mapping.container_port)
+            .collect()
     }
 
     /// Port mappings that a service is served from, each once, in the order of the services.
     pub fn served(&self) -> Vec<(&PortMapping, Vec<&Service>)> {
         let mut served: Vec<(&PortMapping, Vec<&Service>)> = Vec::new();
         for service in &self.services {
-            let Some(mapping) = self.port_mapping(&service.port_name) else { continue };
-            match served.iter_mut().find(|(known, _)| known.name == mapping.name) {
+            let Some(mapping) = self.port_mapping(&service.port_name) else {
+                continue;
+            };
+            match served
+                .iter_mut()
+                .find(|(known, _)| known.name == mapping.name)
+            {
                 Some((_, services)) => services.push(service),
                 None => served.push((mapping, vec![service])),
             }
@@ -101,14 +111,23 @@ pub fn load(source: &str) -> Result<ServiceConnect, ConfigErrors> {
     }
     match std::fs::read_to_string(source) {
         Ok(text) => parse(&text),
-        Err(error) => Err(ConfigErrors(vec![ConfigError::new("--service-connect", source, error.to_string())])),
+        Err(error) => Err(ConfigErrors(vec![ConfigError::new(
+            "--service-connect",
+            source,
+            error.to_string(),
+        )])),
     }
 }
 
 /// Checks the document and reports all errors at once.
 pub fn parse(json: &str) -> Result<ServiceConnect, ConfigErrors> {
-    let value: Value = serde_json::from_str(json)
-        .map_err(|error| ConfigErrors(vec![ConfigError::new("--service-connect", "", format!("not JSON: {error}"))]))?;
+    let value: Value = serde_json::from_str(json).map_err(|error| {
+        ConfigErrors(vec![ConfigError::new(
+            "--service-connect",
+            "",
+            format!("not JSON: {error}"),
+        )])
+    })?;
     let mut errors = Vec::new();
     let mut root = Fields::new("", value, &mut errors);
     let mut document = ServiceConnect {
@@ -122,13 +141,26 @@ pub fn parse(json: &str) -> Result<ServiceConnect, ConfigErrors> {
             .collect(),
         services: Vec::new(),
     };
-    unique("portMappings", "name", document.port_mappings.iter().map(|mapping| &mapping.name), &mut errors);
+    unique(
+        "portMappings",
+        "name",
+        document.port_mappings.iter().map(|mapping| &mapping.name),
+        &mut errors,
+    );
     match root.object("serviceConnectConfiguration", &mut errors) {
         Some(fields) => configuration(fields, &mut document, &mut errors),
-        None => errors.push(ConfigError::new("serviceConnectConfiguration", "", "is required")),
+        None => errors.push(ConfigError::new(
+            "serviceConnectConfiguration",
+            "",
+            "is required",
+        )),
     }
     root.finish(&mut errors);
-    if errors.is_empty() { Ok(document) } else { Err(ConfigErrors(errors)) }
+    if errors.is_empty() {
+        Ok(document)
+    } else {
+        Err(ConfigErrors(errors))
+    }
 }
 
 fn port_mapping(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<PortMapping> {
@@ -139,7 +171,11 @@ fn port_mapping(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<Por
     }
     let container_port = fields.port("containerPort", errors);
     if container_port.is_none() {
-        errors.push(ConfigError::new(fields.at("containerPort"), "", "is required: a port from 1 to 65535"));
+        errors.push(ConfigError::new(
+            fields.at("containerPort"),
+            "",
+            "is required: a port from 1 to 65535",
+        ));
     }
     let protocol = fields.parsed("appProtocol", errors, |text| match text {
         "http" => Ok(Protocol::Http),
@@ -163,7 +199,11 @@ fn port_mapping(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<Por
 fn configuration(mut fields: Fields, document: &mut ServiceConnect, errors: &mut Vec<ConfigError>) {
     let enabled = fields.boolean("enabled", errors);
     if enabled.is_none() {
-        errors.push(ConfigError::new(fields.at("enabled"), "", "is required: true or false"));
+        errors.push(ConfigError::new(
+            fields.at("enabled"),
+            "",
+            "is required: true or false",
+        ));
     }
     document.namespace = fields.text("namespace", errors);
     let services: Vec<Service> = fields
@@ -172,9 +212,18 @@ fn configuration(mut fields: Fields, document: &mut ServiceConnect, errors: &mut
         .map(|fields| service(fields, document, errors))
         .collect();
     let path = fields.at("services");
-    unique(&path, "discoveryName", services.iter().map(|service| &service.discovery_name), errors);
+    unique(
+        &path,
+        "discoveryName",
+        services.iter().map(|service| &service.discovery_name),
+        errors,
+    );
     if services.len() > 100 {
-        errors.push(ConfigError::new(&path, services.len().to_string(), "at most 100 services"));
+        errors.push(ConfigError::new(
+            &path,
+            services.len().to_string(),
+            "at most 100 services",
+        ));
     }
     // The container's log driver carries the sidecar's output; these two steer it and mean nothing to the sidecar itself.
     fields.object("logConfiguration", errors);
@@ -186,64 +235,111 @@ fn configuration(mut fields: Fields, document: &mut ServiceConnect, errors: &mut
     }
 }
 
-fn service(mut fields: Fields, document: &ServiceConnect, errors: &mut Vec<ConfigError>) -> Service {
+fn service(
+    mut fields: Fields,
+    document: &ServiceConnect,
+    errors: &mut Vec<ConfigError>,
+) -> Service {
     let port_name = fields.required_text("portName", errors);
     let mapping = document.port_mapping(&port_name);
     if mapping.is_none() && !port_name.is_empty() {
         let reason = "is the name of no entry of portMappings";
         errors.push(ConfigError::new(fields.at("portName"), &port_name, reason));
     }
-    let discovery_name = fields.parsed("discoveryName", errors, short_name).unwrap_or_else(|| port_name.clone());
+    let discovery_name = fields
+        .parsed("discoveryName", errors, short_name)
+        .unwrap_or_else(|| port_name.clone());
     let mut aliases = fields.objects("clientAliases", errors);
     if aliases.len() > 1 {
         let reason = "at most 1 alias for each service";
-        errors.push(ConfigError::new(fields.at("clientAliases"), aliases.len().to_string(), reason));
+        errors.push(ConfigError::new(
+            fields.at("clientAliases"),
+            aliases.len().to_string(),
+            reason,
+        ));
     }
-    let alias = (!aliases.is_empty()).then(|| client_alias(aliases.remove(0), errors)).flatten();
+    let alias = (!aliases.is_empty())
+        .then(|| client_alias(aliases.remove(0), errors))
+        .flatten();
     let ingress_port_override = fields.port("ingressPortOverride", errors);
-    let (idle_timeout, per_request_timeout) =
-        fields.object("timeout", errors).map_or((None, None), |fields| timeout(fields, mapping, errors));
+    let (idle_timeout, per_request_timeout) = fields
+        .object("timeout", errors)
+        .map_or((None, None), |fields| timeout(fields, mapping, errors));
     if let Some(tls) = fields.any("tls") {
-        let reason = "TLS between sidecars is not built yet, and leaving it out silently would be worse";
+        let reason =
+            "TLS between sidecars is not built yet, and leaving it out silently would be worse";
         errors.push(ConfigError::new(fields.at("tls"), tls.to_string(), reason));
     }
     fields.finish(errors);
-    Service { port_name, discovery_name, alias, ingress_port_override, idle_timeout, per_request_timeout }
+    Service {
+        port_name,
+        discovery_name,
+        alias,
+        ingress_port_override,
+        idle_timeout,
+        per_request_timeout,
+    }
 }
 
 fn client_alias(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<ClientAlias> {
     let port = fields.port("port", errors);
     if port.is_none() {
-        errors.push(ConfigError::new(fields.at("port"), "", "is required: a port from 1 to 65535"));
+        errors.push(ConfigError::new(
+            fields.at("port"),
+            "",
+            "is required: a port from 1 to 65535",
+        ));
     }
     let dns_name = fields.parsed("dnsName", errors, dns_name);
     if let Some(rules) = fields.any("testTrafficRules") {
         let reason = "test traffic is not built yet: green tasks would get production traffic";
-        errors.push(ConfigError::new(fields.at("testTrafficRules"), rules.to_string(), reason));
+        errors.push(ConfigError::new(
+            fields.at("testTrafficRules"),
+            rules.to_string(),
+            reason,
+        ));
     }
     fields.finish(errors);
-    Some(ClientAlias { port: port?, dns_name })
+    Some(ClientAlias {
+        port: port?,
+        dns_name,
+    })
 }
 
 type Timeouts = (Option<Duration>, Option<Duration>);
 
-fn timeout(mut fields: Fields, mapping: Option<&PortMapping>, errors: &mut Vec<ConfigError>) -> Timeouts {
+fn timeout(
+    mut fields: Fields,
+    mapping: Option<&PortMapping>,
+    errors: &mut Vec<ConfigError>,
+) -> Timeouts {
     let most = 2_147_483_647;
     let idle = fields.number("idleTimeoutSeconds", 0..=most, errors);
     let per_request = fields.number("perRequestTimeoutSeconds", 0..=most, errors);
-    if let (Some(seconds), Some(Protocol::Tcp)) = (per_request, mapping.map(|mapping| mapping.protocol)) {
+    if let (Some(seconds), Some(Protocol::Tcp)) =
+        (per_request, mapping.map(|mapping| mapping.protocol))
+    {
         let reason = "cannot be set without an appProtocol: TCP has no requests";
-        errors.push(ConfigError::new(fields.at("perRequestTimeoutSeconds"), seconds.to_string(), reason));
+        errors.push(ConfigError::new(
+            fields.at("perRequestTimeoutSeconds"),
+            seconds.to_string(),
+            reason,
+        ));
     }
     fields.finish(errors);
-    (idle.map(Duration::from_secs), per_request.map(Duration::from_secs))
+    (
+        idle.map(Duration::from_secs),
+        per_request.map(Duration::from_secs),
+    )
 }
 
 fn overrides(path: &str, document: &ServiceConnect, errors: &mut Vec<ConfigError>) {
     let mut owners: BTreeMap<u16, &str> = BTreeMap::new();
     let mut chosen: BTreeMap<&str, u16> = BTreeMap::new();
     for (index, service) in document.services.iter().enumerate() {
-        let Some(port) = service.ingress_port_override else { continue };
+        let Some(port) = service.ingress_port_override else {
+            continue;
+        };
         let mut wrong = |reason: String| {
             let field = format!("{path}[{index}].ingressPortOverride");
             errors.push(ConfigError::new(field, port.to_string(), reason));
@@ -251,20 +347,35 @@ fn overrides(path: &str, document: &ServiceConnect, errors: &mut Vec<ConfigError
         if document.container_ports().contains(&port) {
             wrong("is a containerPort: the application listens there".to_owned());
         }
-        if let Some(owner) = owners.insert(port, &service.port_name).filter(|owner| *owner != service.port_name) {
+        if let Some(owner) = owners
+            .insert(port, &service.port_name)
+            .filter(|owner| *owner != service.port_name)
+        {
             wrong(format!("is already the ingress port of {owner:?}"));
         }
-        if chosen.insert(&service.port_name, port).is_some_and(|other| other != port) {
+        if chosen
+            .insert(&service.port_name, port)
+            .is_some_and(|other| other != port)
+        {
             wrong("another service of the same portName has a different one".to_owned());
         }
     }
 }
 
-fn unique<'a>(path: &str, field: &str, names: impl Iterator<Item = &'a String>, errors: &mut Vec<ConfigError>) {
+fn unique<'a>(
+    path: &str,
+    field: &str,
+    names: impl Iterator<Item = &'a String>,
+    errors: &mut Vec<ConfigError>,
+) {
     let mut seen = BTreeSet::new();
     for (index, name) in names.enumerate() {
         if !name.is_empty() && !seen.insert(name) {
-            errors.push(ConfigError::new(format!("{path}[{index}].{field}"), name, "is used twice"));
+            errors.push(ConfigError::new(
+                format!("{path}[{index}].{field}"),
+                name,
+                "is used twice",
+            ));
         }
     }
 }
@@ -296,17 +407,34 @@ pub fn ingress_ports(
     kept: &BTreeMap<String, u16>,
 ) -> Result<BTreeMap<String, u16>, ConfigErrors> {
     let mut taken = document.container_ports();
-    taken.extend(document.services.iter().filter_map(|service| service.ingress_port_override));
+    taken.extend(
+        document
+            .services
+            .iter()
+            .filter_map(|service| service.ingress_port_override),
+    );
     let mut ports = BTreeMap::new();
     for (mapping, services) in document.served() {
-        let fixed = services.iter().find_map(|service| service.ingress_port_override);
+        let fixed = services
+            .iter()
+            .find_map(|service| service.ingress_port_override);
         let port = fixed.or_else(|| {
-            let kept = kept.get(&mapping.name).copied().filter(|port| INGRESS_PORTS.contains(port));
-            kept.into_iter().chain(INGRESS_PORTS).find(|port| !taken.contains(port) && is_free(address, *port))
+            let kept = kept
+                .get(&mapping.name)
+                .copied()
+                .filter(|port| INGRESS_PORTS.contains(port));
+            kept.into_iter()
+                .chain(INGRESS_PORTS)
+                .find(|port| !taken.contains(port) && is_free(address, *port))
         });
         let Some(port) = port else {
-            let reason = "no free port from 15000 to 15999 for its ingress; set ingressPortOverride";
-            return Err(ConfigErrors(vec![ConfigError::new("portMappings.name", &mapping.name, reason)]));
+            let reason =
+                "no free port from 15000 to 15999 for its ingress; set ingressPortOverride";
+            return Err(ConfigErrors(vec![ConfigError::new(
+                "portMappings.name",
+                &mapping.name,
+                reason,
+            )]));
         };
         taken.insert(port);
         ports.insert(mapping.name.clone(), port);
@@ -330,17 +458,26 @@ pub fn bind_address(address: IpAddr) -> IpAddr {
 }
 
 /// The ingress side: a listener `ingress/<portName>` and a cluster `local/<portName>` for each port name that is served.
-pub fn ingress(document: &ServiceConnect, mesh: &MeshConfig, ports: &BTreeMap<String, u16>) -> Accepted {
+pub fn ingress(
+    document: &ServiceConnect,
+    mesh: &MeshConfig,
+    ports: &BTreeMap<String, u16>,
+) -> Accepted {
     let mut accepted = Accepted::default();
     let bind = bind_address(mesh.address);
     for (mapping, services) in document.served() {
-        let (Some(port), Some(first)) = (ports.get(&mapping.name), services.first()) else { continue };
+        let (Some(port), Some(first)) = (ports.get(&mapping.name), services.first()) else {
+            continue;
+        };
         let name = format!("ingress/{}", mapping.name);
         let cluster = format!("local/{}", mapping.name);
         let idle_timeout = longest(services.iter().map(|service| service.idle_timeout));
         let target = if mapping.protocol.is_http() {
             let per_request = longest(services.iter().map(|service| service.per_request_timeout));
-            accepted.routes.insert(name.clone(), local_routes(&name, &cluster, per_request, idle_timeout));
+            accepted.routes.insert(
+                name.clone(),
+                local_routes(&name, &cluster, per_request, idle_timeout),
+            );
             Target::Routes(name.clone())
         } else {
             Target::Cluster(cluster.clone())
@@ -360,22 +497,38 @@ pub fn ingress(document: &ServiceConnect, mesh: &MeshConfig, ports: &BTreeMap<St
         };
         accepted.listeners.insert(name, listener);
         let application = SocketAddr::new(mesh.app_address, mapping.container_port);
-        accepted.endpoints.insert(cluster.clone(), local_endpoint(&cluster, application, mesh));
-        let service = ServiceRef { namespace: mesh.namespace.clone(), name: first.discovery_name.clone() };
-        accepted.clusters.insert(cluster.clone(), local_cluster(cluster, mapping.protocol, service));
+        accepted
+            .endpoints
+            .insert(cluster.clone(), local_endpoint(&cluster, application, mesh));
+        let service = ServiceRef {
+            namespace: mesh.namespace.clone(),
+            name: first.discovery_name.clone(),
+        };
+        accepted.clusters.insert(
+            cluster.clone(),
+            local_cluster(cluster, mapping.protocol, service),
+        );
     }
     accepted
 }
 
 /// Services that share a port share its ingress: the one with the longest patience decides, and zero (off) is the longest.
 fn longest(timeouts: impl Iterator<Item = Option<Duration>> + Clone) -> Option<Duration> {
-    if timeouts.clone().any(|timeout| timeout == Some(Duration::ZERO)) {
+    if timeouts
+        .clone()
+        .any(|timeout| timeout == Some(Duration::ZERO))
+    {
         return Some(Duration::ZERO);
     }
     timeouts.flatten().max()
 }
 
-fn local_routes(name: &str, cluster: &str, per_request: Option<Duration>, idle: Option<Duration>) -> RouteConfig {
+fn local_routes(
+    name: &str,
+    cluster: &str,
+    per_request: Option<Duration>,
+    idle: Option<Duration>,
+) -> RouteConfig {
     let route = Route {
         hosts: Vec::new(),
         path: PathMatch::Prefix("/".to_owned()),
@@ -383,9 +536,16 @@ fn local_routes(name: &str, cluster: &str, per_request: Option<Duration>, idle: 
         cluster: cluster.to_owned(),
         per_request_timeout: per_request,
         idle_timeout: idle,
-        retry: RetryPolicy { num_retries: 0, retry_non_idempotent: false, retriable_status_codes: Vec::new() },
+        retry: RetryPolicy {
+            num_retries: 0,
+            retry_non_idempotent: false,
+            retriable_status_codes: Vec::new(),
+        },
     };
-    RouteConfig { name: name.to_owned(), routes: vec![route] }
+    RouteConfig {
+        name: name.to_owned(),
+        routes: vec![route],
+    }
 }
 
 fn local_endpoint(cluster: &str, application: SocketAddr, mesh: &MeshConfig) -> EndpointSet {
@@ -397,7 +557,10 @@ fn local_endpoint(cluster: &str, application: SocketAddr, mesh: &MeshConfig) -> 
         instance: mesh.task_id.clone(),
         sidecar: false,
     };
-    EndpointSet { cluster: cluster.to_owned(), endpoints: vec![endpoint] }
+    EndpointSet {
+        cluster: cluster.to_owned(),
+        endpoints: vec![endpoint],
+    }
 }
 
 fn local_cluster(name: String, protocol: Protocol, service: ServiceRef) -> Cluster {

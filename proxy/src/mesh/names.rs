@@ -57,7 +57,11 @@ impl Vips {
             None => BTreeMap::new(),
         };
         placed.retain(|_, slot| (1..=last_slot(cidr)).contains(slot));
-        Ok(Self { cidr, placed, state })
+        Ok(Self {
+            cidr,
+            placed,
+            state,
+        })
     }
 
     /// The network.
@@ -68,7 +72,10 @@ impl Vips {
     /// The VIP of `name`: the same for every port, and the same after a restart.
     pub fn place(&mut self, name: &str, offset: u16) -> Result<Ipv4Addr, VipError> {
         if offset == 0 || offset == u16::MAX {
-            return Err(VipError::Offset { name: name.to_owned(), offset });
+            return Err(VipError::Offset {
+                name: name.to_owned(),
+                offset,
+            });
         }
         if self.cidr.prefix_len() == 16 {
             return Ok(self.address(u32::from(offset)));
@@ -78,7 +85,11 @@ impl Vips {
         }
         let used: BTreeSet<u32> = self.placed.values().copied().collect();
         let Some(slot) = (1..=last_slot(self.cidr)).find(|slot| !used.contains(slot)) else {
-            return Err(VipError::Full { name: name.to_owned(), cidr: self.cidr, used: used.len() });
+            return Err(VipError::Full {
+                name: name.to_owned(),
+                cidr: self.cidr,
+                used: used.len(),
+            });
         };
         self.placed.insert(name.to_owned(), slot);
         if let Some(state) = &self.state
@@ -107,7 +118,10 @@ fn last_slot(cidr: Ipv4Net) -> u32 {
 /// Writes our block of the hosts file and nothing else; returns the names that are refused, with the reason.
 ///
 /// By rename where that is possible; a bind mount (containers) refuses it, so there the file is rewritten under a lock.
-pub fn write_hosts(path: &Path, entries: &[(IpAddr, Vec<String>)]) -> io::Result<Vec<(String, String)>> {
+pub fn write_hosts(
+    path: &Path,
+    entries: &[(IpAddr, Vec<String>)],
+) -> io::Result<Vec<(String, String)>> {
     write_hosts_with(path, entries, |from, to| fs::rename(from, to))
 }
 
@@ -120,7 +134,12 @@ fn write_hosts_with(
         io::ErrorKind::NotFound => Ok(path.to_owned()),
         _ => Err(error),
     })?;
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
     file.lock()?;
     let mut before = String::new();
     file.read_to_string(&mut before)?;
@@ -179,7 +198,10 @@ fn with_block(before: &str, entries: &[(IpAddr, Vec<String>)]) -> (String, Vec<(
     for (address, names) in entries {
         for name in names {
             if taken.contains(name) {
-                refused.push((name.clone(), "is in the hosts file already, outside of our block".to_owned()));
+                refused.push((
+                    name.clone(),
+                    "is in the hosts file already, outside of our block".to_owned(),
+                ));
             } else {
                 block.push_str(&format!("{address} {name}\n"));
             }
@@ -217,9 +239,18 @@ mod tests {
     #[test]
     fn a_slash_16_keeps_the_offset_of_the_server() {
         let mut vips = Vips::new(cidr("127.255.0.0/16"), None).expect("no state");
-        assert_eq!(vips.place("orders", 513).expect("placed"), Ipv4Addr::new(127, 255, 2, 1));
-        assert!(matches!(vips.place("zero", 0), Err(VipError::Offset { .. })));
-        assert!(matches!(vips.place("last", u16::MAX), Err(VipError::Offset { .. })));
+        assert_eq!(
+            vips.place("orders", 513).expect("placed"),
+            Ipv4Addr::new(127, 255, 2, 1)
+        );
+        assert!(matches!(
+            vips.place("zero", 0),
+            Err(VipError::Offset { .. })
+        ));
+        assert!(matches!(
+            vips.place("last", u16::MAX),
+            Err(VipError::Offset { .. })
+        ));
     }
 
     #[test]
@@ -230,13 +261,28 @@ mod tests {
             Vips::new(cidr("127.1.2.0/30"), Some(state)).expect("loads")
         };
         let mut vips = open();
-        assert_eq!(vips.place("b", 700).expect("placed"), Ipv4Addr::new(127, 1, 2, 1));
-        assert_eq!(vips.place("a", 9).expect("placed"), Ipv4Addr::new(127, 1, 2, 2));
+        assert_eq!(
+            vips.place("b", 700).expect("placed"),
+            Ipv4Addr::new(127, 1, 2, 1)
+        );
+        assert_eq!(
+            vips.place("a", 9).expect("placed"),
+            Ipv4Addr::new(127, 1, 2, 2)
+        );
         let mut vips = open();
-        assert_eq!(vips.place("a", 9).expect("placed"), Ipv4Addr::new(127, 1, 2, 2));
-        assert!(matches!(vips.place("c", 10), Err(VipError::Full { used: 2, .. })));
+        assert_eq!(
+            vips.place("a", 9).expect("placed"),
+            Ipv4Addr::new(127, 1, 2, 2)
+        );
+        assert!(matches!(
+            vips.place("c", 10),
+            Err(VipError::Full { used: 2, .. })
+        ));
         vips.retain(&BTreeSet::from(["a".to_owned()]));
-        assert_eq!(vips.place("c", 10).expect("room"), Ipv4Addr::new(127, 1, 2, 1));
+        assert_eq!(
+            vips.place("c", 10).expect("room"),
+            Ipv4Addr::new(127, 1, 2, 1)
+        );
     }
 
     #[test]
@@ -246,7 +292,11 @@ mod tests {
         fs::write(&path, "127.0.0.1 localhost\n").expect("writes");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("sets");
         let inode = fs::metadata(&path).expect("exists").ino();
-        assert!(write_hosts(&path, &entries(&["orders", "cart"])).expect("writes").is_empty());
+        assert!(
+            write_hosts(&path, &entries(&["orders", "cart"]))
+                .expect("writes")
+                .is_empty()
+        );
         let text = fs::read_to_string(&path).expect("reads");
         let block = "# outrigger begin\n127.255.0.1 orders\n127.255.0.2 cart\n# outrigger end\n";
         assert_eq!(text, format!("127.0.0.1 localhost\n{block}"));
@@ -256,9 +306,15 @@ mod tests {
         fs::write(&path, format!("{text}10.0.0.1 db\n")).expect("writes");
         write_hosts(&path, &entries(&["cart"])).expect("writes");
         let text = fs::read_to_string(&path).expect("reads");
-        assert!(text.ends_with("127.255.0.1 cart\n# outrigger end\n10.0.0.1 db\n"), "{text}");
+        assert!(
+            text.ends_with("127.255.0.1 cart\n# outrigger end\n10.0.0.1 db\n"),
+            "{text}"
+        );
         write_hosts(&path, &[]).expect("writes");
-        assert_eq!(fs::read_to_string(&path).expect("reads"), "127.0.0.1 localhost\n10.0.0.1 db\n");
+        assert_eq!(
+            fs::read_to_string(&path).expect("reads"),
+            "127.0.0.1 localhost\n10.0.0.1 db\n"
+        );
         assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 1);
     }
 
@@ -272,7 +328,10 @@ mod tests {
         write_hosts_with(&path, &entries(&["orders", "cart"]), busy).expect("writes");
         write_hosts_with(&path, &entries(&["orders"]), busy).expect("writes");
         let text = fs::read_to_string(&path).expect("reads");
-        assert_eq!(text, "127.0.0.1 localhost\n# outrigger begin\n127.255.0.1 orders\n# outrigger end\n");
+        assert_eq!(
+            text,
+            "127.0.0.1 localhost\n# outrigger begin\n127.255.0.1 orders\n# outrigger end\n"
+        );
         assert_eq!(fs::metadata(&path).expect("exists").ino(), inode);
         assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 1);
     }
@@ -282,15 +341,26 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("hosts");
         fs::write(&path, "10.0.0.1 db DB2 # old\n").expect("writes");
-        let refused = write_hosts(&path, &entries(&["db", "localhost", "db2", "old"])).expect("writes");
+        let refused =
+            write_hosts(&path, &entries(&["db", "localhost", "db2", "old"])).expect("writes");
         let names: Vec<_> = refused.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["db", "localhost", "db2"]);
-        assert!(fs::read_to_string(&path).expect("reads").contains("127.255.0.4 old\n"));
+        assert!(
+            fs::read_to_string(&path)
+                .expect("reads")
+                .contains("127.255.0.4 old\n")
+        );
     }
 
     #[test]
     fn a_block_cut_off_by_a_crash_is_healed() {
-        let (after, _) = with_block("a b\n# outrigger begin\n127.255.0.1 or", &entries(&["cart"]));
-        assert_eq!(after, "a b\n# outrigger begin\n127.255.0.1 cart\n# outrigger end\n");
+        let (after, _) = with_block(
+            "a b\n# outrigger begin\n127.255.0.1 or",
+            &entries(&["cart"]),
+        );
+        assert_eq!(
+            after,
+            "a b\n# outrigger begin\n127.255.0.1 cart\n# outrigger end\n"
+        );
     }
 }

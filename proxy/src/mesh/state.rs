@@ -58,8 +58,13 @@ pub struct StateDir {
 impl StateDir {
     /// Creates the directory when it is missing.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
-        fs::create_dir_all(dir).map_err(|source| StateError::Io { path: dir.to_owned(), source })?;
-        Ok(Self { dir: dir.to_owned() })
+        fs::create_dir_all(dir).map_err(|source| StateError::Io {
+            path: dir.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            dir: dir.to_owned(),
+        })
     }
 
     /// The id of this task when none is given: random, and the same after a restart.
@@ -73,28 +78,55 @@ impl StateDir {
     }
 
     /// The last accepted configuration and when it was written; `None` when there is none yet.
-    pub fn load_accepted(&self, namespace: &str) -> Result<Option<(Accepted, SystemTime)>, StateError> {
+    pub fn load_accepted(
+        &self,
+        namespace: &str,
+    ) -> Result<Option<(Accepted, SystemTime)>, StateError> {
         let path = self.path("accepted");
-        let Some(text) = self.read("accepted")? else { return Ok(None) };
-        let refuse = |reason: String| StateError::Refused { path: path.clone(), reason };
-        let (head, body) = text.split_once('\n').ok_or_else(|| refuse("has no header line".to_owned()))?;
-        let header: Header =
-            serde_json::from_str(head).map_err(|error| refuse(format!("header not understood: {error}")))?;
+        let Some(text) = self.read("accepted")? else {
+            return Ok(None);
+        };
+        let refuse = |reason: String| StateError::Refused {
+            path: path.clone(),
+            reason,
+        };
+        let (head, body) = text
+            .split_once('\n')
+            .ok_or_else(|| refuse("has no header line".to_owned()))?;
+        let header: Header = serde_json::from_str(head)
+            .map_err(|error| refuse(format!("header not understood: {error}")))?;
         if header.format != FORMAT {
-            return Err(refuse(format!("has format {}, this sidecar reads {FORMAT}", header.format)));
+            return Err(refuse(format!(
+                "has format {}, this sidecar reads {FORMAT}",
+                header.format
+            )));
         }
         if header.sha256 != sha256_hex(body.as_bytes()) {
-            return Err(refuse("checksum does not match, it was damaged or edited".to_owned()));
+            return Err(refuse(
+                "checksum does not match, it was damaged or edited".to_owned(),
+            ));
         }
         if header.namespace != namespace {
-            return Err(refuse(format!("is of namespace {:?}, this sidecar is in {namespace:?}", header.namespace)));
+            return Err(refuse(format!(
+                "is of namespace {:?}, this sidecar is in {namespace:?}",
+                header.namespace
+            )));
         }
-        let accepted = serde_json::from_str(body).map_err(|error| refuse(format!("not understood: {error}")))?;
-        Ok(Some((accepted, UNIX_EPOCH + Duration::from_secs(header.written))))
+        let accepted = serde_json::from_str(body)
+            .map_err(|error| refuse(format!("not understood: {error}")))?;
+        Ok(Some((
+            accepted,
+            UNIX_EPOCH + Duration::from_secs(header.written),
+        )))
     }
 
     /// Replaces the last accepted configuration.
-    pub fn save_accepted(&self, namespace: &str, accepted: &Accepted, now: SystemTime) -> Result<(), StateError> {
+    pub fn save_accepted(
+        &self,
+        namespace: &str,
+        accepted: &Accepted,
+        now: SystemTime,
+    ) -> Result<(), StateError> {
         let body = self.json("accepted", accepted)?;
         let header = Header {
             format: FORMAT,
@@ -107,14 +139,26 @@ impl StateDir {
     }
 
     /// A small map kept as JSON (`vips`, `ports`); missing reads as empty.
-    pub fn load_map<V: DeserializeOwned>(&self, name: &str) -> Result<BTreeMap<String, V>, StateError> {
-        let Some(text) = self.read(name)? else { return Ok(BTreeMap::new()) };
-        let refuse = |error| StateError::Refused { path: self.path(name), reason: format!("not understood: {error}") };
+    pub fn load_map<V: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<BTreeMap<String, V>, StateError> {
+        let Some(text) = self.read(name)? else {
+            return Ok(BTreeMap::new());
+        };
+        let refuse = |error| StateError::Refused {
+            path: self.path(name),
+            reason: format!("not understood: {error}"),
+        };
         serde_json::from_str(&text).map_err(refuse)
     }
 
     /// Replaces a small map.
-    pub fn save_map<V: Serialize>(&self, name: &str, map: &BTreeMap<String, V>) -> Result<(), StateError> {
+    pub fn save_map<V: Serialize>(
+        &self,
+        name: &str,
+        map: &BTreeMap<String, V>,
+    ) -> Result<(), StateError> {
         let text = self.json(name, map)?;
         self.write(name, text.as_bytes())
     }
@@ -140,16 +184,20 @@ impl StateDir {
     }
 
     fn io(&self, name: &str, source: io::Error) -> StateError {
-        StateError::Io { path: self.path(name), source }
+        StateError::Io {
+            path: self.path(name),
+            source,
+        }
     }
 
     fn read(&self, name: &str) -> Result<Option<String>, StateError> {
         match fs::read_to_string(self.path(name)) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(StateError::Refused { path: self.path(name), reason: "is not text".to_owned() })
-            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(StateError::Refused {
+                path: self.path(name),
+                reason: "is not text".to_owned(),
+            }),
             Err(error) => Err(self.io(name, error)),
         }
     }
@@ -202,7 +250,10 @@ mod tests {
 
     fn accepted() -> Accepted {
         let mut accepted = Accepted::default();
-        let set = outrigger_xds::model::EndpointSet { cluster: "n/s".to_owned(), endpoints: Vec::new() };
+        let set = outrigger_xds::model::EndpointSet {
+            cluster: "n/s".to_owned(),
+            endpoints: Vec::new(),
+        };
         accepted.endpoints.insert("n/s".to_owned(), set);
         accepted
     }
@@ -213,17 +264,25 @@ mod tests {
         assert!(state.load_accepted("n").expect("reads").is_none());
         let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         state.save_accepted("n", &accepted(), now).expect("writes");
-        assert_eq!(state.load_accepted("n").expect("reads"), Some((accepted(), now)));
+        assert_eq!(
+            state.load_accepted("n").expect("reads"),
+            Some((accepted(), now))
+        );
     }
 
     #[test]
     fn damaged_foreign_or_newer_configuration_is_refused_and_said() {
         let (_keep, state) = dir();
-        state.save_accepted("n", &accepted(), SystemTime::now()).expect("writes");
+        state
+            .save_accepted("n", &accepted(), SystemTime::now())
+            .expect("writes");
         let good = fs::read_to_string(state.path("accepted")).expect("reads");
         let said = |text: &str, namespace: &str| {
             fs::write(state.path("accepted"), text).expect("writes");
-            state.load_accepted(namespace).expect_err("refused").to_string()
+            state
+                .load_accepted(namespace)
+                .expect_err("refused")
+                .to_string()
         };
         assert!(said(&good.replace("n/s", "n/x"), "n").contains("checksum does not match"));
         assert!(said(&good[..good.len() - 3], "n").contains("checksum does not match"));
@@ -238,7 +297,10 @@ mod tests {
         let secret = state.node_secret().expect("makes one");
         assert_eq!(secret.len(), 64);
         assert_eq!(state.node_secret().expect("reads"), secret);
-        let mode = fs::metadata(state.path("node-secret")).expect("exists").permissions().mode();
+        let mode = fs::metadata(state.path("node-secret"))
+            .expect("exists")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -62,10 +62,24 @@ impl<A: Apply> Subscription<A> {
     /// Applies the last accepted configuration at once, if there is one. Must be called within a tokio runtime.
     pub fn new(config: SubscriptionConfig, apply: A) -> Self {
         let waiting = "no configuration yet: none on disk, and the control server has not answered";
-        config.ready.set(CONFIGURATION, State::Waiting(waiting.to_owned()));
-        let kept = config.state.as_ref().map_or(Ok(None), |state| state.load_accepted(&config.namespace));
-        let writer = config.state.clone().map(|state| spawn_writer(state, &config));
-        let mut this = Self { config, apply, wire: Accepted::default(), running: Accepted::default(), writer };
+        config
+            .ready
+            .set(CONFIGURATION, State::Waiting(waiting.to_owned()));
+        let kept = config
+            .state
+            .as_ref()
+            .map_or(Ok(None), |state| state.load_accepted(&config.namespace));
+        let writer = config
+            .state
+            .clone()
+            .map(|state| spawn_writer(state, &config));
+        let mut this = Self {
+            config,
+            apply,
+            wire: Accepted::default(),
+            running: Accepted::default(),
+            writer,
+        };
         match kept {
             Ok(Some((wire, written))) => {
                 this.config.ready.set_state_written(written);
@@ -88,7 +102,11 @@ impl<A: Apply> Subscription<A> {
         let endpoints = wire.endpoints.into_values().map(Resource::Endpoints);
         let routes = wire.routes.into_values().map(Resource::Routes);
         let listeners = wire.listeners.into_values().map(Resource::Listener);
-        clusters.chain(endpoints).chain(routes).chain(listeners).collect()
+        clusters
+            .chain(endpoints)
+            .chain(routes)
+            .chain(listeners)
+            .collect()
     }
 
     /// Makes `wire` what runs, except what is refused.
@@ -103,14 +121,21 @@ impl<A: Apply> Subscription<A> {
         for rejection in &rejections {
             revert(&mut self.wire, &before, rejection);
         }
-        self.running = if rejections.is_empty() { next } else { self.placed(&self.wire.clone()) };
+        self.running = if rejections.is_empty() {
+            next
+        } else {
+            self.placed(&self.wire.clone())
+        };
         self.write_hosts();
         rejections
     }
 
     /// The sidecar's own part and the wire's, with every VIP in its place and without what cannot be bound here.
     fn placed(&mut self, wire: &Accepted) -> Accepted {
-        let mut next = Accepted { listeners: BTreeMap::new(), ..wire.clone() };
+        let mut next = Accepted {
+            listeners: BTreeMap::new(),
+            ..wire.clone()
+        };
         let mut problems = BTreeSet::new();
         for listener in wire.listeners.values() {
             match self.place(listener, wire) {
@@ -130,50 +155,94 @@ impl<A: Apply> Subscription<A> {
     fn place(&mut self, listener: &Listener, wire: &Accepted) -> Result<Listener, String> {
         let port = listener.address.port();
         if self.config.container_ports.contains(&port) {
-            return Err(format!("not bound: the application of this task listens on port {port} itself"));
+            return Err(format!(
+                "not bound: the application of this task listens on port {port} itself"
+            ));
         }
-        let everywhere = |own: &&Listener| own.address.ip().is_unspecified() && own.address.port() == port;
+        let everywhere =
+            |own: &&Listener| own.address.ip().is_unspecified() && own.address.port() == port;
         if let Some(own) = self.config.base.listeners.values().find(everywhere) {
-            return Err(format!("not bound: {} listens on port {port} of every address", own.name));
+            return Err(format!(
+                "not bound: {} listens on port {port} of every address",
+                own.name
+            ));
         }
-        let Some(offset) = listener.vip_offset else { return Ok(listener.clone()) };
+        let Some(offset) = listener.vip_offset else {
+            return Ok(listener.clone());
+        };
         let name = vip_name(listener);
         let address = self.config.vips.place(name, offset).or_else(|_| {
-            self.config.vips.retain(&wire.listeners.values().map(|one| vip_name(one).to_owned()).collect());
+            self.config.vips.retain(
+                &wire
+                    .listeners
+                    .values()
+                    .map(|one| vip_name(one).to_owned())
+                    .collect(),
+            );
             self.config.vips.place(name, offset)
         });
         let address = address.map_err(|error| error.to_string())?;
-        Ok(Listener { address: (address, port).into(), ..listener.clone() })
+        Ok(Listener {
+            address: (address, port).into(),
+            ..listener.clone()
+        })
     }
 
     /// Endpoints that would come straight back to this sidecar. Its own ingress is no such: a service may call itself.
     fn looping(&self, set: &EndpointSet) -> Option<Rejection> {
         let egress = |listener: &&Listener| listener.direction == Direction::Egress;
-        set.endpoints.iter().enumerate().find_map(|(index, endpoint)| {
-            let Address::Ip(address) = endpoint.address else { return None };
-            let in_vips = matches!(address.ip(), IpAddr::V4(ip) if self.config.vips.cidr().contains(&ip));
-            let own = self.running.listeners.values().filter(egress).any(|listener| listener.address == address);
-            (in_vips || own).then(|| Rejection {
-                type_url: ResourceType::Endpoints.type_url().to_owned(),
-                name: set.cluster.clone(),
-                field: format!("endpoints[{index}].address"),
-                reason: format!("{address} is an address of this sidecar itself: a loop"),
+        set.endpoints
+            .iter()
+            .enumerate()
+            .find_map(|(index, endpoint)| {
+                let Address::Ip(address) = endpoint.address else {
+                    return None;
+                };
+                let in_vips =
+                    matches!(address.ip(), IpAddr::V4(ip) if self.config.vips.cidr().contains(&ip));
+                let own = self
+                    .running
+                    .listeners
+                    .values()
+                    .filter(egress)
+                    .any(|listener| listener.address == address);
+                (in_vips || own).then(|| Rejection {
+                    type_url: ResourceType::Endpoints.type_url().to_owned(),
+                    name: set.cluster.clone(),
+                    field: format!("endpoints[{index}].address"),
+                    reason: format!("{address} is an address of this sidecar itself: a loop"),
+                })
             })
-        })
     }
 
     fn write_hosts(&self) {
-        let Some(path) = &self.config.hosts_file else { return };
+        let Some(path) = &self.config.hosts_file else {
+            return;
+        };
         let mut names: BTreeMap<IpAddr, BTreeSet<String>> = BTreeMap::new();
-        for listener in self.running.listeners.values().filter(|one| one.direction == Direction::Egress) {
-            names.entry(listener.address.ip()).or_default().extend(listener.names.iter().cloned());
+        for listener in self
+            .running
+            .listeners
+            .values()
+            .filter(|one| one.direction == Direction::Egress)
+        {
+            names
+                .entry(listener.address.ip())
+                .or_default()
+                .extend(listener.names.iter().cloned());
         }
-        let entries: Vec<_> = names.into_iter().map(|(ip, names)| (ip, names.into_iter().collect())).collect();
+        let entries: Vec<_> = names
+            .into_iter()
+            .map(|(ip, names)| (ip, names.into_iter().collect()))
+            .collect();
         let ready = &self.config.ready;
         match write_hosts(path, &entries) {
             Ok(refused) => {
                 ready.clear("hosts-file");
-                let keys = refused.iter().map(|(name, _)| format!("name/{name}")).collect();
+                let keys = refused
+                    .iter()
+                    .map(|(name, _)| format!("name/{name}"))
+                    .collect();
                 ready.clear_others("name/", &keys);
                 for (name, reason) in refused {
                     ready.problem(format!("name/{name}"), reason);
@@ -185,14 +254,22 @@ impl<A: Apply> Subscription<A> {
 }
 
 impl<A: Apply> Sink for Subscription<A> {
-    fn apply(&mut self, changed: Vec<Resource>, removed: Vec<(ResourceType, String)>) -> Vec<Rejection> {
+    fn apply(
+        &mut self,
+        changed: Vec<Resource>,
+        removed: Vec<(ResourceType, String)>,
+    ) -> Vec<Rejection> {
         let mut wire = self.wire.clone();
         let mut rejections = Vec::new();
         for resource in changed {
             match resource {
-                Resource::Cluster(cluster) => drop(wire.clusters.insert(cluster.name.clone(), cluster)),
+                Resource::Cluster(cluster) => {
+                    drop(wire.clusters.insert(cluster.name.clone(), cluster))
+                }
                 Resource::Routes(routes) => drop(wire.routes.insert(routes.name.clone(), routes)),
-                Resource::Listener(listener) => drop(wire.listeners.insert(listener.name.clone(), listener)),
+                Resource::Listener(listener) => {
+                    drop(wire.listeners.insert(listener.name.clone(), listener))
+                }
                 Resource::Endpoints(set) => match self.looping(&set) {
                     Some(rejection) => rejections.push(rejection),
                     None => drop(wire.endpoints.insert(set.cluster.clone(), set)),
@@ -206,7 +283,9 @@ impl<A: Apply> Sink for Subscription<A> {
         let mut keys = BTreeSet::new();
         for rejection in &rejections {
             let key = format!("rejected/{}", rejection.name);
-            self.config.ready.problem(key.as_str(), rejection.to_string());
+            self.config
+                .ready
+                .problem(key.as_str(), rejection.to_string());
             keys.insert(key);
         }
         self.config.ready.clear_others("rejected/", &keys);
@@ -274,7 +353,8 @@ fn spawn_writer(state: StateDir, config: &SubscriptionConfig) -> watch::Sender<A
             let accepted = newest.borrow_and_update().clone();
             let (state, namespace, now) = (state.clone(), namespace.clone(), SystemTime::now());
             let write = move || state.save_accepted(&namespace, &accepted, now);
-            let written: Result<Result<(), StateError>, _> = tokio::task::spawn_blocking(write).await;
+            let written: Result<Result<(), StateError>, _> =
+                tokio::task::spawn_blocking(write).await;
             match written {
                 Ok(Ok(())) => {
                     ready.set_state_written(now);

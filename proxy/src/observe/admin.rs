@@ -37,8 +37,14 @@ pub async fn serve_admin(
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let router = common()
-        .route("/config", get(async |State(state): State<AdminState>| Json((state.config)())))
-        .route("/clusters", get(async |State(state): State<AdminState>| Json((state.clusters)())))
+        .route(
+            "/config",
+            get(async |State(state): State<AdminState>| Json((state.config)())),
+        )
+        .route(
+            "/clusters",
+            get(async |State(state): State<AdminState>| Json((state.clusters)())),
+        )
         .route("/drain", post(drain));
     serve(listener, router.with_state(state), shutdown).await
 }
@@ -53,11 +59,17 @@ pub async fn serve_metrics(
 }
 
 fn common() -> Router<AdminState> {
-    Router::new().route("/ready", get(ready)).route("/metrics", get(metrics))
+    Router::new()
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
 }
 
 /// Ends open connections with `shutdown`: an idle scraper must not hold up the exit.
-async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> std::io::Result<()> {
+async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
     tokio::select! {
         served = async { axum::serve(listener, router).await } => served,
         () = shutdown.cancelled() => Ok(()),
@@ -66,7 +78,14 @@ async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToke
 
 async fn ready(State(state): State<AdminState>) -> (StatusCode, Json<serde_json::Value>) {
     let (ready, page) = state.ready.render();
-    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(page))
+    (
+        if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        },
+        Json(page),
+    )
 }
 
 async fn metrics(State(state): State<AdminState>) -> Response {
@@ -75,7 +94,10 @@ async fn metrics(State(state): State<AdminState>) -> Response {
 
 async fn drain(State(state): State<AdminState>) -> (StatusCode, Json<serde_json::Value>) {
     (state.drain)();
-    (StatusCode::ACCEPTED, Json(serde_json::json!({"draining": true})))
+    (
+        StatusCode::ACCEPTED,
+        Json(serde_json::json!({"draining": true})),
+    )
 }
 
 #[cfg(test)]
@@ -101,8 +123,12 @@ mod tests {
     }
 
     async fn ask(address: std::net::SocketAddr, request: &str) -> String {
-        let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");
-        let request = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        let mut stream = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("connects");
+        let request = format!(
+            "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).await.expect("writes");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("reads");
@@ -120,12 +146,19 @@ mod tests {
         assert!(ask(address, "GET /ready").await.starts_with("HTTP/1.1 503"));
         ready.set("configuration", ready::State::Ready);
         let page = ask(address, "GET /ready").await;
-        assert!(page.starts_with("HTTP/1.1 200") && page.contains("\"ready\":true"), "{page}");
+        assert!(
+            page.starts_with("HTTP/1.1 200") && page.contains("\"ready\":true"),
+            "{page}"
+        );
         assert!(ask(address, "GET /metrics").await.contains(OPENMETRICS));
         assert!(ask(address, "GET /config").await.contains("listeners"));
         assert!(ask(address, "GET /clusters").await.contains("[]"));
         assert!(ask(address, "GET /drain").await.starts_with("HTTP/1.1 405"));
-        assert!(ask(address, "POST /drain").await.starts_with("HTTP/1.1 202"));
+        assert!(
+            ask(address, "POST /drain")
+                .await
+                .starts_with("HTTP/1.1 202")
+        );
         assert_eq!(drains.load(Ordering::Relaxed), 1);
         shutdown.cancel();
         server.await.expect("joins").expect("ends well");
@@ -136,10 +169,26 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("bound");
         let shutdown = CancellationToken::new();
-        tokio::spawn(serve_metrics(listener, state(&Arc::default()), shutdown.clone()));
-        assert!(ask(address, "GET /metrics").await.starts_with("HTTP/1.1 200"));
-        assert!(ask(address, "GET /config").await.starts_with("HTTP/1.1 404"));
-        assert!(ask(address, "POST /drain").await.starts_with("HTTP/1.1 404"));
+        tokio::spawn(serve_metrics(
+            listener,
+            state(&Arc::default()),
+            shutdown.clone(),
+        ));
+        assert!(
+            ask(address, "GET /metrics")
+                .await
+                .starts_with("HTTP/1.1 200")
+        );
+        assert!(
+            ask(address, "GET /config")
+                .await
+                .starts_with("HTTP/1.1 404")
+        );
+        assert!(
+            ask(address, "POST /drain")
+                .await
+                .starts_with("HTTP/1.1 404")
+        );
         shutdown.cancel();
     }
 }

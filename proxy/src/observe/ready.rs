@@ -41,8 +41,14 @@ impl Readiness {
     /// With its tasks, all waiting: what is not named here is not waited for.
     pub fn new(tasks: &[&'static str]) -> Self {
         let waiting = |task: &&'static str| (*task, State::Waiting("not started".to_owned()));
-        let inner = Inner { tasks: tasks.iter().map(waiting).collect(), ..Inner::default() };
-        Self { inner: Mutex::new(inner), changed: watch::Sender::new(0) }
+        let inner = Inner {
+            tasks: tasks.iter().map(waiting).collect(),
+            ..Inner::default()
+        };
+        Self {
+            inner: Mutex::new(inner),
+            changed: watch::Sender::new(0),
+        }
     }
 
     /// Sets the state of a task; a task never named before is added.
@@ -85,7 +91,13 @@ impl Readiness {
 
     /// Clears every problem whose key begins with `prefix` and is not among `kept`.
     pub fn clear_others(&self, prefix: &str, kept: &std::collections::BTreeSet<String>) {
-        let keys: Vec<String> = self.lock().problems.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
+        let keys: Vec<String> = self
+            .lock()
+            .problems
+            .keys()
+            .filter(|key| key.starts_with(prefix))
+            .cloned()
+            .collect();
         for key in keys.iter().filter(|key| !kept.contains(*key)) {
             self.clear(key);
         }
@@ -98,7 +110,11 @@ impl Readiness {
 
     /// All problems, as they are told to the control server.
     pub fn problems(&self) -> Vec<String> {
-        self.lock().problems.iter().map(|(key, text)| format!("{key}: {text}")).collect()
+        self.lock()
+            .problems
+            .iter()
+            .map(|(key, text)| format!("{key}: {text}"))
+            .collect()
     }
 
     /// The sidecar is going away: no longer ready.
@@ -153,7 +169,10 @@ impl Readiness {
                 (*task, value)
             })
             .collect();
-        let age = inner.state_written.and_then(|at| at.elapsed().ok()).map(|age| age.as_secs());
+        let age = inner
+            .state_written
+            .and_then(|at| at.elapsed().ok())
+            .map(|age| age.as_secs());
         let value = json!({
             "ready": ready,
             "draining": inner.draining,
@@ -187,7 +206,10 @@ mod tests {
         ready.set("listeners", State::Ready);
         let (is_ready, page) = ready.render();
         assert!(is_ready);
-        assert_eq!(page["problems"]["listener/orders"], "127.255.0.1:80: permission denied");
+        assert_eq!(
+            page["problems"]["listener/orders"],
+            "127.255.0.1:80: permission denied"
+        );
         assert_eq!(page["tasks"]["listeners"]["state"], "ready");
         ready.clear("listener/orders");
         assert!(ready.problems().is_empty());

@@ -24,17 +24,25 @@ struct Registry {
 type Shared = Arc<Mutex<Registry>>;
 
 fn answer(registry: &mut Registry, operation: &str, input: &Value) -> (StatusCode, Value) {
-    let refuse = |kind: &str| (StatusCode::BAD_REQUEST, json!({"__type": kind, "Message": "owned by cart"}));
+    let refuse = |kind: &str| {
+        (
+            StatusCode::BAD_REQUEST,
+            json!({"__type": kind, "Message": "owned by cart"}),
+        )
+    };
     let ok = |value| (StatusCode::OK, value);
     match operation {
-        "ListNamespaces" if registry.namespace => ok(json!({"Namespaces": [{"Id": "ns-1", "Name": "prod"}]})),
+        "ListNamespaces" if registry.namespace => {
+            ok(json!({"Namespaces": [{"Id": "ns-1", "Name": "prod"}]}))
+        }
         "ListNamespaces" => ok(json!({"Namespaces": []})),
         "CreateHttpNamespace" => {
             registry.namespace = true;
             ok(json!({"OperationId": "op"}))
         }
         "CreateService" if registry.service => {
-            let body = json!({"__type": "ServiceAlreadyExists", "Message": "", "ServiceId": "srv-1"});
+            let body =
+                json!({"__type": "ServiceAlreadyExists", "Message": "", "ServiceId": "srv-1"});
             (StatusCode::BAD_REQUEST, body)
         }
         "CreateService" => {
@@ -63,10 +71,17 @@ fn answer(registry: &mut Registry, operation: &str, input: &Value) -> (StatusCod
 async fn serve(registry: Shared) -> (SocketAddr, mpsc::Receiver<String>) {
     let (sender, receiver) = mpsc::channel(1000);
     let handler = move |uri: Uri, headers: HeaderMap, body: Bytes| async move {
-        let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or(uri.path());
+        let target = headers
+            .get("x-amz-target")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or(uri.path());
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
         let input = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        let (status, output) = answer(&mut registry.lock().expect("not poisoned"), &operation, &input);
+        let (status, output) = answer(
+            &mut registry.lock().expect("not poisoned"),
+            &operation,
+            &input,
+        );
         if operation != "/v1/nodes/t1/report" {
             sender.send(operation).await.expect("the test listens");
         }
@@ -119,7 +134,11 @@ async fn application() -> (TcpListener, SocketAddr) {
 }
 
 /// Runs until the registry was asked for `last`, then kills it there.
-async fn run_until(announcer: &Announcer, calls: &mut mpsc::Receiver<String>, last: &str) -> Vec<String> {
+async fn run_until(
+    announcer: &Announcer,
+    calls: &mut mpsc::Receiver<String>,
+    last: &str,
+) -> Vec<String> {
     let mut seen = Vec::new();
     let listen = async {
         while let Some(call) = calls.recv().await {
@@ -151,13 +170,19 @@ async fn announces_in_order_with_the_documented_attributes() {
     let (control, mut calls) = serve(registry.clone()).await;
     let (_listener, app) = application().await;
     let announcer = announcer(control, app);
-    assert_eq!(run_until(&announcer, &mut calls, "RegisterInstance").await, FIRST_PASS);
+    assert_eq!(
+        run_until(&announcer, &mut calls, "RegisterInstance").await,
+        FIRST_PASS
+    );
     let registry = registry.lock().expect("not poisoned");
     let declared = registry.declared.as_ref().expect("declared");
     assert_eq!(declared["OUTRIGGER_ALIAS"], "orders:80");
     assert_eq!(declared["OUTRIGGER_APP_PROTOCOL"], "http");
     assert_eq!(declared["OUTRIGGER_PER_REQUEST_TIMEOUT"], "3");
-    assert_eq!(declared["OUTRIGGER_REVISION"].as_str().map(str::len), Some(32));
+    assert_eq!(
+        declared["OUTRIGGER_REVISION"].as_str().map(str::len),
+        Some(32)
+    );
     let expected = json!({
         "AWS_INSTANCE_IPV4": "127.0.0.1", "AWS_INSTANCE_PORT": "15000", "AVAILABILITY_ZONE": "a",
         "ECS_CLUSTER_NAME": "c", "ECS_SERVICE_NAME": "orders-v1", "OUTRIGGER_NODE": "t1",
@@ -176,7 +201,10 @@ async fn killed_between_any_two_calls_it_recovers() {
         while calls.try_recv().is_ok() {}
         run_until(&announcer(control, app), &mut calls, "RegisterInstance").await;
         let registry = registry.lock().expect("not poisoned");
-        assert!(registry.instance.is_some() && registry.declared.is_some(), "killed after {killed_after}");
+        assert!(
+            registry.instance.is_some() && registry.declared.is_some(),
+            "killed after {killed_after}"
+        );
     }
 }
 
@@ -190,7 +218,12 @@ async fn an_emptied_registry_is_filled_again_on_reconnect_and_a_drain_is_left_al
     let run = announcer.run(CancellationToken::new());
     let script = async {
         while calls.recv().await.expect("a call") != "RegisterInstance" {}
-        registry.lock().expect("not poisoned").instance.as_mut().expect("held")["OUTRIGGER_STATE"] = json!("DRAINING");
+        registry
+            .lock()
+            .expect("not poisoned")
+            .instance
+            .as_mut()
+            .expect("held")["OUTRIGGER_STATE"] = json!("DRAINING");
         reconnected.send_modify(|count| *count += 1);
         while calls.recv().await.expect("a call") != "GetInstance" {}
         *registry.lock().expect("not poisoned") = Registry::default();
@@ -205,7 +238,10 @@ async fn an_emptied_registry_is_filled_again_on_reconnect_and_a_drain_is_left_al
         () = run => Vec::new(),
         after = script => after,
     };
-    assert_eq!(after[0], "ListNamespaces", "DRAINING was not registered over: {after:?}");
+    assert_eq!(
+        after[0], "ListNamespaces",
+        "DRAINING was not registered over: {after:?}"
+    );
     assert!(after.contains(&"CreateHttpNamespace".to_owned()));
 }
 
@@ -227,7 +263,12 @@ async fn a_refused_alias_is_told_and_the_instance_registered() {
         () = announcer.run(CancellationToken::new()) => {}
         () = async { tokio::join!(told, async { while calls.recv().await.is_some_and(|call| call != "RegisterInstance") {} }); } => {}
     }
-    assert!(ready.problem_of("announce/orders").expect("told").contains("owned by cart"));
+    assert!(
+        ready
+            .problem_of("announce/orders")
+            .expect("told")
+            .contains("owned by cart")
+    );
     assert!(registry.lock().expect("not poisoned").instance.is_some());
 }
 
@@ -237,8 +278,15 @@ async fn drain_reports_and_deregister_names_every_service() {
     let (control, mut calls) = serve(registry.clone()).await;
     let announcer = announcer(control, (Ipv4Addr::LOCALHOST, 9).into());
     let report = announcer.drain().await.expect("answered");
-    assert_eq!((report.acknowledged, report.connected, report.left_out.len()), (2, 3, 1));
-    announcer.registered.lock().expect("not poisoned").insert("orders".to_owned(), "srv-1".to_owned());
+    assert_eq!(
+        (report.acknowledged, report.connected, report.left_out.len()),
+        (2, 3, 1)
+    );
+    announcer
+        .registered
+        .lock()
+        .expect("not poisoned")
+        .insert("orders".to_owned(), "srv-1".to_owned());
     announcer.deregister().await;
     assert_eq!(calls.recv().await.as_deref(), Some("/v1/nodes/t1/drain"));
     assert_eq!(calls.recv().await.as_deref(), Some("DeregisterInstance"));

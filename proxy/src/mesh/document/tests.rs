@@ -34,10 +34,22 @@ fn mesh(document: &ServiceConnect) -> MeshConfig {
 #[test]
 fn ecs_spelling_defaults_and_timeouts_are_read() {
     let document = parse(EXAMPLE).expect("valid");
-    assert_eq!((document.cluster_name.as_str(), document.service_name.as_str()), ("shop", "orders"));
+    assert_eq!(
+        (
+            document.cluster_name.as_str(),
+            document.service_name.as_str()
+        ),
+        ("shop", "orders")
+    );
     assert_eq!(document.namespace.as_deref(), Some("prod"));
     let orders = &document.services[0];
-    assert_eq!(orders.alias, Some(ClientAlias { port: 80, dns_name: Some("orders".to_owned()) }));
+    assert_eq!(
+        orders.alias,
+        Some(ClientAlias {
+            port: 80,
+            dns_name: Some("orders".to_owned())
+        })
+    );
     assert_eq!(orders.idle_timeout, Some(Duration::ZERO));
     assert_eq!(orders.per_request_timeout, Some(Duration::from_secs(30)));
     assert_eq!(document.services[2].discovery_name, "db");
@@ -54,12 +66,29 @@ fn ingress_has_one_listener_for_each_served_port() {
     assert_eq!(web.address.to_string(), "127.0.0.1:15003");
     assert_eq!(web.target, Target::Routes("ingress/web".to_owned()));
     let route = &accepted.routes["ingress/web"].routes[0];
-    assert_eq!((route.retry.num_retries, route.per_request_timeout), (0, Some(Duration::from_secs(30))));
-    assert_eq!(accepted.listeners["ingress/db"].target, Target::Cluster("local/db".to_owned()));
+    assert_eq!(
+        (route.retry.num_retries, route.per_request_timeout),
+        (0, Some(Duration::from_secs(30)))
+    );
+    assert_eq!(
+        accepted.listeners["ingress/db"].target,
+        Target::Cluster("local/db".to_owned())
+    );
     let cluster = &accepted.clusters["local/web"];
     assert_eq!(cluster.outlier_detection, None);
-    assert_eq!(cluster.service.as_ref().map(|service| service.name.as_str()), Some("orders"));
-    assert_eq!(accepted.endpoints["local/web"].endpoints[0].address.to_string(), "127.0.0.1:8080");
+    assert_eq!(
+        cluster
+            .service
+            .as_ref()
+            .map(|service| service.name.as_str()),
+        Some("orders")
+    );
+    assert_eq!(
+        accepted.endpoints["local/web"].endpoints[0]
+            .address
+            .to_string(),
+        "127.0.0.1:8080"
+    );
 }
 
 #[test]
@@ -70,10 +99,16 @@ fn ingress_ports_are_kept_and_never_a_container_port_or_taken() {
         "serviceConnectConfiguration":{"enabled":true,"services":[{"portName":"a"},{"portName":"b"}]}}"#;
     let document = parse(json).expect("valid");
     let ports = ingress_ports(&document, address, &BTreeMap::new()).expect("room");
-    assert_eq!(ports, BTreeMap::from([("a".to_owned(), 15002), ("b".to_owned(), 15003)]));
+    assert_eq!(
+        ports,
+        BTreeMap::from([("a".to_owned(), 15002), ("b".to_owned(), 15003)])
+    );
     let kept = BTreeMap::from([("a".to_owned(), 15500), ("b".to_owned(), 15001)]);
     let ports = ingress_ports(&document, address, &kept).expect("room");
-    assert_eq!(ports, BTreeMap::from([("a".to_owned(), 15500), ("b".to_owned(), 15002)]));
+    assert_eq!(
+        ports,
+        BTreeMap::from([("a".to_owned(), 15500), ("b".to_owned(), 15002)])
+    );
     drop(taken);
 }
 
@@ -84,13 +119,29 @@ fn all_errors_are_reported_at_once() {
           {"portName":"web","clientAliases":[{"dnsName":"localhost"},{"port":1}],"tls":{},"Timeout":{}},
           {"portName":"db","ingressPortOverride":3306,"timeout":{"perRequestTimeoutSeconds":5}}]}}"#;
     let errors = parse(json).expect_err("wrong");
-    let mut found: Vec<_> = errors.0.iter().map(|error| error.field.trim_start_matches("serviceConnectConfiguration")).collect();
+    let mut found: Vec<_> = errors
+        .0
+        .iter()
+        .map(|error| {
+            error
+                .field
+                .trim_start_matches("serviceConnectConfiguration")
+        })
+        .collect();
     found.sort_unstable();
     let expected = [
-        ".enabled", ".services[0].Timeout", ".services[0].clientAliases", ".services[0].clientAliases[0].dnsName",
-        ".services[0].clientAliases[0].port", ".services[0].portName", ".services[0].tls",
-        ".services[1].timeout.perRequestTimeoutSeconds", "portMappings[0].appProtocol",
-        "portMappings[0].containerPort", "portMappings[0].containerPort", "portMappings[0].name",
+        ".enabled",
+        ".services[0].Timeout",
+        ".services[0].clientAliases",
+        ".services[0].clientAliases[0].dnsName",
+        ".services[0].clientAliases[0].port",
+        ".services[0].portName",
+        ".services[0].tls",
+        ".services[1].timeout.perRequestTimeoutSeconds",
+        "portMappings[0].appProtocol",
+        "portMappings[0].containerPort",
+        "portMappings[0].containerPort",
+        "portMappings[0].name",
     ];
     assert_eq!(found, expected);
 }
@@ -98,10 +149,18 @@ fn all_errors_are_reported_at_once() {
 #[test]
 fn an_override_on_a_container_port_is_refused() {
     let errors = parse(&EXAMPLE.replace("14000", "8080")).expect_err("wrong");
-    assert_eq!(errors.0[0].field, "serviceConnectConfiguration.services[2].ingressPortOverride");
+    assert_eq!(
+        errors.0[0].field,
+        "serviceConnectConfiguration.services[2].ingressPortOverride"
+    );
 }
 
 #[test]
 fn a_disabled_document_declares_nothing() {
-    assert!(parse(&EXAMPLE.replace("true", "false")).expect("valid").services.is_empty());
+    assert!(
+        parse(&EXAMPLE.replace("true", "false"))
+            .expect("valid")
+            .services
+            .is_empty()
+    );
 }

@@ -13,14 +13,27 @@ struct Recorder {
 
 impl Apply for Recorder {
     fn apply(&mut self, accepted: &Accepted, change: &Change) -> Vec<Rejection> {
-        self.seen.lock().expect("not poisoned").push((accepted.clone(), change.clone()));
-        self.refuse.lock().expect("not poisoned").take().into_iter().collect()
+        self.seen
+            .lock()
+            .expect("not poisoned")
+            .push((accepted.clone(), change.clone()));
+        self.refuse
+            .lock()
+            .expect("not poisoned")
+            .take()
+            .into_iter()
+            .collect()
     }
 }
 
 impl Recorder {
     fn last(&self) -> (Accepted, Change) {
-        self.seen.lock().expect("not poisoned").last().cloned().expect("applied")
+        self.seen
+            .lock()
+            .expect("not poisoned")
+            .last()
+            .cloned()
+            .expect("applied")
     }
 }
 
@@ -64,7 +77,10 @@ fn endpoints(cluster: &str, address: &str) -> Resource {
         instance: "t".to_owned(),
         sidecar: true,
     };
-    Resource::Endpoints(EndpointSet { cluster: cluster.to_owned(), endpoints: vec![endpoint] })
+    Resource::Endpoints(EndpointSet {
+        cluster: cluster.to_owned(),
+        endpoints: vec![endpoint],
+    })
 }
 
 #[tokio::test]
@@ -80,10 +96,19 @@ async fn listeners_get_their_vip_and_their_hosts_line() {
     assert!(ready.is_ready());
     let (accepted, change) = recorder.last();
     assert!(change.structure);
-    assert_eq!(accepted.listeners["n/orders:80"].address.to_string(), "127.9.0.1:80");
-    assert_eq!(accepted.listeners["n/orders:81"].address.to_string(), "127.9.0.1:81");
+    assert_eq!(
+        accepted.listeners["n/orders:80"].address.to_string(),
+        "127.9.0.1:80"
+    );
+    assert_eq!(
+        accepted.listeners["n/orders:81"].address.to_string(),
+        "127.9.0.1:81"
+    );
     let hosts = std::fs::read_to_string(dir.path().join("hosts")).expect("reads");
-    assert_eq!(hosts, "# outrigger begin\n127.9.0.1 orders\n# outrigger end\n");
+    assert_eq!(
+        hosts,
+        "# outrigger begin\n127.9.0.1 orders\n# outrigger end\n"
+    );
 }
 
 #[tokio::test]
@@ -96,8 +121,17 @@ async fn an_alias_on_a_container_port_is_told_and_not_bound() {
     let both = vec![listener("web", 3, 8080), listener("orders", 2, 80)];
     assert!(Sink::apply(&mut subscription, both, Vec::new()).is_empty());
     assert_eq!(recorder.last().0.listeners.len(), 1);
-    assert!(ready.problem_of("alias/n/web:8080").expect("told").contains("port 8080"));
-    Sink::apply(&mut subscription, Vec::new(), vec![(ResourceType::Listener, "n/web:8080".to_owned())]);
+    assert!(
+        ready
+            .problem_of("alias/n/web:8080")
+            .expect("told")
+            .contains("port 8080")
+    );
+    Sink::apply(
+        &mut subscription,
+        Vec::new(),
+        vec![(ResourceType::Listener, "n/web:8080".to_owned())],
+    );
     assert!(ready.problems().is_empty());
 }
 
@@ -106,15 +140,28 @@ async fn a_looping_endpoint_is_refused_and_the_last_good_set_stays() {
     let dir = tempfile::tempdir().expect("a directory");
     let recorder = Recorder::default();
     let mut subscription = Subscription::new(config(dir.path()), recorder.clone());
-    Sink::apply(&mut subscription, vec![endpoints("n/a", "10.0.0.1:80")], Vec::new());
-    let update = vec![endpoints("n/a", "127.9.0.5:80"), endpoints("n/b", "10.0.0.2:80")];
+    Sink::apply(
+        &mut subscription,
+        vec![endpoints("n/a", "10.0.0.1:80")],
+        Vec::new(),
+    );
+    let update = vec![
+        endpoints("n/a", "127.9.0.5:80"),
+        endpoints("n/b", "10.0.0.2:80"),
+    ];
     let rejections = Sink::apply(&mut subscription, update, Vec::new());
     assert_eq!(rejections.len(), 1);
-    assert_eq!((rejections[0].name.as_str(), rejections[0].field.as_str()), ("n/a", "endpoints[0].address"));
+    assert_eq!(
+        (rejections[0].name.as_str(), rejections[0].field.as_str()),
+        ("n/a", "endpoints[0].address")
+    );
     let (accepted, change) = recorder.last();
     assert_eq!(change.endpoints, BTreeSet::from(["n/b".to_owned()]));
     assert!(!change.structure);
-    assert_eq!(accepted.endpoints["n/a"].endpoints[0].address.to_string(), "10.0.0.1:80");
+    assert_eq!(
+        accepted.endpoints["n/a"].endpoints[0].address.to_string(),
+        "10.0.0.1:80"
+    );
 }
 
 #[tokio::test]
@@ -122,16 +169,26 @@ async fn what_the_data_plane_refuses_keeps_its_previous_version() {
     let dir = tempfile::tempdir().expect("a directory");
     let recorder = Recorder::default();
     let mut subscription = Subscription::new(config(dir.path()), recorder.clone());
-    Sink::apply(&mut subscription, vec![endpoints("n/a", "10.0.0.1:80")], Vec::new());
+    Sink::apply(
+        &mut subscription,
+        vec![endpoints("n/a", "10.0.0.1:80")],
+        Vec::new(),
+    );
     *recorder.refuse.lock().expect("not poisoned") = Some(Rejection {
         type_url: ResourceType::Endpoints.type_url().to_owned(),
         name: "n/a".to_owned(),
         field: "f".to_owned(),
         reason: "r".to_owned(),
     });
-    let rejections = Sink::apply(&mut subscription, vec![endpoints("n/a", "10.0.0.9:80")], Vec::new());
+    let rejections = Sink::apply(
+        &mut subscription,
+        vec![endpoints("n/a", "10.0.0.9:80")],
+        Vec::new(),
+    );
     assert_eq!(rejections.len(), 1);
-    let Some(Resource::Endpoints(kept)) = subscription.initial().pop() else { panic!("a set") };
+    let Some(Resource::Endpoints(kept)) = subscription.initial().pop() else {
+        panic!("a set")
+    };
     assert_eq!(kept.endpoints[0].address.to_string(), "10.0.0.1:80");
 }
 
@@ -142,7 +199,11 @@ async fn a_restart_without_control_server_runs_from_disk_and_is_ready() {
     let mut changed = first.ready.watch();
     let state = first.state.clone().expect("given");
     let mut subscription = Subscription::new(first, Recorder::default());
-    Sink::apply(&mut subscription, vec![listener("orders", 775, 80)], Vec::new());
+    Sink::apply(
+        &mut subscription,
+        vec![listener("orders", 775, 80)],
+        Vec::new(),
+    );
     changed.borrow_and_update();
     while state.load_accepted("n").expect("reads").is_none() {
         tokio::task::yield_now().await;
@@ -153,7 +214,12 @@ async fn a_restart_without_control_server_runs_from_disk_and_is_ready() {
     let subscription = Subscription::new(second, recorder.clone());
     assert!(ready.is_ready());
     assert_eq!(subscription.initial().len(), 1);
-    assert_eq!(recorder.last().0.listeners["n/orders:80"].address.to_string(), "127.9.0.1:80");
+    assert_eq!(
+        recorder.last().0.listeners["n/orders:80"]
+            .address
+            .to_string(),
+        "127.9.0.1:80"
+    );
     assert!(ready.render().1["state_age_seconds"].is_u64());
 }
 
@@ -163,7 +229,10 @@ async fn an_empty_namespace_is_ready_shortly_after_connecting() {
     let config = config(dir.path());
     let ready = config.ready.clone();
     let mut subscription = Subscription::new(config, Recorder::default());
-    subscription.connection(ConnectionState::Connected { server: "s".to_owned(), epoch: "e".to_owned() });
+    subscription.connection(ConnectionState::Connected {
+        server: "s".to_owned(),
+        epoch: "e".to_owned(),
+    });
     assert!(!ready.is_ready());
     ready.wait().await;
 }
