@@ -14,6 +14,7 @@ use crate::mesh::state::StateDir;
 pub mod accepted;
 pub(crate) mod fields;
 pub mod static_file;
+mod workers;
 
 /// Flags and their environment variables, still unchecked: every value is text, so that all errors are reported at once.
 #[derive(Debug, Clone, Default, clap::Parser)]
@@ -208,11 +209,11 @@ impl Config {
             &mut errors,
             vip_cidr,
         )
-        .unwrap_or_else(|| vip_cidr_default());
+        .unwrap_or_else(vip_cidr_default);
         let state = text(args.state.as_deref()).map(PathBuf::from);
         let config = Self {
             workers: flag("--workers", args.workers.as_deref(), &mut errors, workers)
-                .unwrap_or_else(default_workers),
+                .unwrap_or_else(workers::default_workers),
             metrics: flag(
                 "--metrics",
                 args.metrics.as_deref(),
@@ -455,28 +456,6 @@ fn uri(text: &str) -> Result<http::Uri, String> {
         return Err(format!("{text:?} must be http://host:port without a path"));
     }
     Ok(uri)
-}
-
-/// The cgroup's CPU quota rounded up and at most 4; without a quota 1.
-fn default_workers() -> usize {
-    let v2 = std::fs::read_to_string("/sys/fs/cgroup/cpu.max").ok();
-    let v1 = || {
-        let quota = std::fs::read_to_string("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").ok()?;
-        let period = std::fs::read_to_string("/sys/fs/cgroup/cpu/cpu.cfs_period_us").ok()?;
-        Some(format!("{} {}", quota.trim(), period.trim()))
-    };
-    v2.or_else(v1)
-        .and_then(|text| quota_cpus(&text))
-        .unwrap_or(1)
-}
-
-fn quota_cpus(cpu_max: &str) -> Option<usize> {
-    let mut words = cpu_max.split_whitespace();
-    let quota: u64 = words.next()?.parse().ok()?;
-    let period: u64 = words.next()?.parse().ok().filter(|period| *period > 0)?;
-    usize::try_from(quota.div_ceil(period))
-        .ok()
-        .map(|cpus| cpus.clamp(1, 4))
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use super::workers::quota_cpus;
 use super::*;
 
 fn args(flags: &[&str]) -> Args {

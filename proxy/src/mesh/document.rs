@@ -1,18 +1,16 @@
-//! The ECS-shaped service-connect document, and the ingress side that follows from it.
+//! The ECS-shaped service-connect document, checked as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use outrigger_xds::model::{
-    Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, LbPolicy,
-    Listener, PathMatch, Protocol, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
-};
+use outrigger_xds::model::Protocol;
 use serde_json::Value;
 
-use crate::config::accepted::Accepted;
+pub use self::ingress::{bind_address, ingress, ingress_ports};
 use crate::config::fields::Fields;
-use crate::config::{ConfigError, ConfigErrors, MeshConfig};
+use crate::config::{ConfigError, ConfigErrors};
+
+mod ingress;
 
 /// What this task declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,9 +63,6 @@ pub struct ClientAlias {
     /// Name; `None` is `discoveryName.namespace`.
     pub dns_name: Option<String>,
 }
-
-/// First and last port that an ingress without `ingressPortOverride` may get.
-const INGRESS_PORTS: std::ops::RangeInclusive<u16> = 15000..=15999;
 
 impl ServiceConnect {
     /// The port mapping of a declared service.
@@ -397,184 +392,6 @@ fn dns_name(text: &str) -> Result<String, String> {
         return Err("localhost is always this machine".to_owned());
     }
     Ok(text.to_owned())
-}
-
-/// The ports of the ingress listeners, by port name: `ingressPortOverride`, else the one of `kept` when it is still free,
-/// else a free one of 15000–15999 that is no containerPort.
-pub fn ingress_ports(
-    document: &ServiceConnect,
-    address: IpAddr,
-    kept: &BTreeMap<String, u16>,
-) -> Result<BTreeMap<String, u16>, ConfigErrors> {
-    let mut taken = document.container_ports();
-    taken.extend(
-        document
-            .services
-            .iter()
-            .filter_map(|service| service.ingress_port_override),
-    );
-    let mut ports = BTreeMap::new();
-    for (mapping, services) in document.served() {
-        let fixed = services
-            .iter()
-            .find_map(|service| service.ingress_port_override);
-        let port = fixed.or_else(|| {
-            let kept = kept
-                .get(&mapping.name)
-                .copied()
-                .filter(|port| INGRESS_PORTS.contains(port));
-            kept.into_iter()
-                .chain(INGRESS_PORTS)
-                .find(|port| !taken.contains(port) && is_free(address, *port))
-        });
-        let Some(port) = port else {
-            let reason =
-                "no free port from 15000 to 15999 for its ingress; set ingressPortOverride";
-            return Err(ConfigErrors(vec![ConfigError::new(
-                "portMappings.name",
-                &mapping.name,
-                reason,
-            )]));
-        };
-        taken.insert(port);
-        ports.insert(mapping.name.clone(), port);
-    }
-    Ok(ports)
-}
-
-fn is_free(address: IpAddr, port: u16) -> bool {
-    TcpListener::bind((bind_address(address), port)).is_ok()
-}
-
-/// Where the ingress listens: on the task's address, or on all of them when that one is not local (bridge mode, NAT).
-pub fn bind_address(address: IpAddr) -> IpAddr {
-    if TcpListener::bind((address, 0)).is_ok() {
-        return address;
-    }
-    match address {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    }
-}
-
-/// The ingress side: a listener `ingress/<portName>` and a cluster `local/<portName>` for each port name that is served.
-pub fn ingress(
-    document: &ServiceConnect,
-    mesh: &MeshConfig,
-    ports: &BTreeMap<String, u16>,
-) -> Accepted {
-    let mut accepted = Accepted::default();
-    let bind = bind_address(mesh.address);
-    for (mapping, services) in document.served() {
-        let (Some(port), Some(first)) = (ports.get(&mapping.name), services.first()) else {
-            continue;
-        };
-        let name = format!("ingress/{}", mapping.name);
-        let cluster = format!("local/{}", mapping.name);
-        let idle_timeout = longest(services.iter().map(|service| service.idle_timeout));
-        let target = if mapping.protocol.is_http() {
-            let per_request = longest(services.iter().map(|service| service.per_request_timeout));
-            accepted.routes.insert(
-                name.clone(),
-                local_routes(&name, &cluster, per_request, idle_timeout),
-            );
-            Target::Routes(name.clone())
-        } else {
-            Target::Cluster(cluster.clone())
-        };
-        let listener = Listener {
-            name: name.clone(),
-            direction: Direction::Ingress,
-            address: SocketAddr::new(bind, *port),
-            names: Vec::new(),
-            vip_offset: None,
-            protocol: mapping.protocol,
-            target,
-            header_timeout: None,
-            idle_timeout,
-            max_connections: None,
-            max_header_bytes: None,
-        };
-        accepted.listeners.insert(name, listener);
-        let application = SocketAddr::new(mesh.app_address, mapping.container_port);
-        accepted
-            .endpoints
-            .insert(cluster.clone(), local_endpoint(&cluster, application, mesh));
-        let service = ServiceRef {
-            namespace: mesh.namespace.clone(),
-            name: first.discovery_name.clone(),
-        };
-        accepted.clusters.insert(
-            cluster.clone(),
-            local_cluster(cluster, mapping.protocol, service),
-        );
-    }
-    accepted
-}
-
-/// Services that share a port share its ingress: the one with the longest patience decides, and zero (off) is the longest.
-fn longest(timeouts: impl Iterator<Item = Option<Duration>> + Clone) -> Option<Duration> {
-    if timeouts
-        .clone()
-        .any(|timeout| timeout == Some(Duration::ZERO))
-    {
-        return Some(Duration::ZERO);
-    }
-    timeouts.flatten().max()
-}
-
-fn local_routes(
-    name: &str,
-    cluster: &str,
-    per_request: Option<Duration>,
-    idle: Option<Duration>,
-) -> RouteConfig {
-    let route = Route {
-        hosts: Vec::new(),
-        path: PathMatch::Prefix("/".to_owned()),
-        headers: Vec::new(),
-        cluster: cluster.to_owned(),
-        per_request_timeout: per_request,
-        idle_timeout: idle,
-        retry: RetryPolicy {
-            num_retries: 0,
-            retry_non_idempotent: false,
-            retriable_status_codes: Vec::new(),
-        },
-    };
-    RouteConfig {
-        name: name.to_owned(),
-        routes: vec![route],
-    }
-}
-
-fn local_endpoint(cluster: &str, application: SocketAddr, mesh: &MeshConfig) -> EndpointSet {
-    let endpoint = Endpoint {
-        address: Address::Ip(application),
-        zone: mesh.zone.clone(),
-        weight: 1,
-        health: EndpointHealth::Healthy,
-        instance: mesh.task_id.clone(),
-        sidecar: false,
-    };
-    EndpointSet {
-        cluster: cluster.to_owned(),
-        endpoints: vec![endpoint],
-    }
-}
-
-fn local_cluster(name: String, protocol: Protocol, service: ServiceRef) -> Cluster {
-    Cluster {
-        name,
-        protocol,
-        lb: LbPolicy::RoundRobin,
-        discovery: Discovery::Eds,
-        connect_timeout: None,
-        idle_timeout: None,
-        outlier_detection: None,
-        health_check: None,
-        service: Some(service),
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,9 @@
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+
+use outrigger_xds::model::Target;
+
 use super::*;
+use crate::config::MeshConfig;
 
 const EXAMPLE: &str = r#"{
   "clusterName": "shop", "serviceName": "orders",

@@ -1,0 +1,177 @@
+use super::*;
+
+const EXAMPLE: &str = r#"
+[[listener]]
+name = "orders-egress"            # egress: routes to clusters; ingress: hands to the local application
+direction = "egress"              # egress | ingress
+address = "127.255.0.1:80"
+protocol = "auto"                 # auto | http | http2 | grpc | tcp
+cluster = "orders"
+header_timeout = "5s"             # optional, as are idle_timeout = "300s", max_connections, max_header_bytes, tls = { ... }
+[[cluster]]
+name = "orders"
+protocol = "http"                 # http | http2 | grpc | tcp: what is spoken to the endpoints
+lb = "least_request"              # least_request | round_robin | ring_hash
+endpoints = [{ address = "127.0.0.2:8080", zone = "a", weight = 1 }, { address = "127.0.0.3:8080" }]
+per_request_timeout = "15s"       # optional, as are idle_timeout, retries, outlier_detection = { ... }, health_check = { ... }
+"#;
+
+fn fields_of(toml: &str) -> Vec<String> {
+    parse(toml)
+        .expect_err("wrong")
+        .0
+        .into_iter()
+        .map(|error| error.field)
+        .collect()
+}
+
+#[test]
+fn the_documented_example_becomes_the_model() {
+    let accepted = parse(EXAMPLE).expect("valid");
+    let listener = &accepted.listeners["orders-egress"];
+    assert_eq!(listener.target, Target::Routes("orders-egress".to_owned()));
+    assert_eq!(
+        (listener.protocol, listener.header_timeout),
+        (Protocol::Auto, Some(Duration::from_secs(5)))
+    );
+    let route = &accepted.routes["orders-egress"].routes[0];
+    assert_eq!(
+        (route.cluster.as_str(), route.per_request_timeout),
+        ("orders", Some(Duration::from_secs(15)))
+    );
+    assert_eq!(route.retry, RetryPolicy::default());
+    let cluster = &accepted.clusters["orders"];
+    assert_eq!(
+        (cluster.lb, cluster.discovery),
+        (LbPolicy::LeastRequest, Discovery::Eds)
+    );
+    assert_eq!(cluster.outlier_detection, Some(OutlierDetection::default()));
+    let endpoints = &accepted.endpoints["orders"].endpoints;
+    let zones: Vec<_> = endpoints
+        .iter()
+        .map(|endpoint| (endpoint.zone.as_str(), endpoint.weight))
+        .collect();
+    assert_eq!(zones, [("", 1), ("a", 1)]);
+}
+
+#[test]
+fn every_option_is_taken() {
+    let toml = r#"
+        [[listener]]
+        name = "in"
+        direction = "ingress"
+        address = "[::1]:9000"
+        protocol = "tcp"
+        cluster = "db"
+        idle_timeout = "0s"
+        max_connections = 10
+        max_header_bytes = 4096
+        [[cluster]]
+        name = "db"
+        protocol = "tcp"
+        lb = "ring_hash"
+        retries = 0
+        idle_timeout = "1h"
+        endpoints = [{ address = "db.example.com:3306" }]
+        outlier_detection = { consecutive_failures = 3, base_ejection_time = "5s" }
+        health_check = { path = "/healthz", interval = "2s" }
+    "#;
+    let accepted = parse(toml).expect("valid");
+    let cluster = &accepted.clusters["db"];
+    assert_eq!(cluster.discovery, Discovery::StrictDns);
+    assert_eq!(
+        cluster
+            .outlier_detection
+            .as_ref()
+            .map(|outlier| outlier.consecutive_failures),
+        Some(3)
+    );
+    assert_eq!(
+        cluster
+            .health_check
+            .as_ref()
+            .and_then(|check| check.path.clone()),
+        Some("/healthz".to_owned())
+    );
+    let listener = &accepted.listeners["in"];
+    assert_eq!(listener.target, Target::Cluster("db".to_owned()));
+    assert_eq!(
+        (listener.idle_timeout, listener.max_connections),
+        (Some(Duration::ZERO), Some(10))
+    );
+    assert!(accepted.routes.is_empty());
+    let off = toml.replace(
+        "{ consecutive_failures = 3, base_ejection_time = \"5s\" }",
+        "false",
+    );
+    assert_eq!(
+        parse(&off).expect("valid").clusters["db"].outlier_detection,
+        None
+    );
+}
+
+#[test]
+fn all_errors_are_reported_at_once_with_their_path() {
+    let toml = r#"
+        surprise = 1
+        [[listener]]
+        name = "l"
+        direction = "sideways"
+        address = "nowhere"
+        protocol = "smtp"
+        cluster = "none"
+        header_timeout = 5
+        colour = "red"
+        [[cluster]]
+        name = "c"
+        protocol = "auto"
+        lb = "random"
+        endpoints = [{ address = "10.0.0.1" }, { address = "10.0.0.1:80", weight = -1 }]
+        per_request_timeout = "15"
+        outlier_detection = { consecutive = 1 }
+        tls = { }
+        [[cluster]]
+        name = "c"
+    "#;
+    let mut found = fields_of(toml);
+    found.sort();
+    let expected = [
+        "cluster[0].endpoints[0].address",
+        "cluster[0].endpoints[1].weight",
+        "cluster[0].lb",
+        "cluster[0].outlier_detection",
+        "cluster[0].per_request_timeout",
+        "cluster[0].protocol",
+        "cluster[0].tls",
+        "cluster[1].name",
+        "listener[0].address",
+        "listener[0].cluster",
+        "listener[0].colour",
+        "listener[0].direction",
+        "listener[0].header_timeout",
+        "listener[0].protocol",
+        "surprise",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn two_listeners_cannot_share_an_address() {
+    let second = EXAMPLE
+        .replace("orders-egress", "again")
+        .replace("name = \"orders\"", "name = \"other\"");
+    assert_eq!(
+        fields_of(&format!("{EXAMPLE}{second}")),
+        ["listener[1].address"]
+    );
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let errors = load(Path::new("/nonexistent/x.toml")).expect_err("missing");
+    assert!(
+        errors
+            .to_string()
+            .starts_with("--static = \"/nonexistent/x.toml\": ")
+    );
+}
