@@ -65,7 +65,7 @@ async fn main() -> ExitCode {
     match run(serve).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("outrigger-control: {error:#}");
+            eprintln!("outrigger-control: {error}");
             ExitCode::FAILURE
         }
     }

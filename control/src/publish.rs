@@ -165,3 +165,6 @@ pub(crate) fn from_registry<'a, G: std::ops::Deref<Target = Registry>>(
 ) -> impl Fn(&str) -> Vec<outrigger_xds::Resource> + 'a {
     move |namespace| translate::resources(&read(), namespace)
 }
+
+#[cfg(test)]
+mod tests;
