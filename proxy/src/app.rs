@@ -20,10 +20,10 @@ use crate::downstream::listener::{self, Handle, MAX_COMMANDS, Workers};
 use crate::drain::{self, Drain, Phase};
 use crate::mesh::announce::{AnnounceConfig, Announcer};
 use crate::mesh::client::{self, Client};
+use crate::mesh::document;
 use crate::mesh::names::Vips;
 use crate::mesh::state::{StateDir, StateError, random_hex};
 use crate::mesh::subscribe::{CONFIGURATION, Subscription, SubscriptionConfig};
-use crate::mesh::document;
 use crate::observe::admin::{AdminState, serve_admin, serve_metrics};
 use crate::observe::metrics::{Metrics, Owner};
 use crate::observe::ready::{Readiness, State};
@@ -98,8 +98,10 @@ async fn live(config: Config) -> Result<(), StartError> {
     };
     tokio::spawn(bind_again(parts.running.clone()));
 
-    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::io("SIGTERM handler"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::io("SIGINT handler"))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(StartError::io("SIGTERM handler"))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(StartError::io("SIGINT handler"))?;
     let told_to_stop = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -125,22 +127,35 @@ async fn live(config: Config) -> Result<(), StartError> {
 /// Worker threads, each with a runtime of its own, waiting for sockets.
 fn start_workers(config: &Config) -> Result<Parts, StartError> {
     let owner = match &config.mode {
-        Mode::Mesh(mesh) => mesh.document.as_ref().map_or_else(Owner::default, |document| Owner {
-            service: document.service_name.clone(),
-            cluster: document.cluster_name.clone(),
-        }),
+        Mode::Mesh(mesh) => mesh
+            .document
+            .as_ref()
+            .map_or_else(Owner::default, |document| Owner {
+                service: document.service_name.clone(),
+                cluster: document.cluster_name.clone(),
+            }),
         Mode::Static(_) => Owner::default(),
     };
     let ready = Arc::new(Readiness::new(&[CONFIGURATION, LISTENERS]));
     let metrics = Metrics::new(config.workers, owner);
     let resolver = Arc::new(Resolver::system());
-    let clusters = Clusters::new(Arc::clone(&metrics), Arc::clone(&resolver), tokio::runtime::Handle::current());
+    let clusters = Clusters::new(
+        Arc::clone(&metrics),
+        Arc::clone(&resolver),
+        tokio::runtime::Handle::current(),
+    );
     let current = Current::default();
     let drain = Drain::new();
     let (handles, queues): (Vec<_>, Vec<_>) = (0..config.workers)
         .map(|_| {
             let (commands, queue) = mpsc::channel(MAX_COMMANDS);
-            (Handle { commands, connections: AtomicU32::new(0) }, queue)
+            (
+                Handle {
+                    commands,
+                    connections: AtomicU32::new(0),
+                },
+                queue,
+            )
         })
         .unzip();
     let workers = Workers(handles.into());
@@ -148,7 +163,9 @@ fn start_workers(config: &Config) -> Result<Parts, StartError> {
         let (current, workers, drain) = (Arc::clone(&current), workers.clone(), drain.clone());
         let retired = clusters.retirements();
         let run = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build_local(Default::default());
             let runtime = match runtime {
                 Ok(runtime) => runtime,
                 Err(error) => return tracing::error!(%error, id, "worker cannot start"),
@@ -161,12 +178,27 @@ fn start_workers(config: &Config) -> Result<Parts, StartError> {
                 listener::run_worker(worker, workers, commands, drain).await;
             });
         };
-        let spawned = std::thread::Builder::new().name(format!("worker-{id}")).spawn(run);
+        let spawned = std::thread::Builder::new()
+            .name(format!("worker-{id}"))
+            .spawn(run);
         spawned.map_err(StartError::io("worker thread"))?;
     }
-    let running =
-        Running::new(current, Arc::clone(&clusters), Arc::clone(&metrics), workers.clone(), Arc::clone(&ready));
-    Ok(Parts { ready, metrics, clusters, resolver, workers, drain, running: Shared::new(running) })
+    let running = Running::new(
+        current,
+        Arc::clone(&clusters),
+        Arc::clone(&metrics),
+        workers.clone(),
+        Arc::clone(&ready),
+    );
+    Ok(Parts {
+        ready,
+        metrics,
+        clusters,
+        resolver,
+        workers,
+        drain,
+        running: Shared::new(running),
+    })
 }
 
 async fn note_drain(worker: std::rc::Rc<Worker>, drain: Drain) {
@@ -181,7 +213,11 @@ async fn serve_pages(
     drain_asked: &CancellationToken,
     stop: &CancellationToken,
 ) -> Result<(), StartError> {
-    let (metrics, clusters, drain) = (Arc::clone(&parts.metrics), Arc::clone(&parts.clusters), drain_asked.clone());
+    let (metrics, clusters, drain) = (
+        Arc::clone(&parts.metrics),
+        Arc::clone(&parts.clusters),
+        drain_asked.clone(),
+    );
     let accepted = parts.running.lock().accepted();
     let state = AdminState {
         ready: Arc::clone(&parts.ready),
@@ -190,12 +226,16 @@ async fn serve_pages(
         clusters: Arc::new(move || clusters.describe()),
         drain: Arc::new(move || drain.cancel()),
     };
-    let admin = TcpListener::bind(config.admin).await.map_err(StartError::io(format!("--admin {}", config.admin)))?;
+    let admin = TcpListener::bind(config.admin)
+        .await
+        .map_err(StartError::io(format!("--admin {}", config.admin)))?;
     let address = admin.local_addr().map_err(StartError::io("--admin"))?;
     println!("admin listening on http://{address}");
     tokio::spawn(serve_admin(admin, state.clone(), stop.clone()));
     if let Some(address) = config.metrics {
-        let listener = TcpListener::bind(address).await.map_err(StartError::io(format!("--metrics {address}")))?;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(StartError::io(format!("--metrics {address}")))?;
         let address = listener.local_addr().map_err(StartError::io("--metrics"))?;
         println!("metrics listening on http://{address}");
         tokio::spawn(serve_metrics(listener, state, stop.clone()));
@@ -205,13 +245,21 @@ async fn serve_pages(
 
 /// Runs on a file, read again at SIGHUP; a file with errors changes nothing.
 fn run_static(parts: &Parts, config: &Config, accepted: Accepted) -> Result<(), StartError> {
-    let Mode::Static(path) = config.mode.clone() else { return Ok(()) };
+    let Mode::Static(path) = config.mode.clone() else {
+        return Ok(());
+    };
     let report = |rejections: Vec<outrigger_xds::Rejection>, ready: &Readiness| {
         for rejection in rejections {
-            ready.problem(format!("rejected/{}", rejection.name), rejection.to_string());
+            ready.problem(
+                format!("rejected/{}", rejection.name),
+                rejection.to_string(),
+            );
         }
     };
-    let whole = Change { structure: true, ..Change::default() };
+    let whole = Change {
+        structure: true,
+        ..Change::default()
+    };
     report(parts.running.lock().take(&accepted, &whole), &parts.ready);
     parts.ready.set(CONFIGURATION, State::Ready);
     let mut hangup = signal(SignalKind::hangup()).map_err(StartError::io("SIGHUP handler"))?;
@@ -227,7 +275,9 @@ fn run_static(parts: &Parts, config: &Config, accepted: Accepted) -> Result<(), 
                     tracing::info!(file = %path.display(), "read again");
                     before = accepted;
                 }
-                Err(errors) => ready.problem("static-file", format!("{}: {errors}", path.display())),
+                Err(errors) => {
+                    ready.problem("static-file", format!("{}: {errors}", path.display()))
+                }
             }
         }
     });
@@ -244,7 +294,11 @@ fn join_mesh(
     let state = config.state.as_deref().map(StateDir::open).transpose()?;
     let ports = match &mesh.document {
         Some(document) => {
-            let kept = state.as_ref().map(|state| state.load_map("ingress-ports")).transpose()?.unwrap_or_default();
+            let kept = state
+                .as_ref()
+                .map(|state| state.load_map("ingress-ports"))
+                .transpose()?
+                .unwrap_or_default();
             let ports = document::ingress_ports(document, mesh.address, &kept)?;
             if let Some(state) = &state {
                 state.save_map("ingress-ports", &ports)?;
@@ -253,9 +307,21 @@ fn join_mesh(
         }
         None => Default::default(),
     };
-    let base = mesh.document.as_ref().map_or_else(Accepted::default, |document| document::ingress(document, mesh, &ports));
-    let secret = state.as_ref().map(StateDir::node_secret).transpose()?.unwrap_or_else(|| random_hex(32));
-    let service = mesh.document.as_ref().map_or("client", |document| document.service_name.as_str());
+    let base = mesh
+        .document
+        .as_ref()
+        .map_or_else(Accepted::default, |document| {
+            document::ingress(document, mesh, &ports)
+        });
+    let secret = state
+        .as_ref()
+        .map(StateDir::node_secret)
+        .transpose()?
+        .unwrap_or_else(|| random_hex(32));
+    let service = mesh
+        .document
+        .as_ref()
+        .map_or("client", |document| document.service_name.as_str());
     let node = NodeInfo {
         id: mesh.task_id.clone(),
         service: service.to_owned(),
@@ -269,7 +335,11 @@ fn join_mesh(
         base,
         namespace: mesh.namespace.clone(),
         vips: Vips::new(config.vip_cidr, state.clone())?,
-        container_ports: mesh.document.as_ref().map(|document| document.container_ports()).unwrap_or_default(),
+        container_ports: mesh
+            .document
+            .as_ref()
+            .map(|document| document.container_ports())
+            .unwrap_or_default(),
         hosts_file: config.hosts_file.clone(),
         state,
         ready: Arc::clone(&parts.ready),
@@ -277,13 +347,26 @@ fn join_mesh(
     };
     let subscription = Subscription::new(subscription, parts.running.clone());
     let servers = mesh.xds.iter().map(ToString::to_string).collect();
-    let subscribing = SubscribeConfig { servers, node, initial: subscription.initial() };
-    tokio::spawn(subscribe(subscribing, client::dial(Arc::clone(&parts.resolver)), subscription));
+    let subscribing = SubscribeConfig {
+        servers,
+        node,
+        initial: subscription.initial(),
+    };
+    tokio::spawn(subscribe(
+        subscribing,
+        client::dial(Arc::clone(&parts.resolver)),
+        subscription,
+    ));
     if mesh.control.is_empty() {
         return Ok(None);
     }
     let client = Client::new(mesh.control.clone(), Arc::clone(&parts.resolver));
-    let announce = AnnounceConfig { mesh: mesh.clone(), ports, client, reconnected };
+    let announce = AnnounceConfig {
+        mesh: mesh.clone(),
+        ports,
+        client,
+        reconnected,
+    };
     let announcer = Arc::new(Announcer::new(announce, Arc::clone(&parts.ready)));
     let (announcing, until) = (Arc::clone(&announcer), drain_asked.clone());
     tokio::spawn(async move { announcing.run(until).await });
@@ -306,7 +389,10 @@ async fn leave(parts: &Parts, announcer: Option<&Announcer>, bound: Duration) {
                 let (acknowledged, connected) = (report.acknowledged, report.connected);
                 tracing::info!("draining: {acknowledged}/{connected} sidecars acknowledged");
                 if !report.left_out.is_empty() {
-                    tracing::warn!("draining without the acknowledgement of {}", report.left_out.join(", "));
+                    tracing::warn!(
+                        "draining without the acknowledgement of {}",
+                        report.left_out.join(", ")
+                    );
                 }
             }
             Err(error) => tracing::warn!(%error, "draining could not be published"),
@@ -316,7 +402,10 @@ async fn leave(parts: &Parts, announcer: Option<&Announcer>, bound: Duration) {
     let before = in_flight();
     parts.drain.enter(Phase::Draining);
     let left = drain::until_idle(in_flight, bound).await;
-    tracing::info!("draining: {} in flight finished, {left} left at the bound of {bound:?}", before.saturating_sub(left));
+    tracing::info!(
+        "draining: {} in flight finished, {left} left at the bound of {bound:?}",
+        before.saturating_sub(left)
+    );
     if let Some(announcer) = announcer {
         announcer.deregister().await;
     }

@@ -37,15 +37,25 @@ pub(crate) struct Sweep {
 impl Sweep {
     pub(crate) fn new() -> Self {
         Self {
-            inner: Rc::new(RefCell::new(Inner { entries: Slab::new(), armed: None })),
+            inner: Rc::new(RefCell::new(Inner {
+                entries: Slab::new(),
+                armed: None,
+            })),
             rearm: Rc::new(Notify::new()),
         }
     }
 
     /// A deadline that is not set yet.
     pub(crate) fn deadline(&self) -> Deadline {
-        let key = self.inner.borrow_mut().entries.insert(Entry { due: None, fired: false, waker: None });
-        Deadline { sweep: self.clone(), key }
+        let key = self.inner.borrow_mut().entries.insert(Entry {
+            due: None,
+            fired: false,
+            waker: None,
+        });
+        Deadline {
+            sweep: self.clone(),
+            key,
+        }
     }
 
     /// Fires what is due, for as long as the worker lives.
@@ -197,7 +207,9 @@ mod tests {
             let deadline = sweep.deadline();
             deadline.set_after(Duration::from_secs(1));
             deadline.set_after(Duration::from_secs(10));
-            let done = deadline.bound(tokio::time::sleep(Duration::from_secs(5))).await;
+            let done = deadline
+                .bound(tokio::time::sleep(Duration::from_secs(5)))
+                .await;
             assert!(done.is_some());
         });
     }
@@ -217,7 +229,12 @@ mod tests {
         with_sweep(|sweep| async move {
             let deadline = sweep.deadline();
             deadline.set_after(Duration::ZERO);
-            assert!(deadline.bound(tokio::time::sleep(Duration::from_secs(9000))).await.is_some());
+            assert!(
+                deadline
+                    .bound(tokio::time::sleep(Duration::from_secs(9000)))
+                    .await
+                    .is_some()
+            );
         });
     }
 }

@@ -104,9 +104,10 @@ impl Kind {
             | Self::UpstreamProtocol
             | Self::RequestTimeout
             | Self::UpgradeFailed => Source::Upstream,
-            Self::IdleTimeout | Self::DownstreamTermination | Self::DownstreamProtocol | Self::MethodRefused => {
-                Source::Downstream
-            }
+            Self::IdleTimeout
+            | Self::DownstreamTermination
+            | Self::DownstreamProtocol
+            | Self::MethodRefused => Source::Downstream,
             Self::Overflow => Source::Internal,
         }
     }
@@ -153,8 +154,12 @@ impl Kind {
     /// What may be tried again after it.
     pub(crate) const fn retriable(self) -> Retriable {
         match self {
-            Self::ConnectFailed | Self::ConnectTimeout | Self::Unsent | Self::RefusedStream => Retriable::Undelivered,
-            Self::ConnectionTermination | Self::RemoteReset | Self::UpstreamProtocol => Retriable::Unknown,
+            Self::ConnectFailed | Self::ConnectTimeout | Self::Unsent | Self::RefusedStream => {
+                Retriable::Undelivered
+            }
+            Self::ConnectionTermination | Self::RemoteReset | Self::UpstreamProtocol => {
+                Retriable::Unknown
+            }
             Self::NoRoute
             | Self::NoCluster
             | Self::NoHealthyEndpoint
@@ -229,7 +234,10 @@ impl ProxyError {
     }
 
     pub(crate) fn caused(kind: Kind, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind, cause: Some(cause.into()) }
+        Self {
+            kind,
+            cause: Some(cause.into()),
+        }
     }
 }
 
@@ -241,7 +249,13 @@ impl From<Kind> for ProxyError {
 
 impl fmt::Display for ProxyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}, {:?})", self.kind.words(), self.kind.flag(), self.kind.source())?;
+        write!(
+            f,
+            "{} ({}, {:?})",
+            self.kind.words(),
+            self.kind.flag(),
+            self.kind.source()
+        )?;
         if let Some(cause) = &self.cause {
             write!(f, ": {cause}")?;
         }
@@ -267,11 +281,18 @@ mod tests {
 
     #[test]
     fn only_failures_before_delivery_are_retriable_for_any_method() {
-        let undelivered: Vec<_> =
-            Kind::ALL.into_iter().filter(|kind| kind.retriable() == Retriable::Undelivered).collect();
+        let undelivered: Vec<_> = Kind::ALL
+            .into_iter()
+            .filter(|kind| kind.retriable() == Retriable::Undelivered)
+            .collect();
         assert_eq!(
             undelivered,
-            [Kind::ConnectFailed, Kind::ConnectTimeout, Kind::Unsent, Kind::RefusedStream]
+            [
+                Kind::ConnectFailed,
+                Kind::ConnectTimeout,
+                Kind::Unsent,
+                Kind::RefusedStream
+            ]
         );
     }
 }

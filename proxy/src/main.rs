@@ -8,9 +8,16 @@ use outrigger_proxy::config::{Args, Config};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_env("OUTRIGGER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    let started = Config::from_args(Args::parse()).map_err(StartError::from).and_then(app::run);
+    let filter =
+        EnvFilter::try_from_env("OUTRIGGER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let started = Config::from_args(Args::parse())
+        .map_err(StartError::from)
+        .and_then(app::run);
     match started {
         Ok(()) => ExitCode::SUCCESS,
         Err(StartError::Config(errors)) => {

@@ -66,13 +66,20 @@ impl Running {
         if change.structure {
             let local = local_clusters(accepted);
             for cluster in accepted.clusters.values() {
-                self.clusters.set_policy(cluster, local.contains(&cluster.name));
+                self.clusters
+                    .set_policy(cluster, local.contains(&cluster.name));
             }
-            accepted.endpoints.values().for_each(|set| self.clusters.set_endpoints(set));
+            accepted
+                .endpoints
+                .values()
+                .for_each(|set| self.clusters.set_endpoints(set));
             rejections = self.restructure(accepted);
             self.forget(accepted);
         } else {
-            let changed = change.endpoints.iter().filter_map(|name| accepted.endpoints.get(name));
+            let changed = change
+                .endpoints
+                .iter()
+                .filter_map(|name| accepted.endpoints.get(name));
             changed.for_each(|set| self.clusters.set_endpoints(set));
         }
         self.accepted.store(Arc::new(accepted.clone()));
@@ -83,12 +90,20 @@ impl Running {
     /// Sockets of removed listeners close, then the new snapshot is in force, then new sockets open.
     fn restructure(&mut self, accepted: &Accepted) -> Vec<Rejection> {
         let (snapshot, problems) = self.builder.build(accepted, &self.clusters, &self.metrics);
-        let refused: BTreeSet<&str> = problems.iter().map(|problem| problem.listener.as_str()).collect();
+        let refused: BTreeSet<&str> = problems
+            .iter()
+            .map(|problem| problem.listener.as_str())
+            .collect();
         let usable = |listener: &&Listener| !refused.contains(listener.name.as_str());
-        self.wanted =
-            accepted.listeners.values().filter(usable).map(|listener| (listener.name.clone(), listener.address)).collect();
+        self.wanted = accepted
+            .listeners
+            .values()
+            .filter(usable)
+            .map(|listener| (listener.name.clone(), listener.address))
+            .collect();
         let wanted = &self.wanted;
-        self.sockets.retain(|name, (asked, _)| wanted.get(name) == Some(asked));
+        self.sockets
+            .retain(|name, (asked, _)| wanted.get(name) == Some(asked));
         self.current.store(Arc::new(snapshot));
         self.bind_missing();
         let rejection = |problem: &crate::routing::snapshot::Problem| Rejection {
@@ -114,7 +129,10 @@ impl Running {
                 }
                 Err(error) => {
                     let key = format!("listener/{name}");
-                    self.ready.problem(key.as_str(), format!("{address} cannot be bound: {}", advice(&error, *address)));
+                    self.ready.problem(
+                        key.as_str(),
+                        format!("{address} cannot be bound: {}", advice(&error, *address)),
+                    );
                     failed.insert(key);
                 }
             }
@@ -124,15 +142,27 @@ impl Running {
 
     /// Clusters and label sets that nothing refers to any more.
     fn forget(&self, accepted: &Accepted) {
-        let listened = accepted.listeners.values().filter_map(|listener| match &listener.target {
-            Target::Cluster(name) => Some(name.as_str()),
-            Target::Routes(_) => None,
-        });
-        let routed = accepted.routes.values().flat_map(|config| &config.routes).map(|route| route.cluster.as_str());
-        let named: BTreeSet<&str> =
-            listened.chain(routed).chain(accepted.clusters.keys().map(String::as_str)).collect();
+        let listened = accepted
+            .listeners
+            .values()
+            .filter_map(|listener| match &listener.target {
+                Target::Cluster(name) => Some(name.as_str()),
+                Target::Routes(_) => None,
+            });
+        let routed = accepted
+            .routes
+            .values()
+            .flat_map(|config| &config.routes)
+            .map(|route| route.cluster.as_str());
+        let named: BTreeSet<&str> = listened
+            .chain(routed)
+            .chain(accepted.clusters.keys().map(String::as_str))
+            .collect();
         self.clusters.retain(|name| named.contains(name));
-        self.metrics.retain(|name| named.contains(name), |name| accepted.listeners.contains_key(name));
+        self.metrics.retain(
+            |name| named.contains(name),
+            |name| accepted.listeners.contains_key(name),
+        );
     }
 }
 
@@ -152,7 +182,9 @@ impl Shared {
     }
 
     pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, Running> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -170,11 +202,18 @@ fn local_clusters(accepted: &Accepted) -> BTreeSet<String> {
         let names = match &listener.target {
             Target::Cluster(name) => vec![name.clone()],
             Target::Routes(name) => {
-                let routes = accepted.routes.get(name).map_or(&[][..], |config| &config.routes);
+                let routes = accepted
+                    .routes
+                    .get(name)
+                    .map_or(&[][..], |config| &config.routes);
                 routes.iter().map(|route| route.cluster.clone()).collect()
             }
         };
-        if listener.direction == Direction::Ingress { local.extend(names) } else { remote.extend(names) }
+        if listener.direction == Direction::Ingress {
+            local.extend(names)
+        } else {
+            remote.extend(names)
+        }
     }
     local.difference(&remote).cloned().collect()
 }

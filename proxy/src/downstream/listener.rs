@@ -65,7 +65,10 @@ pub(crate) struct Handle {
 impl Workers {
     /// Connections open on all workers.
     pub(crate) fn connections(&self) -> u64 {
-        self.0.iter().map(|worker| u64::from(worker.connections.load(Relaxed))).sum()
+        self.0
+            .iter()
+            .map(|worker| u64::from(worker.connections.load(Relaxed)))
+            .sum()
     }
 
     /// Binds `address` and lets a worker accept on it.
@@ -73,8 +76,16 @@ impl Workers {
         let socket = bind(address)?;
         let address = socket.local_addr()?;
         let stop = CancellationToken::new();
-        let accepting = Arc::new(Accepting { slot, socket, open: AtomicU32::new(0), stop: stop.clone() });
-        let quiet = self.0.iter().min_by_key(|worker| worker.connections.load(Relaxed));
+        let accepting = Arc::new(Accepting {
+            slot,
+            socket,
+            open: AtomicU32::new(0),
+            stop: stop.clone(),
+        });
+        let quiet = self
+            .0
+            .iter()
+            .min_by_key(|worker| worker.connections.load(Relaxed));
         let worker = quiet.ok_or_else(|| io::Error::other("there is no worker"))?;
         let told = worker.commands.try_send(Command::Accept(accepting));
         told.map_err(|_| io::Error::other("the worker does not take commands"))?;
@@ -84,7 +95,11 @@ impl Workers {
 
 /// One socket per address, without SO_REUSEPORT: a second sidecar must fail to bind, not share the traffic.
 fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -93,11 +108,21 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// One worker's life: it takes commands until the sidecar stops.
-pub(crate) async fn run_worker(worker: Rc<Worker>, workers: Workers, mut commands: Receiver<Command>, drain: Drain) {
+pub(crate) async fn run_worker(
+    worker: Rc<Worker>,
+    workers: Workers,
+    mut commands: Receiver<Command>,
+    drain: Drain,
+) {
     while let Some(command) = commands.recv().await {
         match command {
             Command::Accept(accepting) => {
-                let accept = accept(Rc::clone(&worker), workers.clone(), accepting, drain.clone());
+                let accept = accept(
+                    Rc::clone(&worker),
+                    workers.clone(),
+                    accepting,
+                    drain.clone(),
+                );
                 tokio::task::spawn_local(accept);
             }
             Command::Serve(stream, accepting) => match TcpStream::from_std(stream) {
@@ -129,9 +154,17 @@ async fn accept(worker: Rc<Worker>, workers: Workers, accepting: Arc<Accepting>,
 }
 
 /// Keeps the connection or passes it to the worker that has the fewest.
-fn dispatch(worker: &Rc<Worker>, workers: &Workers, accepting: &Arc<Accepting>, stream: TcpStream, drain: &Drain) {
+fn dispatch(
+    worker: &Rc<Worker>,
+    workers: &Workers,
+    accepting: &Arc<Accepting>,
+    stream: TcpStream,
+    drain: &Drain,
+) {
     let load = |id: usize| workers.0[id].connections.load(Relaxed);
-    let fewest = (0..workers.0.len()).min_by_key(|id| load(*id)).unwrap_or(worker.id);
+    let fewest = (0..workers.0.len())
+        .min_by_key(|id| load(*id))
+        .unwrap_or(worker.id);
     if fewest == worker.id || load(fewest) >= load(worker.id) {
         return serve(worker, workers, Arc::clone(accepting), stream, drain);
     }
@@ -143,8 +176,16 @@ fn dispatch(worker: &Rc<Worker>, workers: &Workers, accepting: &Arc<Accepting>, 
     }
 }
 
-fn serve(worker: &Rc<Worker>, workers: &Workers, accepting: Arc<Accepting>, stream: TcpStream, drain: &Drain) {
-    let Some(listener) = worker.snapshot.load().listener(accepting.slot).cloned() else { return };
+fn serve(
+    worker: &Rc<Worker>,
+    workers: &Workers,
+    accepting: Arc<Accepting>,
+    stream: TcpStream,
+    drain: &Drain,
+) {
+    let Some(listener) = worker.snapshot.load().listener(accepting.slot).cloned() else {
+        return;
+    };
     let shard = listener.metrics.shard(worker.id);
     if accepting.open.fetch_add(1, Relaxed) >= listener.max_connections {
         accepting.open.fetch_sub(1, Relaxed);

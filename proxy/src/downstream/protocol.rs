@@ -39,13 +39,21 @@ const MAX_STREAMS: u32 = 256;
 const MAX_METHOD: usize = 24;
 
 /// Serves one accepted connection to its end.
-pub(crate) async fn serve(worker: &Rc<Worker>, slot: Slot, listener: &Arc<ListenerPolicy>, stream: TcpStream, drain: Drain) {
+pub(crate) async fn serve(
+    worker: &Rc<Worker>,
+    slot: Slot,
+    listener: &Arc<ListenerPolicy>,
+    stream: TcpStream,
+    drain: Drain,
+) {
     let mut stream = Stream::new(stream);
     let speaks = match listener.protocol {
         Protocol::Tcp => Some(Speaks::Tcp),
         Protocol::Auto => detect(worker, &mut stream, SILENCE, Some(Speaks::Tcp)).await,
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
-            detect(worker, &mut stream, listener.header_timeout, None).await.map(Speaks::or_http)
+            detect(worker, &mut stream, listener.header_timeout, None)
+                .await
+                .map(Speaks::or_http)
         }
     };
     match speaks {
@@ -89,7 +97,9 @@ fn recognise(bytes: &[u8]) -> Option<Speaks> {
         Some(b' ') if method > 0 && method <= MAX_METHOD => match bytes.get(method + 1) {
             None => None,
             // origin-form, asterisk-form, or absolute- and authority-form (RFC 9112 section 3.2).
-            Some(b'/' | b'*' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'[') => Some(Speaks::Http1),
+            Some(b'/' | b'*' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'[') => {
+                Some(Speaks::Http1)
+            }
             Some(_) => Some(Speaks::Tcp),
         },
         _ => Some(Speaks::Tcp),
@@ -98,11 +108,17 @@ fn recognise(bytes: &[u8]) -> Option<Speaks> {
 
 /// RFC 9110 section 5.6.2.
 const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
 /// Reads until the protocol is clear; `silent` if nothing came for `wait`, `None` if the client left or dawdled.
-async fn detect(worker: &Rc<Worker>, stream: &mut Stream, wait: Duration, silent: Option<Speaks>) -> Option<Speaks> {
+async fn detect(
+    worker: &Rc<Worker>,
+    stream: &mut Stream,
+    wait: Duration,
+    silent: Option<Speaks>,
+) -> Option<Speaks> {
     let deadline = worker.sweep.deadline();
     deadline.set_after(wait);
     loop {
@@ -120,13 +136,28 @@ async fn detect(worker: &Rc<Worker>, stream: &mut Stream, wait: Duration, silent
     }
 }
 
-async fn http1(worker: &Rc<Worker>, slot: Slot, listener: &Arc<ListenerPolicy>, stream: Stream, drain: Drain) {
-    let state = Rc::new(Connection { in_flight: Cell::new(0), deadline: worker.sweep.deadline() });
+async fn http1(
+    worker: &Rc<Worker>,
+    slot: Slot,
+    listener: &Arc<ListenerPolicy>,
+    stream: Stream,
+    drain: Drain,
+) {
+    let state = Rc::new(Connection {
+        in_flight: Cell::new(0),
+        deadline: worker.sweep.deadline(),
+    });
     let read = Arc::clone(&stream.read);
     let service = service(worker, slot, &state);
     let mut builder = http1::Builder::new();
-    builder.half_close(true).preserve_header_case(true).auto_date_header(false).max_buf_size(listener.max_header_bytes.max(8192) as usize);
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    builder
+        .half_close(true)
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .max_buf_size(listener.max_header_bytes.max(8192) as usize);
+    let connection = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     let mut connection = pin!(connection);
     let mut stopped = pin!(drain.reached(Phase::Stopped));
     state.deadline.set_after(listener.header_timeout);
@@ -159,8 +190,17 @@ async fn http1(worker: &Rc<Worker>, slot: Slot, listener: &Arc<ListenerPolicy>, 
     }
 }
 
-async fn http2(worker: &Rc<Worker>, slot: Slot, listener: &Arc<ListenerPolicy>, stream: Stream, drain: Drain) {
-    let state = Rc::new(Connection { in_flight: Cell::new(0), deadline: worker.sweep.deadline() });
+async fn http2(
+    worker: &Rc<Worker>,
+    slot: Slot,
+    listener: &Arc<ListenerPolicy>,
+    stream: Stream,
+    drain: Drain,
+) {
+    let state = Rc::new(Connection {
+        in_flight: Cell::new(0),
+        deadline: worker.sweep.deadline(),
+    });
     let service = service(worker, slot, &state);
     let connection = http2::Builder::new(LocalExecutor)
         .max_concurrent_streams(MAX_STREAMS)
@@ -217,7 +257,10 @@ fn service(
         let (worker, guard) = (Rc::clone(&worker), InFlight::enter(&state));
         async move {
             let response = request::serve(worker, slot, request).await;
-            Ok(response.map(|body| Counted { body, _guard: guard }))
+            Ok(response.map(|body| Counted {
+                body,
+                _guard: guard,
+            }))
         }
     })
 }
@@ -273,7 +316,11 @@ struct Stream {
 
 impl Stream {
     fn new(stream: TcpStream) -> Self {
-        Self { prefix: Vec::new(), stream, read: Arc::default() }
+        Self {
+            prefix: Vec::new(),
+            stream,
+            read: Arc::default(),
+        }
     }
 
     /// Reads a little more for detection.
@@ -286,7 +333,11 @@ impl Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.prefix.is_empty() {
             let fits = this.prefix.len().min(buf.remaining());
@@ -305,7 +356,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }
 
@@ -351,7 +406,12 @@ mod tests {
             (b"*3\r\n", Some(Speaks::Tcp)),
             (b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", Some(Speaks::Tcp)),
         ] {
-            assert_eq!(recognise(bytes), speaks, "{:?}", String::from_utf8_lossy(bytes));
+            assert_eq!(
+                recognise(bytes),
+                speaks,
+                "{:?}",
+                String::from_utf8_lossy(bytes)
+            );
         }
     }
 }

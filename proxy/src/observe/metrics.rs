@@ -33,8 +33,8 @@ impl Count {
 
 /// Upper bounds of `TargetResponseTime` in microseconds; the last bucket is unbounded.
 const BOUNDS_US: [u64; 20] = [
-    200, 500, 1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 15_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000,
-    1_000_000, 2_500_000, 5_000_000, 15_000_000, 60_000_000,
+    200, 500, 1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 15_000, 25_000, 50_000, 75_000, 100_000,
+    250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 15_000_000, 60_000_000,
 ];
 
 #[derive(Debug, Default)]
@@ -71,7 +71,10 @@ pub(crate) struct ClusterShard {
 impl ClusterShard {
     /// One response, after its last byte.
     pub(crate) fn response(&self, status: http::StatusCode, elapsed: Duration) {
-        if let Some(class) = self.status.get(usize::from(status.as_u16() / 100).wrapping_sub(1)) {
+        if let Some(class) = self
+            .status
+            .get(usize::from(status.as_u16() / 100).wrapping_sub(1))
+        {
             class.add(1);
         }
         self.response_time.observe(elapsed);
@@ -109,7 +112,10 @@ pub(crate) struct Sharded<T> {
 
 impl<T: Default> Sharded<T> {
     fn new(workers: usize, labels: Vec<(&'static str, String)>) -> Arc<Self> {
-        Arc::new(Self { labels, shards: (0..workers).map(|_| T::default()).collect() })
+        Arc::new(Self {
+            labels,
+            shards: (0..workers).map(|_| T::default()).collect(),
+        })
     }
 
     /// The shard that only `worker` writes.
@@ -140,6 +146,10 @@ pub(crate) trait Gauges: Send + Sync {
     fn endpoints(&self) -> Vec<(String, u64)>;
 }
 
+/// A cluster's counts, and what it knows about itself.
+type Exposed = (Arc<ClusterMetrics>, Option<Arc<dyn Gauges>>);
+/// Name, help text, and which count it is.
+type Counter<T> = (&'static str, &'static str, fn(&T) -> &Count);
 type ByName<T> = Mutex<BTreeMap<String, T>>;
 
 /// Whom the counts belong to: the calling or serving ECS service.
@@ -155,13 +165,15 @@ pub(crate) struct Owner {
 pub(crate) struct Metrics {
     workers: usize,
     owner: Owner,
-    clusters: ByName<(Arc<ClusterMetrics>, Option<Arc<dyn Gauges>>)>,
+    clusters: ByName<Exposed>,
     listeners: ByName<Arc<ListenerMetrics>>,
 }
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Metrics").field("workers", &self.workers).finish_non_exhaustive()
+        f.debug_struct("Metrics")
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
     }
 }
 
@@ -171,11 +183,19 @@ fn locked<T>(map: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Metrics {
     pub(crate) fn new(workers: usize, owner: Owner) -> Arc<Self> {
-        Arc::new(Self { workers, owner, clusters: Mutex::default(), listeners: Mutex::default() })
+        Arc::new(Self {
+            workers,
+            owner,
+            clusters: Mutex::default(),
+            listeners: Mutex::default(),
+        })
     }
 
     fn owner_labels(&self) -> [(&'static str, String); 2] {
-        [("ServiceName", self.owner.service.clone()), ("ClusterName", self.owner.cluster.clone())]
+        [
+            ("ServiceName", self.owner.service.clone()),
+            ("ClusterName", self.owner.cluster.clone()),
+        ]
     }
 
     /// The counts of an upstream service; `discovery_name` is what callers know it by.
@@ -202,10 +222,18 @@ impl Metrics {
     }
 
     /// The counts of a listener. Egress listeners are told apart by the same label as ingress ones: their service.
-    pub(crate) fn listener(&self, name: &str, direction: &'static str, discovery_name: &str) -> Arc<ListenerMetrics> {
+    pub(crate) fn listener(
+        &self,
+        name: &str,
+        direction: &'static str,
+        discovery_name: &str,
+    ) -> Arc<ListenerMetrics> {
         let mut listeners = locked(&self.listeners);
         let metrics = listeners.entry(name.to_owned()).or_insert_with(|| {
-            let mut labels = vec![("Direction", direction.to_owned()), ("DiscoveryName", discovery_name.to_owned())];
+            let mut labels = vec![
+                ("Direction", direction.to_owned()),
+                ("DiscoveryName", discovery_name.to_owned()),
+            ];
             labels.extend(self.owner_labels());
             Sharded::new(self.workers, labels)
         });
@@ -221,7 +249,9 @@ impl Metrics {
     /// Requests and opaque connections in flight on listeners of one direction.
     pub(crate) fn in_flight(&self, direction: &str) -> u64 {
         let listeners = locked(&self.listeners);
-        let of_direction = listeners.values().filter(|listener| listener.labels[0].1 == direction);
+        let of_direction = listeners
+            .values()
+            .filter(|listener| listener.labels[0].1 == direction);
         of_direction
             .map(|listener| {
                 let requests = listener.sum(|shard| &shard.requests);
@@ -249,7 +279,9 @@ struct Family<'a>(MetricEncoder<'a>);
 
 impl Family<'_> {
     fn counter(&mut self, labels: &Labels, value: u64) -> fmt::Result {
-        self.0.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+        self.0
+            .encode_family(&labels)?
+            .encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
     fn gauge(&mut self, labels: &Labels, value: u64) -> fmt::Result {
@@ -273,28 +305,48 @@ impl Collector for Metrics {
 impl Metrics {
     fn encode_listeners(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let listeners: Vec<_> = locked(&self.listeners).values().cloned().collect();
-        let counters: [(&str, &str, fn(&ListenerShard) -> &Count); 5] = [
+        let counters: [Counter<ListenerShard>; 5] = [
             ("RequestCount", "Requests received", |shard| &shard.requests),
-            ("GrpcRequestCount", "gRPC requests received", |shard| &shard.grpc_requests),
-            ("NewConnectionCount", "Connections accepted", |shard| &shard.connections),
-            ("ProcessedBytes", "Body bytes received and sent", |shard| &shard.bytes),
-            ("outrigger_refused_connections", "Connections over a limit", |shard| &shard.refused_connections),
+            ("GrpcRequestCount", "gRPC requests received", |shard| {
+                &shard.grpc_requests
+            }),
+            ("NewConnectionCount", "Connections accepted", |shard| {
+                &shard.connections
+            }),
+            ("ProcessedBytes", "Body bytes received and sent", |shard| {
+                &shard.bytes
+            }),
+            (
+                "outrigger_refused_connections",
+                "Connections over a limit",
+                |shard| &shard.refused_connections,
+            ),
         ];
         for (name, help, of) in counters {
-            let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+            let mut family =
+                Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
             for listener in &listeners {
                 family.counter(&listener.labels, listener.sum(of))?;
             }
         }
         let help = "Connections open now";
-        let mut family = Family(encoder.encode_descriptor("ActiveConnectionCount", help, None, MetricType::Gauge)?);
+        let mut family = Family(encoder.encode_descriptor(
+            "ActiveConnectionCount",
+            help,
+            None,
+            MetricType::Gauge,
+        )?);
         for listener in &listeners {
             let closed = listener.sum(|shard| &shard.closed_connections);
             let opened = listener.sum(|shard| &shard.connections);
             family.gauge(&listener.labels, opened.saturating_sub(closed))?;
         }
-        let (name, help) = ("outrigger_errors", "Requests that the sidecar itself answered, by response flag");
-        let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+        let (name, help) = (
+            "outrigger_errors",
+            "Requests that the sidecar itself answered, by response flag",
+        );
+        let mut family =
+            Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
         for listener in &listeners {
             for kind in Kind::ALL {
                 let errors = listener.sum(|shard| &shard.errors[kind as usize]);
@@ -309,31 +361,73 @@ impl Metrics {
 
     fn encode_clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let clusters: Vec<_> = locked(&self.clusters).values().cloned().collect();
-        let counters: [(&str, &str, fn(&ClusterShard) -> &Count); 8] = [
-            ("HTTPCode_Target_2XX_Count", "Responses 2xx of the target", |shard| &shard.status[1]),
-            ("HTTPCode_Target_3XX_Count", "Responses 3xx of the target", |shard| &shard.status[2]),
-            ("HTTPCode_Target_4XX_Count", "Responses 4xx of the target", |shard| &shard.status[3]),
-            ("HTTPCode_Target_5XX_Count", "Responses 5xx of the target", |shard| &shard.status[4]),
-            ("TargetProcessedBytes", "Body bytes sent to and received from the target", |shard| &shard.bytes),
-            ("outrigger_retries", "Attempts beyond the first", |shard| &shard.retries),
-            ("outrigger_retries_over_budget", "Retries not made: the budget was used up", |shard| {
-                &shard.retries_over_budget
+        let counters: [Counter<ClusterShard>; 8] = [
+            (
+                "HTTPCode_Target_2XX_Count",
+                "Responses 2xx of the target",
+                |shard| &shard.status[1],
+            ),
+            (
+                "HTTPCode_Target_3XX_Count",
+                "Responses 3xx of the target",
+                |shard| &shard.status[2],
+            ),
+            (
+                "HTTPCode_Target_4XX_Count",
+                "Responses 4xx of the target",
+                |shard| &shard.status[3],
+            ),
+            (
+                "HTTPCode_Target_5XX_Count",
+                "Responses 5xx of the target",
+                |shard| &shard.status[4],
+            ),
+            (
+                "TargetProcessedBytes",
+                "Body bytes sent to and received from the target",
+                |shard| &shard.bytes,
+            ),
+            ("outrigger_retries", "Attempts beyond the first", |shard| {
+                &shard.retries
             }),
-            ("outrigger_upstream_connections", "Connections made to the target", |shard| &shard.connects),
+            (
+                "outrigger_retries_over_budget",
+                "Retries not made: the budget was used up",
+                |shard| &shard.retries_over_budget,
+            ),
+            (
+                "outrigger_upstream_connections",
+                "Connections made to the target",
+                |shard| &shard.connects,
+            ),
         ];
         for (name, help, of) in counters {
-            let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+            let mut family =
+                Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
             for (cluster, _) in &clusters {
                 family.counter(&cluster.labels, cluster.sum(of))?;
             }
         }
         let help = "Endpoints ejected by outlier detection";
-        let mut family = Family(encoder.encode_descriptor("outrigger_ejections", help, None, MetricType::Counter)?);
+        let mut family = Family(encoder.encode_descriptor(
+            "outrigger_ejections",
+            help,
+            None,
+            MetricType::Counter,
+        )?);
         for (cluster, gauges) in &clusters {
-            family.counter(&cluster.labels, gauges.as_ref().map_or(0, |gauges| gauges.ejections()))?;
+            family.counter(
+                &cluster.labels,
+                gauges.as_ref().map_or(0, |gauges| gauges.ejections()),
+            )?;
         }
         let help = "Requests handed to each target";
-        let mut family = Family(encoder.encode_descriptor("RequestCountPerTarget", help, None, MetricType::Counter)?);
+        let mut family = Family(encoder.encode_descriptor(
+            "RequestCountPerTarget",
+            help,
+            None,
+            MetricType::Counter,
+        )?);
         for (cluster, gauges) in &clusters {
             for (address, requests) in gauges.iter().flat_map(|gauges| gauges.endpoints()) {
                 family.counter(&with(&cluster.labels, "Target", &address), requests)?;
@@ -343,22 +437,35 @@ impl Metrics {
     }
 }
 
-fn encode_response_times(
-    encoder: &mut DescriptorEncoder<'_>,
-    clusters: &[(Arc<ClusterMetrics>, Option<Arc<dyn Gauges>>)],
-) -> fmt::Result {
+fn encode_response_times(encoder: &mut DescriptorEncoder<'_>, clusters: &[Exposed]) -> fmt::Result {
     let help = "From the request's arrival to the last byte of the response";
     let unit = Unit::Seconds;
-    let mut family = encoder.encode_descriptor("TargetResponseTime", help, Some(&unit), MetricType::Histogram)?;
+    let mut family = encoder.encode_descriptor(
+        "TargetResponseTime",
+        help,
+        Some(&unit),
+        MetricType::Histogram,
+    )?;
     for (cluster, _) in clusters {
-        let bound = |index: usize| BOUNDS_US.get(index).map_or(f64::MAX, |us| *us as f64 / 1e6);
+        let bound = |index: usize| {
+            BOUNDS_US
+                .get(index)
+                .map_or(f64::INFINITY, |us| *us as f64 / 1e6)
+        };
         let buckets: Vec<(f64, u64)> = (0..=BOUNDS_US.len())
-            .map(|index| (bound(index), cluster.sum(|shard| &shard.response_time.buckets[index])))
+            .map(|index| {
+                (
+                    bound(index),
+                    cluster.sum(|shard| &shard.response_time.buckets[index]),
+                )
+            })
             .collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum = cluster.sum(|shard| &shard.response_time.sum_us) as f64 / 1e6;
         let labels: &Labels = &cluster.labels;
-        family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        family
+            .encode_family(&labels)?
+            .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
     }
     Ok(())
 }
@@ -369,11 +476,26 @@ mod tests {
 
     #[test]
     fn shards_are_summed_under_the_names_service_connect_uses() {
-        let metrics = Metrics::new(2, Owner { service: "checkout".into(), cluster: "prod".into() });
+        let metrics = Metrics::new(
+            2,
+            Owner {
+                service: "checkout".into(),
+                cluster: "prod".into(),
+            },
+        );
         let orders = metrics.cluster("shop/orders", "orders");
-        orders.shard(0).response(http::StatusCode::OK, Duration::from_micros(700));
-        orders.shard(1).response(http::StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(100));
-        metrics.listener("in", "ingress", "checkout").shard(1).requests.add(3);
+        orders
+            .shard(0)
+            .response(http::StatusCode::OK, Duration::from_micros(700));
+        orders.shard(1).response(
+            http::StatusCode::SERVICE_UNAVAILABLE,
+            Duration::from_secs(100),
+        );
+        metrics
+            .listener("in", "ingress", "checkout")
+            .shard(1)
+            .requests
+            .add(3);
         let text = metrics.render();
         let labels = r#"TargetDiscoveryName="orders",ServiceName="checkout",ClusterName="prod""#;
         for line in [

@@ -64,7 +64,9 @@ impl Replay {
             bytes: Cell::new(0),
             timer,
         };
-        Self { state: Rc::new(state) }
+        Self {
+            state: Rc::new(state),
+        }
     }
 
     /// The body for one more attempt, from its first byte; earlier attempts' bodies end with an error.
@@ -74,7 +76,12 @@ impl Replay {
         if state.ended.get() && state.bytes.get() == 0 && state.trailers.borrow().is_none() {
             return AttemptBody::Empty;
         }
-        AttemptBody::Replayed { state: Rc::clone(state), attempt: state.attempt.get(), next: 0, trailers_sent: false }
+        AttemptBody::Replayed {
+            state: Rc::clone(state),
+            attempt: state.attempt.get(),
+            next: 0,
+            trailers_sent: false,
+        }
     }
 
     /// Whether another attempt would see the whole body.
@@ -101,7 +108,12 @@ impl Replay {
 /// The body as one attempt sends it.
 pub(crate) enum AttemptBody {
     Empty,
-    Replayed { state: Rc<State>, attempt: u32, next: usize, trailers_sent: bool },
+    Replayed {
+        state: Rc<State>,
+        attempt: u32,
+        next: usize,
+        trailers_sent: bool,
+    },
 }
 
 impl State {
@@ -114,7 +126,10 @@ impl State {
             }
             Some(Err(error)) => {
                 self.broken.set(true);
-                Poll::Ready(Some(Err(ProxyError::caused(Kind::DownstreamTermination, error))))
+                Poll::Ready(Some(Err(ProxyError::caused(
+                    Kind::DownstreamTermination,
+                    error,
+                ))))
             }
             Some(Ok(frame)) => {
                 self.note(&frame);
@@ -165,11 +180,20 @@ impl Body for AttemptBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
-        let Self::Replayed { state, attempt, next, trailers_sent } = self.get_mut() else {
+        let Self::Replayed {
+            state,
+            attempt,
+            next,
+            trailers_sent,
+        } = self.get_mut()
+        else {
             return Poll::Ready(None);
         };
         if *attempt != state.attempt.get() {
-            return Poll::Ready(Some(Err(ProxyError::caused(Kind::Unsent, "a newer attempt reads the body"))));
+            return Poll::Ready(Some(Err(ProxyError::caused(
+                Kind::Unsent,
+                "a newer attempt reads the body",
+            ))));
         }
         let kept = state.kept.borrow().get(*next).cloned();
         if let Some(data) = kept {
@@ -181,7 +205,13 @@ impl Body for AttemptBody {
                 return Poll::Ready(None);
             }
             *trailers_sent = true;
-            return Poll::Ready(state.trailers.borrow().clone().map(|trailers| Ok(Frame::trailers(trailers))));
+            return Poll::Ready(
+                state
+                    .trailers
+                    .borrow()
+                    .clone()
+                    .map(|trailers| Ok(Frame::trailers(trailers))),
+            );
         }
         let polled = state.poll_source(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
@@ -197,7 +227,12 @@ impl Body for AttemptBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Replayed { state, next, trailers_sent, .. } => {
+            Self::Replayed {
+                state,
+                next,
+                trailers_sent,
+                ..
+            } => {
                 state.ended.get()
                     && *next >= state.kept.borrow().len()
                     && (*trailers_sent || state.trailers.borrow().is_none())
@@ -208,7 +243,9 @@ impl Body for AttemptBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Replayed { state, .. } => state.exact.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Replayed { state, .. } => state
+                .exact
+                .map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }
@@ -241,10 +278,17 @@ impl Observed {
         if inner.is_end_stream() {
             record.complete();
         }
-        Self { inner, timer, record }
+        Self {
+            inner,
+            timer,
+            record,
+        }
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(None) => {
                 self.record.complete();
@@ -252,7 +296,8 @@ impl Observed {
             }
             Poll::Ready(Some(Ok(frame))) => {
                 self.timer.touch();
-                self.record.response_bytes(frame.data_ref().map_or(0, Bytes::len));
+                self.record
+                    .response_bytes(frame.data_ref().map_or(0, Bytes::len));
                 if self.inner.is_end_stream() {
                     self.record.complete();
                 }
@@ -260,7 +305,10 @@ impl Observed {
             }
             Poll::Ready(Some(Err(error))) => {
                 self.record.fail(Kind::ConnectionTermination);
-                Poll::Ready(Some(Err(ProxyError::caused(Kind::ConnectionTermination, error))))
+                Poll::Ready(Some(Err(ProxyError::caused(
+                    Kind::ConnectionTermination,
+                    error,
+                ))))
             }
             Poll::Pending => self.timer.poll(cx).map(|kind| {
                 self.record.fail(kind);
@@ -279,7 +327,9 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         match self.get_mut() {
-            Self::Local(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Local(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
             Self::Upstream(body) => body.poll_frame(cx),
         }
     }

@@ -11,17 +11,23 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 
 /// Whether the request asks for an upgrade (RFC 9110 section 7.8).
 pub(crate) fn wants_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::UPGRADE) && connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"))
+    headers.contains_key(header::UPGRADE)
+        && connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"))
 }
 
 /// Whether it is a gRPC message.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(header::CONNECTION).into_iter();
-    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
 }
 
 /// Takes out what is meant for this hop alone (RFC 9110 section 7.6.1). An upgrade keeps its two headers.
@@ -29,9 +35,16 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
     if let Some(connection) = headers.remove(header::CONNECTION) {
         // The common value names nothing to remove.
         if connection != "keep-alive" && connection != "close" {
-            let named: Vec<HeaderName> =
-                connection.to_str().unwrap_or_default().split(',').filter_map(|name| name.trim().parse().ok()).collect();
-            for name in named.into_iter().filter(|name| !(upgrade && *name == header::UPGRADE)) {
+            let named: Vec<HeaderName> = connection
+                .to_str()
+                .unwrap_or_default()
+                .split(',')
+                .filter_map(|name| name.trim().parse().ok())
+                .collect();
+            for name in named
+                .into_iter()
+                .filter(|name| !(upgrade && *name == header::UPGRADE))
+            {
                 headers.remove(name);
             }
         }
@@ -39,7 +52,10 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
     if headers.contains_key(header::TE) {
-        let trailers = headers.get_all(header::TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
+        let trailers = headers
+            .get_all(header::TE)
+            .iter()
+            .any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
         headers.remove(header::TE);
         if trailers {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -58,7 +74,11 @@ pub(crate) fn to_h1<B>(request: &mut Request<B>) -> Result<(), ProxyError> {
         let host = HeaderValue::from_str(authority.as_str())
             .map_err(|error| ProxyError::caused(Kind::DownstreamProtocol, error))?;
         request.headers_mut().insert(header::HOST, host);
-        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let path = request
+            .uri()
+            .path_and_query()
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/"));
         *request.uri_mut() = path.into();
     }
     if request.version() == Version::HTTP_2 {
@@ -71,8 +91,15 @@ pub(crate) fn to_h1<B>(request: &mut Request<B>) -> Result<(), ProxyError> {
 /// HTTP/2 may split cookies into crumbs; HTTP/1.1 has one header (RFC 9113 section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut cookies = headers.get_all(header::COOKIE).iter();
-    let (Some(first), Some(second)) = (cookies.next(), cookies.next()) else { return };
-    let joined = [first, second].into_iter().chain(cookies).map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    let (Some(first), Some(second)) = (cookies.next(), cookies.next()) else {
+        return;
+    };
+    let joined = [first, second]
+        .into_iter()
+        .chain(cookies)
+        .map(HeaderValue::as_bytes)
+        .collect::<Vec<_>>()
+        .join(&b"; "[..]);
     if let Ok(joined) = HeaderValue::from_bytes(&joined) {
         headers.insert(header::COOKIE, joined);
     }
@@ -82,14 +109,24 @@ fn join_cookies(headers: &mut HeaderMap) {
 pub(crate) fn to_h2<B>(request: &mut Request<B>) -> Result<(), ProxyError> {
     let bad = |error: http::Error| ProxyError::caused(Kind::DownstreamProtocol, error);
     if request.uri().authority().is_none() {
-        let host = request.headers().get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
+        let host = request
+            .headers()
+            .get(header::HOST)
+            .map_or(&b""[..], HeaderValue::as_bytes);
         let path = match request.uri().path_and_query() {
             // `OPTIONS *` keeps its asterisk as `:path`.
-            Some(path) if request.method() == Method::OPTIONS && path == "*" => PathAndQuery::from_static("*"),
+            Some(path) if request.method() == Method::OPTIONS && path == "*" => {
+                PathAndQuery::from_static("*")
+            }
             Some(path) => path.clone(),
             None => PathAndQuery::from_static("/"),
         };
-        let uri = Uri::builder().scheme(Scheme::HTTP).authority(host).path_and_query(path).build().map_err(bad)?;
+        let uri = Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(host)
+            .path_and_query(path)
+            .build()
+            .map_err(bad)?;
         *request.uri_mut() = uri;
     }
     request.headers_mut().remove(header::HOST);
@@ -130,17 +167,29 @@ mod tests {
         let mut map = headers(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
         assert!(wants_upgrade(&map));
         strip_hop_by_hop(&mut map, true);
-        assert_eq!((&map["connection"], &map["upgrade"]), (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap()));
+        assert_eq!(
+            (&map["connection"], &map["upgrade"]),
+            (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap())
+        );
     }
 
     #[test]
     fn h1_becomes_h2_and_comes_back() {
-        let mut request = Request::get("/a?b=1").header("host", "orders:80").body(()).unwrap();
+        let mut request = Request::get("/a?b=1")
+            .header("host", "orders:80")
+            .body(())
+            .unwrap();
         to_h2(&mut request).unwrap();
         assert_eq!(request.uri(), "http://orders:80/a?b=1");
         assert!(!request.headers().contains_key("host"));
         to_h1(&mut request).unwrap();
-        assert_eq!((request.uri().to_string().as_str(), &request.headers()["host"]), ("/a?b=1", &"orders:80".parse().unwrap()));
+        assert_eq!(
+            (
+                request.uri().to_string().as_str(),
+                &request.headers()["host"]
+            ),
+            ("/a?b=1", &"orders:80".parse().unwrap())
+        );
     }
 
     #[test]

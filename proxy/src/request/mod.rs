@@ -35,16 +35,23 @@ use crate::upstream::outlier::Outcome;
 type Answer = (Response<Incoming>, Option<http1::SendRequest<AttemptBody>>);
 
 /// Answers one request. It never fails: what goes wrong becomes a response that says so.
-pub(crate) async fn serve(worker: Rc<Worker>, slot: Slot, request: Request<Incoming>) -> Response<ResponseBody> {
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    slot: Slot,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
     let listener = worker.snapshot.load().listener(slot).cloned();
-    let Some(listener) = listener else { return refuse(&Kind::NoRoute.into(), false, "") };
+    let Some(listener) = listener else {
+        return refuse(&Kind::NoRoute.into(), false, "");
+    };
     let grpc = headers::is_grpc(request.headers());
     let http1 = request.version() < Version::HTTP_2;
     let mut record = Record::open(&worker, &listener, grpc);
     let mut response = match respond(&worker, &listener, request, &mut record).await {
         Ok((response, exchange, timer)) => {
             record.answered(exchange);
-            response.map(|body| ResponseBody::Upstream(Box::new(Observed::new(body, timer, record))))
+            response
+                .map(|body| ResponseBody::Upstream(Box::new(Observed::new(body, timer, record))))
         }
         Err(error) => {
             tracing::debug!(listener = listener.name, %error, "request failed");
@@ -55,7 +62,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, slot: Slot, request: Request<Incom
     if http1 {
         *response.version_mut() = Version::HTTP_11;
         if worker.draining.get() {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
     response
@@ -71,18 +80,29 @@ async fn respond(
     if request.method() == Method::CONNECT {
         return Err(Kind::MethodRefused.into());
     }
-    let route = route::find(&listener.routes, request.uri(), request.headers()).ok_or(Kind::NoRoute)?;
+    let route =
+        route::find(&listener.routes, request.uri(), request.headers()).ok_or(Kind::NoRoute)?;
     let cluster = &route.cluster;
     let live = cluster.enter().ok_or(Kind::Overflow)?;
-    let timer = Rc::new(Timer::new(&worker.sweep, route.idle_timeout, timeout(route, &request)));
+    let timer = Rc::new(Timer::new(
+        &worker.sweep,
+        route.idle_timeout,
+        timeout(route, &request),
+    ));
 
-    let upgrade = headers::wants_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
+    let upgrade =
+        headers::wants_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
     headers::strip_hop_by_hop(request.headers_mut(), upgrade.is_some());
     let (head, body) = request.into_parts();
-    let keep = if route.retry.num_retries > 0 { MAX_REPLAY } else { 0 };
+    let keep = if route.retry.num_retries > 0 {
+        MAX_REPLAY
+    } else {
+        0
+    };
     let body = Rc::new(Replay::new(body, keep, Rc::clone(&timer)));
 
-    let (mut response, lease, connection) = timer.bound(attempts(worker, route, head, &body)).await??;
+    let (mut response, lease, connection) =
+        timer.bound(attempts(worker, route, head, &body)).await??;
     timer.response_head();
     headers::strip_hop_by_hop(response.headers_mut(), upgrade.is_some());
     if let Some(client) = upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
@@ -103,7 +123,10 @@ async fn respond(
 
 /// The route's per-request timeout, or the caller's `grpc-timeout` where that is shorter.
 fn timeout(route: &Route, request: &Request<Incoming>) -> Option<std::time::Duration> {
-    timer::shorter(route.per_request_timeout, timer::grpc_timeout(request.headers()))
+    timer::shorter(
+        route.per_request_timeout,
+        timer::grpc_timeout(request.headers()),
+    )
 }
 
 /// The attempt loop.
@@ -112,7 +135,14 @@ async fn attempts(
     route: &Route,
     head: http::request::Parts,
     body: &Replay,
-) -> Result<(Response<Incoming>, Lease, Option<http1::SendRequest<AttemptBody>>), ProxyError> {
+) -> Result<
+    (
+        Response<Incoming>,
+        Lease,
+        Option<http1::SendRequest<AttemptBody>>,
+    ),
+    ProxyError,
+> {
     let cluster = &route.cluster;
     cluster.arrived().await.ok_or(Kind::Overflow)?;
     let key = head.uri.path().to_owned();
@@ -120,20 +150,41 @@ async fn attempts(
     let mut next = Some(head);
     loop {
         // A retry's budget place is held until its attempt has ended.
-        let _retrying = if attempts.tried.is_empty() { None } else { cluster.try_retry() };
-        let lease = cluster.pick(key.as_bytes(), &attempts.tried).ok_or(Kind::NoHealthyEndpoint)?;
+        let _retrying = if attempts.tried.is_empty() {
+            None
+        } else {
+            cluster.try_retry()
+        };
+        let lease = cluster
+            .pick(key.as_bytes(), &attempts.tried)
+            .ok_or(Kind::NoHealthyEndpoint)?;
         attempts.begin(lease.endpoint().id);
-        let head = next.take().expect("a further attempt is made only when its head was kept");
+        let head = next
+            .take()
+            .expect("a further attempt is made only when its head was kept");
         // The one allocation a retry costs before it is needed: a copy of the head, where a delivered request may be repeated
         // or HTTP/2 may refuse the stream without handing the head back.
-        let copied = attempts.may_keep(cluster.policy().protocol).then(|| head.clone());
+        let copied = attempts
+            .may_keep(cluster.policy().protocol)
+            .then(|| head.clone());
 
         let (ended, failure) = match attempt(worker, cluster, &lease, head, body).await {
             Ok((response, connection)) => {
                 let status = response.status();
-                cluster.report(lease.endpoint(), if status.is_server_error() { Outcome::Failure } else { Outcome::Success });
+                cluster.report(
+                    lease.endpoint(),
+                    if status.is_server_error() {
+                        Outcome::Failure
+                    } else {
+                        Outcome::Success
+                    },
+                );
                 let ended = Ended::Answered(status);
-                if !attempts.allows(ended) || copied.is_none() || !body.is_replayable() || !has_budget(worker, cluster) {
+                if !attempts.allows(ended)
+                    || copied.is_none()
+                    || !body.is_replayable()
+                    || !has_budget(worker, cluster)
+                {
                     return Ok((response, lease, connection));
                 }
                 (ended, None)
@@ -184,7 +235,10 @@ struct Failed {
 
 impl Failed {
     fn before_sending(error: ProxyError, head: http::request::Parts) -> Box<Self> {
-        Box::new(Self { error, head: Some(head) })
+        Box::new(Self {
+            error,
+            head: Some(head),
+        })
     }
 }
 
@@ -199,7 +253,9 @@ async fn attempt(
     // An upgrade is HTTP/1.1's (RFC 9110 section 7.8), whatever the cluster speaks otherwise.
     let upgrade = head.headers.contains_key(header::UPGRADE);
     match cluster.policy().protocol {
-        Protocol::Http2 | Protocol::Grpc if !upgrade => over_h2(worker, cluster, lease.endpoint(), head, body).await,
+        Protocol::Http2 | Protocol::Grpc if !upgrade => {
+            over_h2(worker, cluster, lease.endpoint(), head, body).await
+        }
         _ => over_h1(worker, cluster, lease.endpoint(), head, body).await,
     }
 }
@@ -237,7 +293,12 @@ async fn over_h1(
                     let error = ProxyError::caused(Kind::Unsent, failed.into_error());
                     return Err(Failed::before_sending(error, request.into_parts().0));
                 }
-                None => return Err(Box::new(Failed { error: classify(failed.into_error()), head: None })),
+                None => {
+                    return Err(Box::new(Failed {
+                        error: classify(failed.into_error()),
+                        head: None,
+                    }));
+                }
             },
         }
     }
@@ -270,7 +331,12 @@ async fn over_h2(
                     let error = ProxyError::caused(Kind::Unsent, failed.into_error());
                     return Err(Failed::before_sending(error, request.into_parts().0));
                 }
-                None => return Err(Box::new(Failed { error: classify(failed.into_error()), head: None })),
+                None => {
+                    return Err(Box::new(Failed {
+                        error: classify(failed.into_error()),
+                        head: None,
+                    }));
+                }
             },
         }
     }
@@ -278,10 +344,13 @@ async fn over_h2(
 
 /// What a client-side error means for the request that was on its way.
 fn classify(error: hyper::Error) -> ProxyError {
-    let h2 = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
+    let h2 =
+        std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
     let kind = match h2.and_then(h2::Error::reason) {
         Some(h2::Reason::REFUSED_STREAM) => Kind::RefusedStream,
-        Some(_) if h2.is_some_and(|error| error.is_reset() && error.is_remote()) => Kind::RemoteReset,
+        Some(_) if h2.is_some_and(|error| error.is_reset() && error.is_remote()) => {
+            Kind::RemoteReset
+        }
         _ if error.is_user() => Kind::DownstreamTermination,
         _ if error.is_parse() => Kind::UpstreamProtocol,
         _ => Kind::ConnectionTermination,
@@ -292,15 +361,24 @@ fn classify(error: hyper::Error) -> ProxyError {
 /// Joins the two upgraded connections until both ends are done or idle too long.
 fn tunnel(worker: &Rc<Worker>, listener: &ListenerPolicy, client: OnUpgrade, task: OnUpgrade) {
     let idle = worker.sweep.deadline();
-    let (idle_timeout, metrics, id) = (listener.idle_timeout, Arc::clone(&listener.metrics), worker.id);
+    let (idle_timeout, metrics, id) = (
+        listener.idle_timeout,
+        Arc::clone(&listener.metrics),
+        worker.id,
+    );
     tokio::task::spawn_local(async move {
         metrics.shard(id).requests.add(0);
         let joined = async {
             let (client, task) = futures_util::future::try_join(client, task)
                 .await
                 .map_err(|error| ProxyError::caused(Kind::UpgradeFailed, error))?;
-            let (bytes, end) =
-                tcp::copy(&mut TokioIo::new(client), &mut TokioIo::new(task), &idle, idle_timeout).await;
+            let (bytes, end) = tcp::copy(
+                &mut TokioIo::new(client),
+                &mut TokioIo::new(task),
+                &idle,
+                idle_timeout,
+            )
+            .await;
             metrics.shard(id).bytes.add(bytes);
             end
         };
@@ -317,9 +395,13 @@ fn refuse(error: &ProxyError, grpc: bool, listener: &str) -> Response<ResponseBo
     let mut response = if grpc {
         let mut response = Response::new(ResponseBody::empty());
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        );
         headers.insert("grpc-status", HeaderValue::from_static(grpc_status(kind)));
-        if let Ok(message) = HeaderValue::from_str(&format!("outrigger: {}", ProxyError::new(kind))) {
+        if let Ok(message) = HeaderValue::from_str(&format!("outrigger: {}", ProxyError::new(kind)))
+        {
             headers.insert("grpc-message", message);
         }
         response
@@ -327,11 +409,17 @@ fn refuse(error: &ProxyError, grpc: bool, listener: &str) -> Response<ResponseBo
         let text = format!("outrigger: {listener}: {}\n", ProxyError::new(kind));
         let mut response = Response::new(ResponseBody::text(text));
         *response.status_mut() = kind.status();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
         response
     };
     if kind == Kind::MethodRefused {
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"));
+        response.headers_mut().insert(
+            header::ALLOW,
+            HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"),
+        );
     }
     response
 }

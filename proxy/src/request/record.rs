@@ -63,7 +63,9 @@ impl Record {
     pub(crate) fn fail(&mut self, kind: Kind) {
         self.listener.metrics.shard(self.worker.id).error(kind);
         if let Some(exchange) = self.exchange.as_ref().filter(|_| kind.blames_endpoint()) {
-            exchange.cluster.report(exchange.lease.endpoint(), Outcome::Failure);
+            exchange
+                .cluster
+                .report(exchange.lease.endpoint(), Outcome::Failure);
         }
     }
 
@@ -81,15 +83,30 @@ impl Drop for Record {
     fn drop(&mut self) {
         let shard = self.listener.metrics.shard(self.worker.id);
         shard.finished.add(1);
-        let Some(Exchange { cluster, lease, live, status, request, connection }) = self.exchange.take() else { return };
+        let Some(Exchange {
+            cluster,
+            lease,
+            live,
+            status,
+            request,
+            connection,
+        }) = self.exchange.take()
+        else {
+            return;
+        };
         let bytes = self.response_bytes + request.bytes();
         shard.bytes.add(bytes);
         let counts = cluster.metrics.shard(self.worker.id);
         counts.bytes.add(bytes);
         counts.response(status, self.started.elapsed());
         if let Some(connection) = connection.filter(|_| self.complete && request.is_complete()) {
-            let timeout: Duration = cluster.policy().idle_timeout.unwrap_or(crate::upstream::pool::IDLE_TIMEOUT);
-            self.worker.pool.put_h1(lease.endpoint(), connection, timeout);
+            let timeout: Duration = cluster
+                .policy()
+                .idle_timeout
+                .unwrap_or(crate::upstream::pool::IDLE_TIMEOUT);
+            self.worker
+                .pool
+                .put_h1(lease.endpoint(), connection, timeout);
         }
         drop((lease, live));
     }

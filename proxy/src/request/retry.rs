@@ -31,7 +31,12 @@ pub(crate) struct Attempts<'a> {
 impl<'a> Attempts<'a> {
     pub(crate) fn new(policy: &'a RetryPolicy, method: &Method) -> Self {
         // RFC 9110 section 9.2.2: GET, HEAD, OPTIONS, TRACE, PUT, DELETE.
-        Self { policy, idempotent: method.is_idempotent(), made: 0, tried: Vec::new() }
+        Self {
+            policy,
+            idempotent: method.is_idempotent(),
+            made: 0,
+            tried: Vec::new(),
+        }
     }
 
     /// Notes that an attempt on `endpoint` begins.
@@ -44,7 +49,8 @@ impl<'a> Attempts<'a> {
     /// is HTTP/2, which may refuse a stream without handing the head back.
     pub(crate) fn may_keep(&self, protocol: Protocol) -> bool {
         let repeatable = self.idempotent || self.policy.retry_non_idempotent;
-        self.made <= self.policy.num_retries && (repeatable || matches!(protocol, Protocol::Http2 | Protocol::Grpc))
+        self.made <= self.policy.num_retries
+            && (repeatable || matches!(protocol, Protocol::Http2 | Protocol::Grpc))
     }
 
     /// Whether the rules allow one more attempt. The budget and the body have their own say.
@@ -59,7 +65,13 @@ impl<'a> Attempts<'a> {
                 Retriable::Unknown => repeatable,
                 Retriable::No => false,
             },
-            Ended::Answered(status) => repeatable && self.policy.retriable_status_codes.contains(&status.as_u16()),
+            Ended::Answered(status) => {
+                repeatable
+                    && self
+                        .policy
+                        .retriable_status_codes
+                        .contains(&status.as_u16())
+            }
         }
     }
 
@@ -97,16 +109,27 @@ mod tests {
             (Ended::Failed(Kind::RemoteReset), true, false),
             (Ended::Failed(Kind::RequestTimeout), false, false),
             (UNAVAILABLE, true, false),
-            (Ended::Answered(StatusCode::INTERNAL_SERVER_ERROR), false, false),
+            (
+                Ended::Answered(StatusCode::INTERNAL_SERVER_ERROR),
+                false,
+                false,
+            ),
         ] {
             assert_eq!(allows(&Method::GET, &policy, ended), get, "GET {ended:?}");
-            assert_eq!(allows(&Method::POST, &policy, ended), post, "POST {ended:?}");
+            assert_eq!(
+                allows(&Method::POST, &policy, ended),
+                post,
+                "POST {ended:?}"
+            );
         }
     }
 
     #[test]
     fn an_owner_can_opt_in_for_every_method() {
-        let policy = RetryPolicy { retry_non_idempotent: true, ..RetryPolicy::default() };
+        let policy = RetryPolicy {
+            retry_non_idempotent: true,
+            ..RetryPolicy::default()
+        };
         assert!(allows(&Method::POST, &policy, UNAVAILABLE));
     }
 
@@ -116,13 +139,24 @@ mod tests {
         let mut attempts = Attempts::new(&policy, &Method::GET);
         for (attempt, allowed) in [(1, true), (2, true), (3, false)] {
             attempts.begin(attempt);
-            assert_eq!(attempts.allows(UNAVAILABLE), allowed, "after attempt {attempt}");
+            assert_eq!(
+                attempts.allows(UNAVAILABLE),
+                allowed,
+                "after attempt {attempt}"
+            );
         }
     }
 
     #[test]
     fn retries_can_be_switched_off() {
-        let policy = RetryPolicy { num_retries: 0, ..RetryPolicy::default() };
-        assert!(!allows(&Method::GET, &policy, Ended::Failed(Kind::ConnectFailed)));
+        let policy = RetryPolicy {
+            num_retries: 0,
+            ..RetryPolicy::default()
+        };
+        assert!(!allows(
+            &Method::GET,
+            &policy,
+            Ended::Failed(Kind::ConnectFailed)
+        ));
     }
 }

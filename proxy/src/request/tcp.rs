@@ -25,7 +25,11 @@ const SMALL_BUFFER: usize = 16 * 1024;
 const LARGE_BUFFER: usize = 256 * 1024;
 
 /// Serves one connection of opaque bytes. The upstream is dialled before any client byte is read: some protocols speak first.
-pub(crate) async fn serve(worker: &Rc<Worker>, listener: &Arc<ListenerPolicy>, client: impl AsyncRead + AsyncWrite + Unpin) {
+pub(crate) async fn serve(
+    worker: &Rc<Worker>,
+    listener: &Arc<ListenerPolicy>,
+    client: impl AsyncRead + AsyncWrite + Unpin,
+) {
     let shard = listener.metrics.shard(worker.id);
     shard.requests.add(1);
     let result = match &listener.tcp {
@@ -55,14 +59,23 @@ async fn relay(
 }
 
 /// A connection to a task; connect failures are *undelivered* and go to another one.
-async fn dial(worker: &Rc<Worker>, cluster: &Arc<Cluster>) -> Result<(Lease, TcpStream), ProxyError> {
+async fn dial(
+    worker: &Rc<Worker>,
+    cluster: &Arc<Cluster>,
+) -> Result<(Lease, TcpStream), ProxyError> {
     let waiting = worker.sweep.deadline();
     waiting.set_after(cluster.connect_timeout());
-    waiting.bound(cluster.arrived()).await.flatten().ok_or(Kind::NoHealthyEndpoint)?;
+    waiting
+        .bound(cluster.arrived())
+        .await
+        .flatten()
+        .ok_or(Kind::NoHealthyEndpoint)?;
     let policy = RetryPolicy::default();
     let mut attempts = Attempts::new(&policy, &http::Method::GET);
     loop {
-        let lease = cluster.pick(b"", &attempts.tried).ok_or(Kind::NoHealthyEndpoint)?;
+        let lease = cluster
+            .pick(b"", &attempts.tried)
+            .ok_or(Kind::NoHealthyEndpoint)?;
         attempts.begin(lease.endpoint().id);
         let connected = {
             let _pending = cluster.try_connect().ok_or(Kind::Overflow)?;
@@ -111,19 +124,28 @@ async fn pump(
     idle.set_after(idle_timeout);
     let end = std::future::poll_fn(|cx| {
         let before = up.moved + down.moved;
-        let up_done = up.poll(cx, client, task).map_err(|error| ProxyError::caused(Kind::ConnectionTermination, error));
-        let down_done = down.poll(cx, task, client).map_err(|error| ProxyError::caused(Kind::ConnectionTermination, error));
+        let up_done = up
+            .poll(cx, client, task)
+            .map_err(|error| ProxyError::caused(Kind::ConnectionTermination, error));
+        let down_done = down
+            .poll(cx, task, client)
+            .map_err(|error| ProxyError::caused(Kind::ConnectionTermination, error));
         if up.moved + down.moved != before {
             idle.set_after(idle_timeout);
         }
         match (up_done, down_done) {
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
-            _ => idle.poll_expired(cx).map(|()| Err(Kind::IdleTimeout.into())),
+            _ => idle
+                .poll_expired(cx)
+                .map(|()| Err(Kind::IdleTimeout.into())),
         }
     })
     .await;
-    Moved { moved: up.moved + down.moved, end }
+    Moved {
+        moved: up.moved + down.moved,
+        end,
+    }
 }
 
 /// One direction.
@@ -138,7 +160,14 @@ struct Half {
 
 impl Half {
     fn new() -> Self {
-        Self { buffer: vec![0; SMALL_BUFFER].into(), filled: 0, written: 0, moved: 0, read_ended: false, done: false }
+        Self {
+            buffer: vec![0; SMALL_BUFFER].into(),
+            filled: 0,
+            written: 0,
+            moved: 0,
+            read_ended: false,
+            done: false,
+        }
     }
 
     fn poll(
@@ -213,7 +242,10 @@ mod tests {
         };
         let ((moved, end), talked) = tokio::join!(relay, talk);
         end.expect("both ends closed in order");
-        assert_eq!(talked.expect("the duplex pipes work"), (b"ping".to_vec(), b"pong and more".to_vec()));
+        assert_eq!(
+            talked.expect("the duplex pipes work"),
+            (b"ping".to_vec(), b"pong and more".to_vec())
+        );
         assert_eq!(moved, 17);
     }
 
@@ -227,7 +259,9 @@ mod tests {
                 let sweep = Sweep::new();
                 tokio::task::spawn_local(sweep.clone().run());
                 let idle = sweep.deadline();
-                copy(&mut client, &mut task, &idle, Duration::from_secs(3600)).await.1
+                copy(&mut client, &mut task, &idle, Duration::from_secs(3600))
+                    .await
+                    .1
             })
             .await;
         assert_eq!(end.expect_err("nobody spoke").kind, Kind::IdleTimeout);

@@ -23,14 +23,20 @@ pub(crate) struct Timer {
 impl Timer {
     /// Starts with idle alone; zero durations are off.
     pub(crate) fn new(sweep: &Sweep, idle: Duration, per_request: Option<Duration>) -> Self {
-        let timer = Self { deadline: sweep.deadline(), idle, per_request, whole: Cell::new(None) };
+        let timer = Self {
+            deadline: sweep.deadline(),
+            idle,
+            per_request,
+            whole: Cell::new(None),
+        };
         timer.arm(Instant::now());
         timer
     }
 
     fn arm(&self, now: Instant) {
         let idle = (!self.idle.is_zero()).then(|| now + self.idle);
-        self.deadline.set([idle, self.whole.get()].into_iter().flatten().min());
+        self.deadline
+            .set([idle, self.whole.get()].into_iter().flatten().min());
     }
 
     /// A byte moved.
@@ -58,7 +64,10 @@ impl Timer {
 
     /// Runs `work` to its end or to the deadline's.
     pub(crate) async fn bound<F: Future>(&self, work: F) -> Result<F::Output, Kind> {
-        self.deadline.bound(work).await.ok_or_else(|| self.expired())
+        self.deadline
+            .bound(work)
+            .await
+            .ok_or_else(|| self.expired())
     }
 
     /// Which of the two timeouts has passed, if one has.

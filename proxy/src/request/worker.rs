@@ -28,7 +28,13 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn new(id: usize, snapshot: Current) -> Rc<Self> {
         let (pool, sweep) = (Pool::new(), Sweep::new());
-        Rc::new(Self { id, pool, sweep, snapshot, draining: Cell::new(false) })
+        Rc::new(Self {
+            id,
+            pool,
+            sweep,
+            snapshot,
+            draining: Cell::new(false),
+        })
     }
 
     /// Closes idle connections: at once when an endpoint is retired, else every ten seconds.

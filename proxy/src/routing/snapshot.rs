@@ -106,15 +106,25 @@ fn resolve(
     clusters: &Arc<Clusters>,
     metrics: &Metrics,
 ) -> Result<ListenerPolicy, Problem> {
-    let problem = |field, reason: String| Problem { listener: listener.name.clone(), field, reason };
+    let problem = |field, reason: String| Problem {
+        listener: listener.name.clone(),
+        field,
+        reason,
+    };
     let local = listener.direction == Direction::Ingress;
     let (routes, tcp, first) = match &listener.target {
-        Target::Cluster(name) => (Vec::new(), Some(clusters.get(name, local)), Some(name.as_str())),
+        Target::Cluster(name) => (
+            Vec::new(),
+            Some(clusters.get(name, local)),
+            Some(name.as_str()),
+        ),
         Target::Routes(name) => {
-            let config = accepted
-                .routes
-                .get(name)
-                .ok_or_else(|| problem("target", format!("route configuration {name:?} does not exist")))?;
+            let config = accepted.routes.get(name).ok_or_else(|| {
+                problem(
+                    "target",
+                    format!("route configuration {name:?} does not exist"),
+                )
+            })?;
             let routes = config
                 .routes
                 .iter()
@@ -122,11 +132,19 @@ fn resolve(
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|reason| problem("routes", reason))?;
             let tcp = routes.first().map(|route| Arc::clone(&route.cluster));
-            (routes, tcp, config.routes.first().map(|route| route.cluster.as_str()))
+            (
+                routes,
+                tcp,
+                config.routes.first().map(|route| route.cluster.as_str()),
+            )
         }
     };
-    let service = first.and_then(|name| accepted.clusters.get(name)).and_then(|cluster| cluster.service.as_ref());
-    let discovery_name = service.map_or(first.unwrap_or(&listener.name), |service| service.name.as_str());
+    let service = first
+        .and_then(|name| accepted.clusters.get(name))
+        .and_then(|cluster| cluster.service.as_ref());
+    let discovery_name = service.map_or(first.unwrap_or(&listener.name), |service| {
+        service.name.as_str()
+    });
     let direction = listener.direction;
     let default_idle = model::DEFAULT_HTTP_IDLE_TIMEOUT;
     Ok(ListenerPolicy {
@@ -134,9 +152,13 @@ fn resolve(
         protocol: listener.protocol,
         routes,
         tcp,
-        header_timeout: listener.header_timeout.unwrap_or(model::DEFAULT_HEADER_TIMEOUT),
+        header_timeout: listener
+            .header_timeout
+            .unwrap_or(model::DEFAULT_HEADER_TIMEOUT),
         idle_timeout: listener.idle_timeout.unwrap_or(default_idle),
-        tcp_idle_timeout: listener.idle_timeout.unwrap_or(model::DEFAULT_TCP_IDLE_TIMEOUT),
+        tcp_idle_timeout: listener
+            .idle_timeout
+            .unwrap_or(model::DEFAULT_TCP_IDLE_TIMEOUT),
         max_connections: listener.max_connections.unwrap_or(MAX_CONNECTIONS),
         max_header_bytes: listener.max_header_bytes.unwrap_or(MAX_HEADER_BYTES),
         metrics: metrics.listener(&listener.name, direction.as_str(), discovery_name),

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use outrigger_xds::model::LbPolicy;
-use pingora_load_balancing::selection::{BackendIter, BackendSelection, Consistent, RoundRobin};
 use pingora_load_balancing::Backend;
+use pingora_load_balancing::selection::{BackendIter, BackendSelection, Consistent, RoundRobin};
 use rand::Rng;
 
 use super::endpoint::Endpoint;
@@ -26,7 +26,10 @@ pub(crate) fn backend(endpoint: &Arc<Endpoint>, weight: u32) -> Backend {
 
 /// The endpoint a backend carries.
 pub(crate) fn endpoint_of(backend: &Backend) -> &Arc<Endpoint> {
-    backend.ext.get().expect("every backend is made by balance::backend, which puts the endpoint in")
+    backend
+        .ext
+        .get()
+        .expect("every backend is made by balance::backend, which puts the endpoint in")
 }
 
 /// Power of two choices: two distinct endpoints at random (by weight), the one with fewer requests in flight first; then the
@@ -70,18 +73,26 @@ impl BackendSelection for LeastRequest {
 
     fn build(backends: &BTreeSet<Backend>) -> Self {
         let backends: Box<[Backend]> = backends.iter().cloned().collect();
-        let equal = backends.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+        let equal = backends
+            .windows(2)
+            .all(|pair| pair[0].weight == pair[1].weight);
         let weighted = if equal {
             Box::default()
         } else {
-            let repeat = |(index, backend): (usize, &Backend)| std::iter::repeat_n(index as u16, backend.weight);
+            let repeat = |(index, backend): (usize, &Backend)| {
+                std::iter::repeat_n(index as u16, backend.weight)
+            };
             backends.iter().enumerate().flat_map(repeat).collect()
         };
         Self { backends, weighted }
     }
 
     fn iter(self: &Arc<Self>, _key: &[u8]) -> Self::Iter {
-        LeastRequestIter { selection: Arc::clone(self), first: None, step: 0 }
+        LeastRequestIter {
+            selection: Arc::clone(self),
+            first: None,
+            step: 0,
+        }
     }
 }
 
@@ -124,8 +135,13 @@ impl Selector {
         if total == 0 {
             return Self::Empty;
         }
-        let common = endpoints.iter().fold(0, |divisor, (_, weight)| gcd(divisor, *weight)).max(1);
-        let scale = (total / u64::from(common)).div_ceil(MAX_TABLE as u64).max(1);
+        let common = endpoints
+            .iter()
+            .fold(0, |divisor, (_, weight)| gcd(divisor, *weight))
+            .max(1);
+        let scale = (total / u64::from(common))
+            .div_ceil(MAX_TABLE as u64)
+            .max(1);
         let scaled = |weight: u32| (u64::from(weight / common) / scale).max(1) as u32;
         let backends: BTreeSet<Backend> = endpoints
             .iter()
@@ -140,7 +156,12 @@ impl Selector {
     }
 
     /// Offers endpoints in the policy's order until `accept` takes one; each is offered at least once before it gives up.
-    pub(crate) fn find(&self, key: &[u8], count: usize, accept: impl Fn(&Endpoint) -> bool) -> Option<Arc<Endpoint>> {
+    pub(crate) fn find(
+        &self,
+        key: &[u8],
+        count: usize,
+        accept: impl Fn(&Endpoint) -> bool,
+    ) -> Option<Arc<Endpoint>> {
         match self {
             Self::Empty => None,
             Self::LeastRequest(selection) => first_accepted(selection.iter(key), count, accept),
@@ -179,7 +200,11 @@ mod tests {
         (1..=count).map(|n| (endpoint(n), 1)).collect()
     }
 
-    const POLICIES: [LbPolicy; 3] = [LbPolicy::LeastRequest, LbPolicy::RoundRobin, LbPolicy::RingHash];
+    const POLICIES: [LbPolicy; 3] = [
+        LbPolicy::LeastRequest,
+        LbPolicy::RoundRobin,
+        LbPolicy::RingHash,
+    ];
 
     #[test]
     fn one_endpoint_is_always_found() {
@@ -197,7 +222,11 @@ mod tests {
             let selector = Selector::build(policy, &all);
             for _ in 0..100 {
                 let found = selector.find(b"key", 10, |endpoint| endpoint.id == wanted);
-                assert_eq!(found.map(|endpoint| endpoint.id), Some(wanted), "{policy:?}");
+                assert_eq!(
+                    found.map(|endpoint| endpoint.id),
+                    Some(wanted),
+                    "{policy:?}"
+                );
             }
         }
     }
@@ -209,9 +238,17 @@ mod tests {
             all[0].1 = 0;
             let zero = all[0].0.id;
             let selector = Selector::build(policy, &all);
-            assert!((0..50).all(|_| selector.find(b"k", 2, |_| true).is_some_and(|found| found.id != zero)));
+            assert!((0..50).all(|_| {
+                selector
+                    .find(b"k", 2, |_| true)
+                    .is_some_and(|found| found.id != zero)
+            }));
             all[1].1 = 0;
-            assert!(Selector::build(policy, &all).find(b"k", 2, |_| true).is_none());
+            assert!(
+                Selector::build(policy, &all)
+                    .find(b"k", 2, |_| true)
+                    .is_none()
+            );
         }
     }
 
@@ -221,21 +258,33 @@ mod tests {
         let _busy = Lease::new(Arc::clone(&all[0].0));
         let selector = Selector::build(LbPolicy::LeastRequest, &all);
         for _ in 0..100 {
-            assert_eq!(selector.find(b"", 2, |_| true).map(|found| found.id), Some(all[1].0.id));
+            assert_eq!(
+                selector.find(b"", 2, |_| true).map(|found| found.id),
+                Some(all[1].0.id)
+            );
         }
     }
 
     #[test]
     fn ring_hash_sends_one_key_to_one_endpoint() {
         let selector = Selector::build(LbPolicy::RingHash, &endpoints(10));
-        let first = selector.find(b"/orders/7", 10, |_| true).map(|found| found.id);
-        assert!((0..20).all(|_| selector.find(b"/orders/7", 10, |_| true).map(|found| found.id) == first));
+        let first = selector
+            .find(b"/orders/7", 10, |_| true)
+            .map(|found| found.id);
+        assert!((0..20).all(|_| {
+            selector
+                .find(b"/orders/7", 10, |_| true)
+                .map(|found| found.id)
+                == first
+        }));
     }
 
     #[test]
     fn round_robin_visits_all() {
         let selector = Selector::build(LbPolicy::RoundRobin, &endpoints(3));
-        let seen: BTreeSet<_> = (0..3).filter_map(|_| selector.find(b"", 3, |_| true).map(|found| found.id)).collect();
+        let seen: BTreeSet<_> = (0..3)
+            .filter_map(|_| selector.find(b"", 3, |_| true).map(|found| found.id))
+            .collect();
         assert_eq!(seen.len(), 3);
     }
 
@@ -244,7 +293,8 @@ mod tests {
         let mut all = endpoints(2);
         all[0].1 = u32::MAX;
         all[1].1 = 1;
-        let Selector::LeastRequest(selection) = Selector::build(LbPolicy::LeastRequest, &all) else {
+        let Selector::LeastRequest(selection) = Selector::build(LbPolicy::LeastRequest, &all)
+        else {
             panic!("least request was asked for");
         };
         assert!(selection.weighted.len() <= MAX_TABLE + 2);

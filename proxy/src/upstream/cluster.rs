@@ -72,7 +72,10 @@ impl Cluster {
             name: policy.name.clone(),
             policy: ArcSwap::from_pointee(policy),
             members: Mutex::new(Vec::new()),
-            ready: ArcSwap::from_pointee(Ready { selector: Selector::Empty, count: 0 }),
+            ready: ArcSwap::from_pointee(Ready {
+                selector: Selector::Empty,
+                count: 0,
+            }),
             changed: Notify::new(),
             arrived: Notify::new(),
             pending: AtomicBool::new(true),
@@ -93,7 +96,10 @@ impl Cluster {
 
     /// The time one attempt to connect may take.
     pub(crate) fn connect_timeout(&self) -> Duration {
-        self.policy.load().connect_timeout.unwrap_or(model::DEFAULT_CONNECT_TIMEOUT)
+        self.policy
+            .load()
+            .connect_timeout
+            .unwrap_or(model::DEFAULT_CONNECT_TIMEOUT)
     }
 
     /// Takes over a new policy; endpoints, counters and ejections stay.
@@ -105,11 +111,19 @@ impl Cluster {
 
     /// Takes over new membership: an endpoint known by (address, instance) keeps its counters and ejections. Returns whether
     /// an endpoint was retired, so that the pools drop its idle connections.
-    pub(crate) fn set_endpoints<'a>(&self, set: impl Iterator<Item = (SocketAddr, &'a model::Endpoint)>) -> bool {
+    pub(crate) fn set_endpoints<'a>(
+        &self,
+        set: impl Iterator<Item = (SocketAddr, &'a model::Endpoint)>,
+    ) -> bool {
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known: HashMap<(SocketAddr, String), Arc<Endpoint>> = members
             .drain(..)
-            .map(|member| ((member.endpoint.address, member.endpoint.instance.clone()), member.endpoint))
+            .map(|member| {
+                (
+                    (member.endpoint.address, member.endpoint.instance.clone()),
+                    member.endpoint,
+                )
+            })
             .collect();
         let mut retired = false;
         for (address, from) in set {
@@ -119,7 +133,11 @@ impl Cluster {
             let draining = from.health == EndpointHealth::Draining;
             retired |= draining;
             endpoint.retired.store(draining, Relaxed);
-            members.push(Member { endpoint, weight: from.weight, health: from.health });
+            members.push(Member {
+                endpoint,
+                weight: from.weight,
+                health: from.health,
+            });
         }
         for gone in known.into_values() {
             gone.retired.store(true, Relaxed);
@@ -140,7 +158,9 @@ impl Cluster {
         let offered = |wanted: fn(&Member) -> bool| -> Vec<(Arc<Endpoint>, u32)> {
             members
                 .iter()
-                .filter(|member| member.health != EndpointHealth::Draining && member.weight > 0 && wanted(member))
+                .filter(|member| {
+                    member.health != EndpointHealth::Draining && member.weight > 0 && wanted(member)
+                })
                 .map(|member| (Arc::clone(&member.endpoint), member.weight))
                 .collect()
         };
@@ -154,7 +174,10 @@ impl Cluster {
             ready = offered(|_| true);
         }
         let lb: LbPolicy = policy.lb;
-        self.ready.store(Arc::new(Ready { selector: Selector::build(lb, &ready), count: ready.len() }));
+        self.ready.store(Arc::new(Ready {
+            selector: Selector::build(lb, &ready),
+            count: ready.len(),
+        }));
     }
 
     /// Waits until the cluster's endpoints have arrived once; at once when they have. The caller's deadline bounds it.
@@ -173,7 +196,9 @@ impl Cluster {
     /// Picks an endpoint that is not among `tried`; if all were tried, the policy's first choice again.
     pub(crate) fn pick(&self, key: &[u8], tried: &[u64]) -> Option<Lease> {
         let ready = self.ready.load();
-        let fresh = ready.selector.find(key, ready.count, |endpoint| !tried.contains(&endpoint.id));
+        let fresh = ready
+            .selector
+            .find(key, ready.count, |endpoint| !tried.contains(&endpoint.id));
         let endpoint = match fresh {
             Some(endpoint) => endpoint,
             None => ready.selector.find(key, ready.count, |_| true)?,
@@ -184,7 +209,9 @@ impl Cluster {
     /// Outlier detection sees every attempt.
     pub(crate) fn report(&self, endpoint: &Endpoint, outcome: Outcome) {
         let policy = self.policy.load();
-        let Some(detection) = &policy.outlier_detection else { return };
+        let Some(detection) = &policy.outlier_detection else {
+            return;
+        };
         if outlier::record(detection, endpoint, outcome) {
             self.eject(detection, endpoint);
         }
@@ -193,8 +220,14 @@ impl Cluster {
     fn eject(&self, detection: &model::OutlierDetection, endpoint: &Endpoint) {
         let out = {
             let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-            let total = members.iter().filter(|member| member.health != EndpointHealth::Draining).count();
-            let already = members.iter().filter(|member| member.endpoint.is_ejected()).count();
+            let total = members
+                .iter()
+                .filter(|member| member.health != EndpointHealth::Draining)
+                .count();
+            let already = members
+                .iter()
+                .filter(|member| member.endpoint.is_ejected())
+                .count();
             outlier::eject(detection, endpoint, already, total, self.now())
         };
         if let Some(out) = out {
@@ -228,7 +261,10 @@ impl Cluster {
                 }
             }
             self.refresh();
-            let wake = [released, probes.as_ref().map(|(.., due)| *due)].into_iter().flatten().min();
+            let wake = [released, probes.as_ref().map(|(.., due)| *due)]
+                .into_iter()
+                .flatten()
+                .min();
             match wake {
                 None => self.changed.notified().await,
                 Some(at) => {
@@ -258,7 +294,10 @@ impl Cluster {
     /// All members, whatever their state.
     pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        members.iter().map(|member| Arc::clone(&member.endpoint)).collect()
+        members
+            .iter()
+            .map(|member| Arc::clone(&member.endpoint))
+            .collect()
     }
 
     /// For `/clusters`.
@@ -315,7 +354,10 @@ impl Gauges for Cluster {
 
     fn endpoints(&self) -> Vec<(String, u64)> {
         let endpoints = Cluster::endpoints(self);
-        endpoints.iter().map(|endpoint| (endpoint.address.to_string(), endpoint.requests())).collect()
+        endpoints
+            .iter()
+            .map(|endpoint| (endpoint.address.to_string(), endpoint.requests()))
+            .collect()
     }
 }
 
@@ -326,9 +368,16 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    fn within(cluster: &Arc<Cluster>, counter: fn(&Cluster) -> &AtomicU32, most: u32) -> Option<Self> {
+    fn within(
+        cluster: &Arc<Cluster>,
+        counter: fn(&Cluster) -> &AtomicU32,
+        most: u32,
+    ) -> Option<Self> {
         let before = counter(cluster).fetch_add(1, Relaxed);
-        let share = Self { cluster: Arc::clone(cluster), counter };
+        let share = Self {
+            cluster: Arc::clone(cluster),
+            counter,
+        };
         (before < most).then_some(share)
     }
 }
@@ -364,7 +413,10 @@ mod tests {
     }
 
     fn set(cluster: &Cluster, members: &[(u8, EndpointHealth)]) -> bool {
-        let endpoints: Vec<_> = members.iter().map(|(n, health)| model_endpoint(address(*n), 1, *health)).collect();
+        let endpoints: Vec<_> = members
+            .iter()
+            .map(|(n, health)| model_endpoint(address(*n), 1, *health))
+            .collect();
         cluster.set_endpoints(members.iter().map(|(n, _)| address(*n)).zip(&endpoints))
     }
 
@@ -391,20 +443,37 @@ mod tests {
             assert_eq!(lease.endpoint().address, address(2));
         }
         set(&cluster, &[(1, Unhealthy), (2, Draining)]);
-        assert_eq!(cluster.pick(b"", &[]).map(|lease| lease.endpoint().address), Some(address(1)));
+        assert_eq!(
+            cluster.pick(b"", &[]).map(|lease| lease.endpoint().address),
+            Some(address(1))
+        );
     }
 
     #[test]
     fn a_second_attempt_avoids_the_first_host_unless_it_is_alone() {
         let cluster = cluster();
         set(&cluster, &[(1, Healthy), (2, Healthy)]);
-        let first = cluster.pick(b"", &[]).expect("two are healthy").endpoint().id;
+        let first = cluster
+            .pick(b"", &[])
+            .expect("two are healthy")
+            .endpoint()
+            .id;
         for _ in 0..20 {
-            assert_ne!(cluster.pick(b"", &[first]).expect("two are healthy").endpoint().id, first);
+            assert_ne!(
+                cluster
+                    .pick(b"", &[first])
+                    .expect("two are healthy")
+                    .endpoint()
+                    .id,
+                first
+            );
         }
         set(&cluster, &[(1, Healthy)]);
         let only = cluster.endpoints()[0].id;
-        assert_eq!(cluster.pick(b"", &[only]).map(|lease| lease.endpoint().id), Some(only));
+        assert_eq!(
+            cluster.pick(b"", &[only]).map(|lease| lease.endpoint().id),
+            Some(only)
+        );
     }
 
     #[test]
@@ -416,7 +485,11 @@ mod tests {
         assert_eq!(cluster.endpoints()[0].id, before[0].id);
         assert!(before[1].retired.load(Relaxed));
         assert!(!set(&cluster, &[(1, Healthy), (2, Healthy)]));
-        assert_ne!(cluster.endpoints()[1].id, before[1].id, "a re-added endpoint starts afresh");
+        assert_ne!(
+            cluster.endpoints()[1].id,
+            before[1].id,
+            "a re-added endpoint starts afresh"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -431,20 +504,30 @@ mod tests {
         while cluster.ready.load().count == 2 {
             tokio::task::yield_now().await;
         }
-        assert!((0..50).all(|_| cluster.pick(b"", &[]).is_some_and(|lease| lease.endpoint().id != bad.id)));
+        assert!((0..50).all(|_| {
+            cluster
+                .pick(b"", &[])
+                .is_some_and(|lease| lease.endpoint().id != bad.id)
+        }));
         let start = Instant::now();
         while cluster.ready.load().count == 1 {
             tokio::time::advance(Duration::from_millis(100)).await;
             tokio::task::yield_now().await;
         }
-        assert!((29..=31).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+        assert!(
+            (29..=31).contains(&start.elapsed().as_secs()),
+            "{:?}",
+            start.elapsed()
+        );
         task.abort();
     }
 
     #[test]
     fn the_retry_budget_is_bounded() {
         let cluster = cluster();
-        let held: Vec<_> = (0..RETRY_FLOOR).map(|_| cluster.try_retry().expect("the floor is free")).collect();
+        let held: Vec<_> = (0..RETRY_FLOOR)
+            .map(|_| cluster.try_retry().expect("the floor is free"))
+            .collect();
         assert!(cluster.try_retry().is_none());
         drop(held);
         assert!(cluster.try_retry().is_some());
@@ -453,7 +536,9 @@ mod tests {
     #[test]
     fn pending_connects_are_bounded() {
         let cluster = cluster();
-        let held: Vec<_> = (0..MAX_PENDING_CONNECTS).map_while(|_| cluster.try_connect()).collect();
+        let held: Vec<_> = (0..MAX_PENDING_CONNECTS)
+            .map_while(|_| cluster.try_connect())
+            .collect();
         assert_eq!(held.len(), MAX_PENDING_CONNECTS as usize);
         assert!(cluster.try_connect().is_none());
     }

@@ -42,8 +42,18 @@ pub(crate) struct Clusters {
 }
 
 impl Clusters {
-    pub(crate) fn new(metrics: Arc<Metrics>, resolver: Arc<Resolver>, control: Handle) -> Arc<Self> {
-        Arc::new(Self { running: Mutex::default(), metrics, resolver, control, retired: watch::Sender::new(0) })
+    pub(crate) fn new(
+        metrics: Arc<Metrics>,
+        resolver: Arc<Resolver>,
+        control: Handle,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            running: Mutex::default(),
+            metrics,
+            resolver,
+            control,
+            retired: watch::Sender::new(0),
+        })
     }
 
     /// Changes whenever pools should look for connections to close.
@@ -69,7 +79,9 @@ impl Clusters {
     /// Takes over a cluster's endpoints.
     pub(crate) fn set_endpoints(self: &Arc<Self>, set: &model::EndpointSet) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = running.get_mut(&set.cluster) else { return };
+        let Some(entry) = running.get_mut(&set.cluster) else {
+            return;
+        };
         if entry.set.as_ref() == Some(set) {
             return;
         }
@@ -97,7 +109,10 @@ impl Clusters {
     /// For `/clusters`.
     pub(crate) fn describe(&self) -> serde_json::Value {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.values().map(|entry| entry.cluster.describe()).collect()
+        running
+            .values()
+            .map(|entry| entry.cluster.describe())
+            .collect()
     }
 
     fn entry<'a>(
@@ -107,7 +122,10 @@ impl Clusters {
         local: bool,
     ) -> &'a mut Running {
         running.entry(policy.name.clone()).or_insert_with(|| {
-            let discovery_name = policy.service.as_ref().map_or(policy.name.as_str(), |service| service.name.as_str());
+            let discovery_name = policy
+                .service
+                .as_ref()
+                .map_or(policy.name.as_str(), |service| service.name.as_str());
             let metrics = if local {
                 self.metrics.local_cluster()
             } else {
@@ -115,10 +133,20 @@ impl Clusters {
             };
             let cluster = Cluster::new(policy.clone(), metrics);
             if !local {
-                self.metrics.watch_cluster(&policy.name, Arc::clone(&cluster) as Arc<dyn Gauges>);
+                self.metrics
+                    .watch_cluster(&policy.name, Arc::clone(&cluster) as Arc<dyn Gauges>);
             }
-            let maintenance = self.control.spawn(Arc::clone(&cluster).maintain()).abort_handle();
-            Running { cluster, maintenance, set: None, resolved: Resolved::default(), watches: HashMap::new() }
+            let maintenance = self
+                .control
+                .spawn(Arc::clone(&cluster).maintain())
+                .abort_handle();
+            Running {
+                cluster,
+                maintenance,
+                set: None,
+                resolved: Resolved::default(),
+                watches: HashMap::new(),
+            }
         })
     }
 
@@ -140,12 +168,19 @@ impl Clusters {
             }
             kept
         });
-        entry.resolved.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| hosts.contains(key));
+        entry
+            .resolved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|key, _| hosts.contains(key));
         for key in hosts {
             let clusters = Arc::downgrade(self);
             let (name, resolved) = (entry.cluster.name.clone(), Arc::clone(&entry.resolved));
             let changed = move |key: (String, u16), addresses: Vec<SocketAddr>| {
-                resolved.lock().unwrap_or_else(PoisonError::into_inner).insert(key, addresses);
+                resolved
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(key, addresses);
                 if let Some(clusters) = clusters.upgrade() {
                     clusters.reapply(&name);
                 }
@@ -168,15 +203,26 @@ impl Clusters {
 
     fn apply(&self, entry: &Running) {
         let Some(set) = &entry.set else { return };
-        let resolved = entry.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        let resolved = entry
+            .resolved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let flat = set.endpoints.iter().flat_map(|endpoint| {
             let addresses = match &endpoint.address {
                 Address::Ip(address) => vec![*address],
-                Address::Host { host, port } => resolved.get(&(host.clone(), *port)).cloned().unwrap_or_default(),
+                Address::Host { host, port } => resolved
+                    .get(&(host.clone(), *port))
+                    .cloned()
+                    .unwrap_or_default(),
             };
-            addresses.into_iter().map(move |address| (address, endpoint))
+            addresses
+                .into_iter()
+                .map(move |address| (address, endpoint))
         });
-        let waiting_for_dns = set.endpoints.iter().any(|endpoint| matches!(endpoint.address, Address::Host { .. }))
+        let waiting_for_dns = set
+            .endpoints
+            .iter()
+            .any(|endpoint| matches!(endpoint.address, Address::Host { .. }))
             && resolved.is_empty();
         if waiting_for_dns {
             return;

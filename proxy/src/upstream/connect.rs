@@ -51,7 +51,11 @@ impl Service<SocketAddr> for TcpConnector {
 
     fn call(&mut self, address: SocketAddr) -> Self::Future {
         Box::pin(async move {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            let socket = if address.is_ipv4() {
+                TcpSocket::new_v4()?
+            } else {
+                TcpSocket::new_v6()?
+            };
             let stream = socket.connect(address).await?;
             stream.set_nodelay(true)?;
             SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
@@ -62,10 +66,17 @@ impl Service<SocketAddr> for TcpConnector {
 
 /// A TCP connection to `address` within `timeout`.
 pub(crate) async fn tcp(address: SocketAddr, timeout: Duration) -> Result<TcpStream, ProxyError> {
-    Timeout::new(TcpConnector, timeout).oneshot(address).await.map_err(|error| {
-        let kind = if error.is::<Elapsed>() { Kind::ConnectTimeout } else { Kind::ConnectFailed };
-        ProxyError::caused(kind, format!("{address}: {error}"))
-    })
+    Timeout::new(TcpConnector, timeout)
+        .oneshot(address)
+        .await
+        .map_err(|error| {
+            let kind = if error.is::<Elapsed>() {
+                Kind::ConnectTimeout
+            } else {
+                Kind::ConnectFailed
+            };
+            ProxyError::caused(kind, format!("{address}: {error}"))
+        })
 }
 
 /// Makes the stream an HTTP/1.1 client connection, driven by a task of this worker.

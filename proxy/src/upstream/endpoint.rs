@@ -105,10 +105,17 @@ pub(crate) mod tests {
 
     pub(crate) fn endpoint(last_octet: u8) -> Arc<Endpoint> {
         let address = SocketAddr::from(([127, 0, 0, last_octet], 80));
-        Arc::new(Endpoint::new(address, &model_endpoint(address, 1, EndpointHealth::Healthy)))
+        Arc::new(Endpoint::new(
+            address,
+            &model_endpoint(address, 1, EndpointHealth::Healthy),
+        ))
     }
 
-    pub(crate) fn model_endpoint(address: SocketAddr, weight: u32, health: EndpointHealth) -> model::Endpoint {
+    pub(crate) fn model_endpoint(
+        address: SocketAddr,
+        weight: u32,
+        health: EndpointHealth,
+    ) -> model::Endpoint {
         model::Endpoint {
             address: model::Address::Ip(address),
             zone: String::new(),

@@ -46,8 +46,10 @@ impl Probes {
             backend.addr.hash(&mut hasher);
             hasher.finish()
         });
-        let mut backends =
-            Backends::new_with_health_registry(Box::new(Discovery(Arc::clone(&pushed))), Arc::new(by_address));
+        let mut backends = Backends::new_with_health_registry(
+            Box::new(Discovery(Arc::clone(&pushed))),
+            Arc::new(by_address),
+        );
         backends.set_health_check(match &check.path {
             Some(path) => Box::new(http_check(check, host, path)),
             None => tcp_check(check),
@@ -57,7 +59,12 @@ impl Probes {
 
     /// Takes over new members; what is known of an address that stays is kept.
     pub(crate) async fn set_members(&self, endpoints: &[Arc<Endpoint>]) {
-        self.pushed.0.store(Arc::new(endpoints.iter().map(|endpoint| backend(endpoint, 1)).collect()));
+        self.pushed.0.store(Arc::new(
+            endpoints
+                .iter()
+                .map(|endpoint| backend(endpoint, 1))
+                .collect(),
+        ));
         if let Err(error) = self.backends.update(|_| {}).await {
             tracing::warn!(%error, "probes keep their old members");
         }

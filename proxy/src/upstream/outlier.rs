@@ -39,7 +39,9 @@ pub(crate) fn most_ejected(policy: &OutlierDetection, total: usize) -> usize {
     if total < 2 {
         return 0;
     }
-    (total * usize::from(policy.max_ejection_percent) / 100).max(1).min(total - 1)
+    (total * usize::from(policy.max_ejection_percent) / 100)
+        .max(1)
+        .min(total - 1)
 }
 
 /// Ejects the endpoint if its cluster may spare it; `now` is in ms of the cluster's clock. Returns how long it is out.
@@ -55,8 +57,13 @@ pub(crate) fn eject(
         return None;
     }
     let nth = endpoint.ejections.fetch_add(1, Relaxed) + 1;
-    let duration = policy.base_ejection_time.saturating_mul(nth).min(policy.max_ejection_time);
-    endpoint.ejected_until.store(now + duration.as_millis().max(1) as u64, Relaxed);
+    let duration = policy
+        .base_ejection_time
+        .saturating_mul(nth)
+        .min(policy.max_ejection_time);
+    endpoint
+        .ejected_until
+        .store(now + duration.as_millis().max(1) as u64, Relaxed);
     Some(duration)
 }
 
@@ -86,16 +93,26 @@ mod tests {
             assert!(!record(&policy(), &endpoint, Outcome::Failure));
         }
         record(&policy(), &endpoint, Outcome::Success);
-        let verdicts: Vec<_> = (0..5).map(|_| record(&policy(), &endpoint, Outcome::Failure)).collect();
+        let verdicts: Vec<_> = (0..5)
+            .map(|_| record(&policy(), &endpoint, Outcome::Failure))
+            .collect();
         assert_eq!(verdicts, [false, false, false, false, true]);
     }
 
     #[test]
     fn how_many_may_be_out_for_1_2_3_and_10() {
-        let out: Vec<_> = [1, 2, 3, 10].map(|total| most_ejected(&policy(), total)).into();
+        let out: Vec<_> = [1, 2, 3, 10]
+            .map(|total| most_ejected(&policy(), total))
+            .into();
         assert_eq!(out, [0, 1, 1, 5]);
-        let all = OutlierDetection { max_ejection_percent: 100, ..policy() };
-        assert_eq!([1, 2, 3, 10].map(|total| most_ejected(&all, total)), [0, 1, 2, 9]);
+        let all = OutlierDetection {
+            max_ejection_percent: 100,
+            ..policy()
+        };
+        assert_eq!(
+            [1, 2, 3, 10].map(|total| most_ejected(&all, total)),
+            [0, 1, 2, 9]
+        );
     }
 
     #[test]
@@ -109,7 +126,10 @@ mod tests {
             now += out.as_millis() as u64;
             assert!(release(&endpoint, now));
         }
-        assert_eq!(lengths, [30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 300, 300]);
+        assert_eq!(
+            lengths,
+            [30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 300, 300]
+        );
     }
 
     #[test]

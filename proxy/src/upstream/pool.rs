@@ -46,7 +46,9 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     pub(crate) fn new() -> Self {
-        Self { endpoints: RefCell::new(HashMap::new()) }
+        Self {
+            endpoints: RefCell::new(HashMap::new()),
+        }
     }
 
     /// The most recently used idle h1 connection, if one is still open.
@@ -62,14 +64,23 @@ where
     }
 
     /// Gives an h1 connection back after its response has ended.
-    pub(crate) fn put_h1(&self, endpoint: &Arc<Endpoint>, sender: http1::SendRequest<B>, timeout: Duration) {
+    pub(crate) fn put_h1(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        sender: http1::SendRequest<B>,
+        timeout: Duration,
+    ) {
         if endpoint.retired.load(Relaxed) || sender.is_closed() || timeout.is_zero() {
             return;
         }
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = Self::kept(&mut endpoints, endpoint);
         if kept.h1.len() < MAX_IDLE {
-            kept.h1.push(Idle { sender, since: Instant::now(), timeout });
+            kept.h1.push(Idle {
+                sender,
+                since: Instant::now(),
+                timeout,
+            });
         }
     }
 
@@ -93,7 +104,8 @@ where
             return Ok((open, true));
         }
         let _pending = cluster.try_connect().ok_or(Kind::Overflow)?;
-        let sender = connect::h2(connect::tcp(endpoint.address, cluster.connect_timeout()).await?).await?;
+        let sender =
+            connect::h2(connect::tcp(endpoint.address, cluster.connect_timeout()).await?).await?;
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = Self::kept(&mut endpoints, endpoint);
         if kept.h2.len() < MAX_H2 {
@@ -109,7 +121,10 @@ where
         kept.h2.iter().find(|sender| sender.is_ready()).cloned()
     }
 
-    fn kept<'a>(endpoints: &'a mut HashMap<u64, Kept<B>>, endpoint: &Arc<Endpoint>) -> &'a mut Kept<B> {
+    fn kept<'a>(
+        endpoints: &'a mut HashMap<u64, Kept<B>>,
+        endpoint: &Arc<Endpoint>,
+    ) -> &'a mut Kept<B> {
         endpoints.entry(endpoint.id).or_insert_with(|| Kept {
             endpoint: Arc::clone(endpoint),
             h1: Vec::new(),
@@ -123,7 +138,8 @@ where
             if kept.endpoint.retired.load(Relaxed) {
                 return false;
             }
-            kept.h1.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < idle.timeout);
+            kept.h1
+                .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < idle.timeout);
             kept.h2.retain(|sender| !sender.is_closed());
             !(kept.h1.is_empty() && kept.h2.is_empty())
         });
