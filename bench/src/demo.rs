@@ -16,6 +16,8 @@ use screen::Screen;
 use verdict::{Phase, Verdict};
 
 const SERVICE: &str = "orders";
+/// Every answer takes its task 10 ms, so that requests are under way when a task is killed or drained.
+const PATH: &str = "/?ms=10";
 /// For starts, and for a drain (the sidecar's own bound is 20 s).
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often the registry is asked whether the fourth task is in it.
@@ -89,9 +91,9 @@ async fn demo(options: &Options) -> anyhow::Result<bool> {
         .await
         .map_err(|error| error.context(sidecar_log(&client)))?;
     screen.say(&format!(
-        "the client dials http://{} at {} requests per second",
-        authority(port),
-        options.rate
+        "the client sends {} requests per second to http://{}{PATH} (an answer takes a task 10 ms)",
+        options.rate,
+        authority(port)
     ));
 
     let story = Story {
@@ -103,7 +105,8 @@ async fn demo(options: &Options) -> anyhow::Result<bool> {
     };
     let mut load = Load::start(Plan {
         rate: Some(options.rate),
-        connections: 16,
+        connections: 32,
+        path: PATH.to_owned(),
         ..Plan::new(address, authority(port))
     });
     let (phases, change) = story.tell(&mut load, &mut tasks).await?;
