@@ -121,7 +121,7 @@ fn no_wing_uses_one_above_it() {
                 let may = |wing: &&str| {
                     used.starts_with(&format!("{wing}::")) || used.starts_with(&format!("{wing};"))
                 };
-                if !may(&own.as_str()) && !allowed.iter().any(|wing| may(wing)) {
+                if !may(&own.as_str()) && !allowed.iter().any(may) {
                     wrong.push(format!("{relative}:{number}: {}", line.trim()));
                 }
             }

@@ -145,6 +145,7 @@ async fn http1(
 ) {
     let state = Rc::new(Connection {
         in_flight: Cell::new(0),
+        served: Cell::new(0),
         deadline: worker.sweep.deadline(),
     });
     let read = Arc::clone(&stream.read);
@@ -162,7 +163,7 @@ async fn http1(
     let mut stopped = pin!(drain.reached(Phase::Stopped));
     state.deadline.set_after(listener.header_timeout);
     let mut told = false;
-    let mut was_in_flight = 0;
+    let (mut was_in_flight, mut was_served, mut in_head) = (0, 0, true);
     let end = poll_fn(|cx| {
         if let Poll::Ready(end) = connection.as_mut().poll(cx) {
             return Poll::Ready(end);
@@ -174,14 +175,21 @@ async fn http1(
             cx.waker().wake_by_ref();
         }
         // Between messages the idle timeout runs; from the first byte of a head the header timeout; else the stream's own.
-        let in_flight = state.in_flight.get();
+        let (in_flight, served) = (state.in_flight.get(), state.served.get());
         let bytes = read.swap(false, Relaxed);
-        match (in_flight, bytes) {
-            (0, true) if was_in_flight == 0 => state.deadline.set_after(listener.header_timeout),
-            (0, _) if was_in_flight > 0 => state.deadline.set_after(listener.idle_timeout),
-            (1.., _) if was_in_flight == 0 => state.deadline.set(None),
-            _ => {}
+        if in_flight > 0 {
+            if was_in_flight == 0 {
+                state.deadline.set(None);
+            }
+            in_head = false;
+        } else if was_in_flight > 0 || served != was_served {
+            state.deadline.set_after(listener.idle_timeout);
+            in_head = false;
+        } else if bytes && !in_head {
+            state.deadline.set_after(listener.header_timeout);
+            in_head = true;
         }
+        was_served = served;
         was_in_flight = in_flight;
         state.deadline.poll_expired(cx).map(Ok)
     });
@@ -199,6 +207,7 @@ async fn http2(
 ) {
     let state = Rc::new(Connection {
         in_flight: Cell::new(0),
+        served: Cell::new(0),
         deadline: worker.sweep.deadline(),
     });
     let service = service(worker, slot, &state);
@@ -238,6 +247,8 @@ async fn http2(
 /// What a connection knows of itself between two polls.
 struct Connection {
     in_flight: Cell<u32>,
+    /// Requests so far.
+    served: Cell<u64>,
     deadline: Deadline,
 }
 
@@ -270,6 +281,7 @@ struct InFlight(Rc<Connection>);
 impl InFlight {
     fn enter(state: &Rc<Connection>) -> Self {
         state.in_flight.set(state.in_flight.get() + 1);
+        state.served.set(state.served.get() + 1);
         Self(Rc::clone(state))
     }
 }

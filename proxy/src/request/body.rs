@@ -18,7 +18,8 @@ use crate::error::{Kind, ProxyError};
 /// Bytes of a request body kept for another attempt; beyond it the body streams and the request is no longer retriable.
 pub(crate) const MAX_REPLAY: usize = 64 * 1024;
 
-/// A request body that can be sent again while it is small enough.
+/// A request body that can be sent again while it is small enough. Clones share it.
+#[derive(Clone)]
 pub(crate) struct Replay {
     state: Rc<State>,
 }

@@ -8,6 +8,7 @@ pub(crate) mod tcp;
 mod timer;
 pub(crate) mod worker;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -27,12 +28,19 @@ use self::worker::Worker;
 use crate::error::{Kind, ProxyError};
 use crate::routing::route::{self, Route};
 use crate::routing::snapshot::{ListenerPolicy, Slot};
-use crate::upstream::cluster::Cluster;
+use crate::upstream::cluster::{Cluster, Share};
 use crate::upstream::endpoint::{Endpoint, Lease};
-use crate::upstream::outlier::Outcome;
+use crate::upstream::outlier;
 
 /// A response head from a task, and the h1 connection it came on.
 type Answer = (Response<Incoming>, Option<http1::SendRequest<AttemptBody>>);
+
+/// What is passed on: the response, the claim on its endpoint, and the h1 connection to give back.
+type Passed = (
+    Response<Incoming>,
+    Lease,
+    Option<http1::SendRequest<AttemptBody>>,
+);
 
 /// Answers one request. It never fails: what goes wrong becomes a response that says so.
 pub(crate) async fn serve(
@@ -47,11 +55,17 @@ pub(crate) async fn serve(
     let grpc = headers::is_grpc(request.headers());
     let http1 = request.version() < Version::HTTP_2;
     let mut record = Record::open(&worker, &listener, grpc);
-    let mut response = match respond(&worker, &listener, request, &mut record).await {
-        Ok((response, exchange, timer)) => {
+    let mut response = match respond(&worker, &listener, request).await {
+        Ok(Outcome::Answer(response, exchange, timer)) => {
             record.answered(exchange);
             response
                 .map(|body| ResponseBody::Upstream(Box::new(Observed::new(body, timer, record))))
+        }
+        Ok(Outcome::Tunnel(mut response, exchange, client)) => {
+            record.answered(exchange);
+            let task = hyper::upgrade::on(&mut response);
+            tunnel(&worker, &listener, record, client, task);
+            response.map(|_| ResponseBody::empty())
         }
         Err(error) => {
             tracing::debug!(listener = listener.name, %error, "request failed");
@@ -70,13 +84,19 @@ pub(crate) async fn serve(
     response
 }
 
+/// What a task's answer means for the connection.
+enum Outcome {
+    Answer(Response<Incoming>, Exchange, Rc<Timer>),
+    /// 101 Switching Protocols: both connections become pipes (RFC 9110 section 7.8).
+    Tunnel(Response<Incoming>, Exchange, OnUpgrade),
+}
+
 /// Finds the route, then tries endpoints until one gives a response that is passed on.
 async fn respond(
     worker: &Rc<Worker>,
     listener: &ListenerPolicy,
     mut request: Request<Incoming>,
-    record: &mut Record,
-) -> Result<(Response<Incoming>, Exchange, Rc<Timer>), ProxyError> {
+) -> Result<Outcome, ProxyError> {
     if request.method() == Method::CONNECT {
         return Err(Kind::MethodRefused.into());
     }
@@ -99,26 +119,42 @@ async fn respond(
     } else {
         0
     };
-    let body = Rc::new(Replay::new(body, keep, Rc::clone(&timer)));
+    let body = Replay::new(body, keep, Rc::clone(&timer));
 
-    let (mut response, lease, connection) =
-        timer.bound(attempts(worker, route, head, &body)).await??;
+    let trying = Cell::new(None);
+    let answered = timer
+        .bound(attempts(worker, route, head, &body, &trying))
+        .await;
+    let (mut response, lease, connection) = match answered {
+        Ok(answered) => answered?,
+        Err(kind) => {
+            // The attempt was cut off: outlier detection hears of it from here.
+            if let Some(endpoint) = trying
+                .take()
+                .filter(|_: &Arc<Endpoint>| kind.blames_endpoint())
+            {
+                cluster.report(&endpoint, outlier::Outcome::Failure);
+            }
+            return Err(kind.into());
+        }
+    };
     timer.response_head();
-    headers::strip_hop_by_hop(response.headers_mut(), upgrade.is_some());
-    if let Some(client) = upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
-        let task = hyper::upgrade::on(&mut response);
-        tunnel(worker, listener, client, task);
-    }
-    record.response_bytes(0);
+    let status = response.status();
+    let tunnel = upgrade.filter(|_| status == StatusCode::SWITCHING_PROTOCOLS);
+    headers::strip_hop_by_hop(response.headers_mut(), tunnel.is_some());
+    let cluster = Arc::clone(cluster);
     let exchange = Exchange {
-        cluster: Arc::clone(cluster),
+        cluster,
         lease,
         live,
-        status: response.status(),
+        status,
         request: body,
         connection,
     };
-    Ok((response, exchange, timer))
+    Ok(match tunnel {
+        Some(client) => Outcome::Tunnel(response, exchange, client),
+        None => Outcome::Answer(response, exchange, timer),
+    })
 }
 
 /// The route's per-request timeout, or the caller's `grpc-timeout` where that is shorter.
@@ -129,102 +165,100 @@ fn timeout(route: &Route, request: &Request<Incoming>) -> Option<std::time::Dura
     )
 }
 
-/// The attempt loop.
+/// The attempt loop. `trying` names the endpoint of the attempt under way, for whoever cuts it off.
 async fn attempts(
     worker: &Rc<Worker>,
     route: &Route,
     head: http::request::Parts,
     body: &Replay,
-) -> Result<
-    (
-        Response<Incoming>,
-        Lease,
-        Option<http1::SendRequest<AttemptBody>>,
-    ),
-    ProxyError,
-> {
+    trying: &Cell<Option<Arc<Endpoint>>>,
+) -> Result<Passed, ProxyError> {
     let cluster = &route.cluster;
     cluster.arrived().await.ok_or(Kind::Overflow)?;
-    let key = head.uri.path().to_owned();
     let mut attempts = Attempts::new(&route.retry, &head.method);
-    let mut next = Some(head);
+    let mut head = head;
+    // Held from the decision to retry until that retry has ended.
+    let mut _budget: Option<Share>;
     loop {
-        // A retry's budget place is held until its attempt has ended.
-        let _retrying = if attempts.tried.is_empty() {
-            None
-        } else {
-            cluster.try_retry()
-        };
         let lease = cluster
-            .pick(key.as_bytes(), &attempts.tried)
+            .pick(head.uri.path().as_bytes(), attempts.tried())
             .ok_or(Kind::NoHealthyEndpoint)?;
         attempts.begin(lease.endpoint().id);
-        let head = next
-            .take()
-            .expect("a further attempt is made only when its head was kept");
+        trying.set(Some(Arc::clone(lease.endpoint())));
         // The one allocation a retry costs before it is needed: a copy of the head, where a delivered request may be repeated
         // or HTTP/2 may refuse the stream without handing the head back.
         let copied = attempts
             .may_keep(cluster.policy().protocol)
             .then(|| head.clone());
 
-        let (ended, failure) = match attempt(worker, cluster, &lease, head, body).await {
+        let attempted = attempt(worker, cluster, &lease, head, body).await;
+        report(cluster, lease.endpoint(), &attempted, body);
+        let again = match attempted {
             Ok((response, connection)) => {
-                let status = response.status();
-                cluster.report(
-                    lease.endpoint(),
-                    if status.is_server_error() {
-                        Outcome::Failure
-                    } else {
-                        Outcome::Success
-                    },
-                );
-                let ended = Ended::Answered(status);
-                if !attempts.allows(ended)
-                    || copied.is_none()
-                    || !body.is_replayable()
-                    || !has_budget(worker, cluster)
-                {
-                    return Ok((response, lease, connection));
+                let ended = Ended::Answered(response.status());
+                let again = copied.filter(|_| attempts.allows(ended) && body.is_replayable());
+                match again.and_then(|head| Some((head, budget(worker, cluster)?))) {
+                    Some(again) => again,
+                    None => return Ok((response, lease, connection)),
                 }
-                (ended, None)
             }
             Err(failed) => {
                 let Failed { error, head } = *failed;
-                if error.kind.blames_endpoint() && !body.is_broken() {
-                    cluster.report(lease.endpoint(), Outcome::Failure);
+                if body.is_broken() {
+                    return Err(Kind::DownstreamTermination.into());
                 }
-                next = head;
-                (Ended::Failed(error.kind), Some(error))
+                let ended = Ended::Failed(error.kind);
+                let again = head
+                    .or(copied)
+                    .filter(|_| attempts.allows(ended) && body.is_replayable());
+                match again.and_then(|head| Some((head, budget(worker, cluster)?))) {
+                    Some(again) => again,
+                    None => return Err(error),
+                }
             }
         };
-        next = next.or(copied);
-        if let Some(error) = failure {
-            let possible = next.is_some() && body.is_replayable() && !body.is_broken();
-            if body.is_broken() {
-                return Err(Kind::DownstreamTermination.into());
-            }
-            if !possible || !attempts.allows(ended) || !has_budget(worker, cluster) {
-                return Err(error);
-            }
-        }
         drop(lease);
+        (head, _budget) = (again.0, Some(again.1));
         cluster.metrics.shard(worker.id).retries.add(1);
-        let wait = attempts.back_off();
-        if !wait.is_zero() {
-            let back_off = worker.sweep.deadline();
-            back_off.set_after(wait);
-            back_off.expired().await;
-        }
+        back_off(worker, &attempts).await;
     }
 }
 
-fn has_budget(worker: &Worker, cluster: &Arc<Cluster>) -> bool {
-    let free = cluster.try_retry().is_some();
-    if !free {
-        cluster.metrics.shard(worker.id).retries_over_budget.add(1);
+/// Outlier detection sees every attempt; what the client broke off is not the endpoint's fault.
+fn report(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    attempted: &Result<Answer, Box<Failed>>,
+    body: &Replay,
+) {
+    let outcome = match attempted {
+        Ok((response, _)) if response.status().is_server_error() => outlier::Outcome::Failure,
+        Ok(_) => outlier::Outcome::Success,
+        Err(failed) if failed.error.kind.blames_endpoint() && !body.is_broken() => {
+            outlier::Outcome::Failure
+        }
+        Err(_) => return,
+    };
+    cluster.report(endpoint, outcome);
+}
+
+/// A place in the retry budget; counted when there is none.
+fn budget(worker: &Worker, cluster: &Arc<Cluster>) -> Option<Share> {
+    let place = cluster.try_retry();
+    if place.is_none() {
+        let counts = cluster.metrics.shard(worker.id);
+        counts.retries_over_budget.add(1);
     }
-    free
+    place
+}
+
+async fn back_off(worker: &Worker, attempts: &Attempts<'_>) {
+    let wait = attempts.back_off();
+    if !wait.is_zero() {
+        let deadline = worker.sweep.deadline();
+        deadline.set_after(wait);
+        deadline.expired().await;
+    }
 }
 
 /// A failed attempt; the head when it was handed back.
@@ -326,7 +360,10 @@ async fn over_h2(
         match connection.try_send_request(request).await {
             Ok(response) => return Ok((response, None)),
             Err(mut failed) => match failed.take_message() {
-                Some(request) if reused => head = request.into_parts().0,
+                Some(request) if reused => {
+                    worker.pool.forget_h2(endpoint);
+                    head = request.into_parts().0;
+                }
                 Some(request) => {
                     let error = ProxyError::caused(Kind::Unsent, failed.into_error());
                     return Err(Failed::before_sending(error, request.into_parts().0));
@@ -346,11 +383,13 @@ async fn over_h2(
 fn classify(error: hyper::Error) -> ProxyError {
     let h2 =
         std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
-    let kind = match h2.and_then(h2::Error::reason) {
-        Some(h2::Reason::REFUSED_STREAM) => Kind::RefusedStream,
-        Some(_) if h2.is_some_and(|error| error.is_reset() && error.is_remote()) => {
-            Kind::RemoteReset
+    let kind = match h2.and_then(|h2| Some((h2, h2.reason()?))) {
+        Some((_, h2::Reason::REFUSED_STREAM)) => Kind::RefusedStream,
+        // The h2 crate fails only the streams above GOAWAY's last id with it (RFC 9113 section 6.8): they were not processed.
+        Some((h2, h2::Reason::NO_ERROR)) if h2.is_go_away() && h2.is_remote() => {
+            Kind::RefusedStream
         }
+        Some((h2, _)) if h2.is_reset() && h2.is_remote() => Kind::RemoteReset,
         _ if error.is_user() => Kind::DownstreamTermination,
         _ if error.is_parse() => Kind::UpstreamProtocol,
         _ => Kind::ConnectionTermination,
@@ -358,32 +397,28 @@ fn classify(error: hyper::Error) -> ProxyError {
     ProxyError::caused(kind, error)
 }
 
-/// Joins the two upgraded connections until both ends are done or idle too long.
-fn tunnel(worker: &Rc<Worker>, listener: &ListenerPolicy, client: OnUpgrade, task: OnUpgrade) {
+/// Joins the two upgraded connections until both ends are done or idle too long. The record lives as long as they do.
+fn tunnel(
+    worker: &Rc<Worker>,
+    listener: &ListenerPolicy,
+    mut record: Record,
+    client: OnUpgrade,
+    task: OnUpgrade,
+) {
     let idle = worker.sweep.deadline();
-    let (idle_timeout, metrics, id) = (
-        listener.idle_timeout,
-        Arc::clone(&listener.metrics),
-        worker.id,
-    );
+    let idle_timeout = listener.idle_timeout;
     tokio::task::spawn_local(async move {
-        metrics.shard(id).requests.add(0);
         let joined = async {
             let (client, task) = futures_util::future::try_join(client, task)
                 .await
                 .map_err(|error| ProxyError::caused(Kind::UpgradeFailed, error))?;
-            let (bytes, end) = tcp::copy(
-                &mut TokioIo::new(client),
-                &mut TokioIo::new(task),
-                &idle,
-                idle_timeout,
-            )
-            .await;
-            metrics.shard(id).bytes.add(bytes);
+            let (mut client, mut task) = (TokioIo::new(client), TokioIo::new(task));
+            let (bytes, end) = tcp::copy(&mut client, &mut task, &idle, idle_timeout).await;
+            record.response_bytes(bytes as usize);
             end
         };
         if let Err(error) = joined.await {
-            metrics.shard(id).error(error.kind);
+            record.fail(error.kind);
             tracing::debug!(%error, "upgraded connection ended");
         }
     });

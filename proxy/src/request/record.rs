@@ -22,7 +22,7 @@ pub(crate) struct Exchange {
     pub(crate) lease: Lease,
     pub(crate) live: Share,
     pub(crate) status: StatusCode,
-    pub(crate) request: Rc<Replay>,
+    pub(crate) request: Replay,
     /// The h1 connection to give back to the pool when both messages are complete.
     pub(crate) connection: Option<http1::SendRequest<AttemptBody>>,
 }

@@ -24,9 +24,11 @@ pub(crate) struct Attempts<'a> {
     policy: &'a RetryPolicy,
     idempotent: bool,
     made: u32,
-    /// Endpoints that were tried.
-    pub(crate) tried: Vec<u64>,
+    tried: [u64; REMEMBERED],
 }
+
+/// Hosts that a further attempt avoids; inline, so that a request allocates nothing for them.
+const REMEMBERED: usize = 8;
 
 impl<'a> Attempts<'a> {
     pub(crate) fn new(policy: &'a RetryPolicy, method: &Method) -> Self {
@@ -35,14 +37,21 @@ impl<'a> Attempts<'a> {
             policy,
             idempotent: method.is_idempotent(),
             made: 0,
-            tried: Vec::new(),
+            tried: [0; REMEMBERED],
         }
     }
 
     /// Notes that an attempt on `endpoint` begins.
     pub(crate) fn begin(&mut self, endpoint: u64) {
+        if let Some(place) = self.tried.get_mut(self.made as usize) {
+            *place = endpoint;
+        }
         self.made += 1;
-        self.tried.push(endpoint);
+    }
+
+    /// The endpoints tried so far.
+    pub(crate) fn tried(&self) -> &[u64] {
+        &self.tried[..self.tried.len().min(self.made as usize)]
     }
 
     /// Whether a copy of the head is worth keeping while an attempt runs: a delivered request may be repeated, or the connection

@@ -74,7 +74,7 @@ async fn dial(
     let mut attempts = Attempts::new(&policy, &http::Method::GET);
     loop {
         let lease = cluster
-            .pick(b"", &attempts.tried)
+            .pick(b"", attempts.tried())
             .ok_or(Kind::NoHealthyEndpoint)?;
         attempts.begin(lease.endpoint().id);
         let connected = {

@@ -114,6 +114,13 @@ where
         Ok((sender, false))
     }
 
+    /// Forgets the endpoint's h2 connections: one of them no longer takes streams. Streams in flight finish.
+    pub(crate) fn forget_h2(&self, endpoint: &Endpoint) {
+        if let Some(kept) = self.endpoints.borrow_mut().get_mut(&endpoint.id) {
+            kept.h2.clear();
+        }
+    }
+
     fn open_h2(&self, endpoint: &Endpoint) -> Option<http2::SendRequest<B>> {
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = endpoints.get_mut(&endpoint.id)?;
