@@ -39,13 +39,27 @@ pub struct Options {
 
 /// Runs the demo until its verdict (with `keep`, until it is told to stop); whether the verdict is good.
 pub async fn run(options: Options) -> anyhow::Result<bool> {
-    tokio::select! {
-        verdict = demo(&options) => verdict,
+    let stage = tokio::select! {
+        stage = play(&options) => stage?,
         () = crate::stop_signal() => anyhow::bail!("interrupted; all processes are ended"),
+    };
+    if options.keep {
+        stage.print_commands();
+        crate::stop_signal().await;
     }
+    Ok(stage.good)
 }
 
-async fn demo(options: &Options) -> anyhow::Result<bool> {
+/// What runs when the story is told.
+struct Stage {
+    fleet: Fleet,
+    client: Sidecar,
+    tasks: Vec<Task>,
+    address: SocketAddr,
+    good: bool,
+}
+
+async fn play(options: &Options) -> anyhow::Result<Stage> {
     let screen = Screen::new();
     let (port, why) = service_port();
     if let Some(why) = why {
@@ -121,11 +135,14 @@ async fn demo(options: &Options) -> anyhow::Result<bool> {
             client.process.log_tail()
         );
     }
-    if options.keep {
-        print_commands(&fleet, &client, &tasks, address);
-        crate::stop_signal().await;
-    }
-    Ok(verdict.is_good())
+    let good = verdict.is_good();
+    Ok(Stage {
+        fleet,
+        client,
+        tasks,
+        address,
+        good,
+    })
 }
 
 async fn start_task(fleet: &Fleet, service: &Service, site: Site, n: u8) -> anyhow::Result<Task> {
@@ -328,38 +345,47 @@ impl Site {
     }
 }
 
-fn print_commands(fleet: &Fleet, client: &Sidecar, tasks: &[Task], address: SocketAddr) {
-    let (port, vip) = (address.port(), address.ip());
-    println!(
-        "\nstill running until Ctrl-C; files and logs are in {}",
-        fleet.folder().display()
-    );
-    println!(
-        "  curl -si --resolve {SERVICE}:{port}:{vip} http://{}/",
-        authority(port)
-    );
-    println!(
-        "  curl -s --resolve {SERVICE}:{port}:{vip} 'http://{}/?bytes=20&ms=100'",
-        authority(port)
-    );
-    println!(
-        "  curl -s http://{}/clusters      # the client's sidecar; also /ready, /metrics, /config",
-        client.admin
-    );
-    for task in tasks {
+impl Stage {
+    fn print_commands(&self) {
+        let Self {
+            fleet,
+            client,
+            tasks,
+            address,
+            ..
+        } = self;
+        let (port, vip) = (address.port(), address.ip());
         println!(
-            "  curl -s http://{}/metrics       # {}'s sidecar",
-            task.sidecar.admin, task.id
+            "\nstill running until Ctrl-C; files and logs are in {}",
+            fleet.folder().display()
+        );
+        println!(
+            "  curl -si --resolve {SERVICE}:{port}:{vip} http://{}/",
+            authority(port)
+        );
+        println!(
+            "  curl -s --resolve {SERVICE}:{port}:{vip} 'http://{}/?bytes=20&ms=100'",
+            authority(port)
+        );
+        println!(
+            "  curl -s http://{}/clusters      # the client's sidecar; also /ready, /metrics, /config",
+            client.admin
+        );
+        for task in tasks {
+            println!(
+                "  curl -s http://{}/metrics       # {}'s sidecar",
+                task.sidecar.admin, task.id
+            );
+        }
+        println!(
+            "  curl -s http://{}/v1/nodes      # the control server",
+            fleet.api
+        );
+        println!(
+            "  AWS_DISABLE_HOST_PREFIX_INJECTION=true aws --endpoint-url http://{} servicediscovery list-services",
+            fleet.api
         );
     }
-    println!(
-        "  curl -s http://{}/v1/nodes      # the control server",
-        fleet.api
-    );
-    println!(
-        "  AWS_DISABLE_HOST_PREFIX_INJECTION=true aws --endpoint-url http://{} servicediscovery list-services",
-        fleet.api
-    );
 }
 
 #[cfg(test)]

@@ -74,17 +74,7 @@ impl Binaries {
 fn build(folder: &Path) -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = std::process::Command::new(cargo);
-    command.args([
-        "build",
-        "--quiet",
-        "--bins",
-        "-p",
-        "outrigger-control",
-        "-p",
-        "outrigger-proxy",
-        "-p",
-        "outrigger-bench",
-    ]);
+    command.args(["build", "--workspace", "--bins"]);
     if folder.ends_with("release") {
         command.arg("--release");
     }
