@@ -248,6 +248,22 @@ pub(crate) async fn json_page(address: SocketAddr, path: &str) -> anyhow::Result
     serde_json::from_str(&body).with_context(|| format!("{path} answered {body:?}"))
 }
 
+/// Waits until some file of a state folder names all of these.
+pub(crate) async fn kept(state: &Path, names: &[&str]) -> anyhow::Result<()> {
+    let what = format!("{names:?} in the files of {}", state.display());
+    wait_for(&what, PATIENCE, || async {
+        for entry in std::fs::read_dir(state)? {
+            let bytes = std::fs::read(entry?.path()).unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes);
+            if names.iter().all(|name| text.contains(name)) {
+                return Ok(Some(()));
+            }
+        }
+        Ok(None)
+    })
+    .await
+}
+
 /// Waits until `/ready` tells a problem whose key begins with `key`; answers its text.
 pub(crate) async fn problem(sidecar: &Sidecar, key: &str) -> anyhow::Result<String> {
     let what = format!("a problem {key} of {}", sidecar.process.name());
