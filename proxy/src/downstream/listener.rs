@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::protocol;
 use crate::drain::Drain;
 use crate::request::worker::Worker;
-use crate::routing::snapshot::Slot;
+use crate::routing::snapshot::{ListenerPolicy, Slot};
 
 /// Connections the kernel holds for us until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -38,16 +38,15 @@ impl Drop for Bound {
 
 /// What a worker thread is told to do.
 pub(crate) enum Command {
-    /// Accept on this socket.
-    Accept(Arc<Accepting>),
+    /// Accept on this socket, which the worker then owns.
+    Accept(std::net::TcpListener, Arc<Accepting>),
     /// Serve this connection, accepted by another worker.
     Serve(std::net::TcpStream, Arc<Accepting>),
 }
 
-/// One listening socket, as the workers see it.
+/// What is shared by the connections of one listening socket.
 pub(crate) struct Accepting {
     slot: Slot,
-    socket: std::net::TcpListener,
     open: AtomicU32,
     stop: CancellationToken,
 }
@@ -78,7 +77,6 @@ impl Workers {
         let stop = CancellationToken::new();
         let accepting = Arc::new(Accepting {
             slot,
-            socket,
             open: AtomicU32::new(0),
             stop: stop.clone(),
         });
@@ -87,7 +85,7 @@ impl Workers {
             .iter()
             .min_by_key(|worker| worker.connections.load(Relaxed));
         let worker = quiet.ok_or_else(|| io::Error::other("there is no worker"))?;
-        let told = worker.commands.try_send(Command::Accept(accepting));
+        let told = worker.commands.try_send(Command::Accept(socket, accepting));
         told.map_err(|_| io::Error::other("the worker does not take commands"))?;
         Ok(Bound { address, stop })
     }
@@ -116,15 +114,14 @@ pub(crate) async fn run_worker(
 ) {
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Accept(accepting) => {
-                let accept = accept(
-                    Rc::clone(&worker),
-                    workers.clone(),
-                    accepting,
-                    drain.clone(),
-                );
-                tokio::task::spawn_local(accept);
-            }
+            Command::Accept(socket, accepting) => match TcpListener::from_std(socket) {
+                Ok(socket) => {
+                    let (worker, workers, drain) =
+                        (Rc::clone(&worker), workers.clone(), drain.clone());
+                    tokio::task::spawn_local(accept(worker, workers, socket, accepting, drain));
+                }
+                Err(error) => tracing::error!(%error, "a bound socket cannot be accepted on"),
+            },
             Command::Serve(stream, accepting) => match TcpStream::from_std(stream) {
                 Ok(stream) => serve(&worker, &workers, accepting, stream, &drain),
                 Err(error) => tracing::warn!(%error, "an accepted connection was lost"),
@@ -133,14 +130,16 @@ pub(crate) async fn run_worker(
     }
 }
 
-async fn accept(worker: Rc<Worker>, workers: Workers, accepting: Arc<Accepting>, drain: Drain) {
-    let listener = match accepting.socket.try_clone().and_then(TcpListener::from_std) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "a bound socket cannot be accepted on"),
-    };
+async fn accept(
+    worker: Rc<Worker>,
+    workers: Workers,
+    socket: TcpListener,
+    accepting: Arc<Accepting>,
+    drain: Drain,
+) {
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = socket.accept() => accepted,
             () = accepting.stop.cancelled() => return,
         };
         match accepted {
@@ -197,11 +196,33 @@ fn serve(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
-    let (worker, workers, drain) = (Rc::clone(worker), workers.clone(), drain.clone());
-    tokio::task::spawn_local(async move {
-        protocol::serve(&worker, accepting.slot, &listener, stream, drain).await;
-        listener.metrics.shard(worker.id).closed_connections.add(1);
-        workers.0[worker.id].connections.fetch_sub(1, Relaxed);
-        accepting.open.fetch_sub(1, Relaxed);
+    let slot = accepting.slot;
+    let open = Rc::new(Counted {
+        worker: worker.id,
+        workers: workers.clone(),
+        accepting,
+        listener: Arc::clone(&listener),
     });
+    let (worker, drain) = (Rc::clone(worker), drain.clone());
+    tokio::task::spawn_local(async move {
+        protocol::serve(&worker, slot, &listener, open, stream, drain).await;
+    });
+}
+
+/// One open connection in every count; given up when its last holder is gone.
+struct Counted {
+    worker: usize,
+    workers: Workers,
+    accepting: Arc<Accepting>,
+    listener: Arc<ListenerPolicy>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let shard = self.listener.metrics.shard(self.worker);
+        shard.closed_connections.add(1);
+        let worker = &self.workers.0[self.worker];
+        worker.connections.fetch_sub(1, Relaxed);
+        self.accepting.open.fetch_sub(1, Relaxed);
+    }
 }

@@ -25,7 +25,7 @@ use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::request::body::ResponseBody;
 use crate::request::worker::Worker;
-use crate::request::{self, tcp};
+use crate::request::{self, Open, tcp};
 use crate::routing::snapshot::{ListenerPolicy, Slot};
 use crate::upstream::connect::LocalExecutor;
 
@@ -43,6 +43,7 @@ pub(crate) async fn serve(
     worker: &Rc<Worker>,
     slot: Slot,
     listener: &Arc<ListenerPolicy>,
+    open: Open,
     stream: TcpStream,
     drain: Drain,
 ) {
@@ -57,8 +58,8 @@ pub(crate) async fn serve(
         }
     };
     match speaks {
-        Some(Speaks::Http1) => http1(worker, slot, listener, stream, drain).await,
-        Some(Speaks::Http2) => http2(worker, slot, listener, stream, drain).await,
+        Some(Speaks::Http1) => http1(worker, slot, listener, open, stream, drain).await,
+        Some(Speaks::Http2) => http2(worker, slot, listener, open, stream, drain).await,
         Some(Speaks::Tcp) => {
             tokio::select! {
                 () = tcp::serve(worker, listener, &mut stream) => {}
@@ -140,6 +141,7 @@ async fn http1(
     worker: &Rc<Worker>,
     slot: Slot,
     listener: &Arc<ListenerPolicy>,
+    open: Open,
     stream: Stream,
     drain: Drain,
 ) {
@@ -149,7 +151,7 @@ async fn http1(
         deadline: worker.sweep.deadline(),
     });
     let read = Arc::clone(&stream.read);
-    let service = service(worker, slot, &state);
+    let service = service(worker, slot, &state, &open);
     let mut builder = http1::Builder::new();
     builder
         .half_close(true)
@@ -202,6 +204,7 @@ async fn http2(
     worker: &Rc<Worker>,
     slot: Slot,
     listener: &Arc<ListenerPolicy>,
+    open: Open,
     stream: Stream,
     drain: Drain,
 ) {
@@ -210,7 +213,7 @@ async fn http2(
         served: Cell::new(0),
         deadline: worker.sweep.deadline(),
     });
-    let service = service(worker, slot, &state);
+    let service = service(worker, slot, &state, &open);
     let connection = http2::Builder::new(LocalExecutor)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(listener.max_header_bytes)
@@ -257,17 +260,19 @@ fn service(
     worker: &Rc<Worker>,
     slot: Slot,
     state: &Rc<Connection>,
+    open: &Open,
 ) -> impl hyper::service::Service<
     http::Request<hyper::body::Incoming>,
     Response = http::Response<Counted>,
     Error = Infallible,
     Future = impl Future<Output = Result<http::Response<Counted>, Infallible>> + use<>,
 > + use<> {
-    let (worker, state) = (Rc::clone(worker), Rc::clone(state));
+    let (worker, state, open) = (Rc::clone(worker), Rc::clone(state), Rc::clone(open));
     service_fn(move |request| {
         let (worker, guard) = (Rc::clone(&worker), InFlight::enter(&state));
+        let open = Rc::clone(&open);
         async move {
-            let response = request::serve(worker, slot, request).await;
+            let response = request::serve(worker, slot, open, request).await;
             Ok(response.map(|body| Counted {
                 body,
                 _guard: guard,

@@ -32,19 +32,14 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 /// Takes out what is meant for this hop alone (RFC 9110 section 7.6.1). An upgrade keeps its two headers.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
-    if let Some(connection) = headers.remove(header::CONNECTION) {
-        // The common value names nothing to remove.
-        if connection != "keep-alive" && connection != "close" {
-            let named: Vec<HeaderName> = connection
-                .to_str()
-                .unwrap_or_default()
-                .split(',')
-                .filter_map(|name| name.trim().parse().ok())
-                .collect();
-            for name in named
-                .into_iter()
-                .filter(|name| !(upgrade && *name == header::UPGRADE))
-            {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = connection_options(headers)
+            .filter(|option| !matches!(*option, "keep-alive" | "close"))
+            .filter_map(|option| option.parse().ok())
+            .collect();
+        headers.remove(header::CONNECTION);
+        for name in named {
+            if !(upgrade && name == header::UPGRADE) {
                 headers.remove(name);
             }
         }
@@ -149,6 +144,7 @@ mod tests {
     #[test]
     fn what_connection_names_does_not_pass() {
         let mut map = headers(&[
+            ("connection", "close"),
             ("connection", "keep-alive, X-Secret"),
             ("x-secret", "1"),
             ("keep-alive", "timeout=5"),

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use outrigger_xds::model::Protocol;
@@ -31,21 +30,22 @@ use crate::routing::snapshot::{ListenerPolicy, Slot};
 use crate::upstream::cluster::{Cluster, Share};
 use crate::upstream::endpoint::{Endpoint, Lease};
 use crate::upstream::outlier;
+use crate::upstream::pool::Connection;
 
-/// A response head from a task, and the h1 connection it came on.
-type Answer = (Response<Incoming>, Option<http1::SendRequest<AttemptBody>>);
+/// Counts the client's connection as open for as long as somebody holds it: its protocol, or the tunnel it became.
+pub(crate) type Open = Rc<dyn std::any::Any>;
 
-/// What is passed on: the response, the claim on its endpoint, and the h1 connection to give back.
-type Passed = (
-    Response<Incoming>,
-    Lease,
-    Option<http1::SendRequest<AttemptBody>>,
-);
+/// A response head from a task, and the connection it came on.
+type Answer = (Response<Incoming>, Connection<AttemptBody>);
+
+/// What is passed on: the response, the claim on its endpoint, and the connection to give back.
+type Passed = (Response<Incoming>, Lease, Connection<AttemptBody>);
 
 /// Answers one request. It never fails: what goes wrong becomes a response that says so.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
     slot: Slot,
+    open: Open,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let listener = worker.snapshot.load().listener(slot).cloned();
@@ -64,7 +64,7 @@ pub(crate) async fn serve(
         Ok(Outcome::Tunnel(mut response, exchange, client)) => {
             record.answered(exchange);
             let task = hyper::upgrade::on(&mut response);
-            tunnel(&worker, &listener, record, client, task);
+            tunnel(&worker, &listener, open, record, client, task);
             response.map(|_| ResponseBody::empty())
         }
         Err(error) => {
@@ -75,7 +75,7 @@ pub(crate) async fn serve(
     };
     if http1 {
         *response.version_mut() = Version::HTTP_11;
-        if worker.draining.get() {
+        if worker.draining.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -281,32 +281,20 @@ async fn attempt(
     worker: &Rc<Worker>,
     cluster: &Arc<Cluster>,
     lease: &Lease,
-    head: http::request::Parts,
-    body: &Replay,
-) -> Result<Answer, Box<Failed>> {
-    // An upgrade is HTTP/1.1's (RFC 9110 section 7.8), whatever the cluster speaks otherwise.
-    let upgrade = head.headers.contains_key(header::UPGRADE);
-    match cluster.policy().protocol {
-        Protocol::Http2 | Protocol::Grpc if !upgrade => {
-            over_h2(worker, cluster, lease.endpoint(), head, body).await
-        }
-        _ => over_h1(worker, cluster, lease.endpoint(), head, body).await,
-    }
-}
-
-async fn over_h1(
-    worker: &Rc<Worker>,
-    cluster: &Arc<Cluster>,
-    endpoint: &Endpoint,
     mut head: http::request::Parts,
     body: &Replay,
 ) -> Result<Answer, Box<Failed>> {
+    let endpoint = lease.endpoint();
+    let protocol = cluster.policy().protocol;
+    // An upgrade is HTTP/1.1's (RFC 9110 section 7.8), whatever the cluster speaks otherwise.
+    let http2 = matches!(protocol, Protocol::Http2 | Protocol::Grpc)
+        && !head.headers.contains_key(header::UPGRADE);
     loop {
-        let idle = worker.pool.idle_h1(endpoint);
-        let reused = idle.is_some();
-        let mut connection = match idle {
+        let open = worker.pool.reuse(endpoint, http2);
+        let reused = open.is_some();
+        let mut connection = match open {
             Some(connection) => connection,
-            None => match worker.pool.connect_h1(cluster, endpoint).await {
+            None => match worker.pool.connect(cluster, endpoint, http2).await {
                 Ok(connection) => {
                     cluster.metrics.shard(worker.id).connects.add(1);
                     connection
@@ -315,66 +303,32 @@ async fn over_h1(
             },
         };
         let mut request = Request::from_parts(head, body.attempt());
-        if let Err(error) = headers::to_h1(&mut request) {
-            return Err(Failed::before_sending(error, request.into_parts().0));
-        }
-        match connection.try_send_request(request).await {
-            Ok(response) => return Ok((response, Some(connection))),
-            Err(mut failed) => match failed.take_message() {
-                // The pooled connection had closed under us: nothing was written, so another one is simply taken.
-                Some(request) if reused => head = request.into_parts().0,
-                Some(request) => {
-                    let error = ProxyError::caused(Kind::Unsent, failed.into_error());
-                    return Err(Failed::before_sending(error, request.into_parts().0));
-                }
-                None => {
-                    return Err(Box::new(Failed {
-                        error: classify(failed.into_error()),
-                        head: None,
-                    }));
-                }
-            },
-        }
-    }
-}
-
-async fn over_h2(
-    worker: &Rc<Worker>,
-    cluster: &Arc<Cluster>,
-    endpoint: &Arc<Endpoint>,
-    mut head: http::request::Parts,
-    body: &Replay,
-) -> Result<Answer, Box<Failed>> {
-    loop {
-        let (mut connection, reused) = match worker.pool.h2(cluster, endpoint).await {
-            Ok(connection) => connection,
-            Err(error) => return Err(Failed::before_sending(error, head)),
+        let prepared = if http2 {
+            headers::to_h2(&mut request)
+        } else {
+            headers::to_h1(&mut request)
         };
-        if !reused {
-            cluster.metrics.shard(worker.id).connects.add(1);
-        }
-        let mut request = Request::from_parts(head, body.attempt());
-        if let Err(error) = headers::to_h2(&mut request) {
+        if let Err(error) = prepared {
             return Err(Failed::before_sending(error, request.into_parts().0));
         }
-        match connection.try_send_request(request).await {
-            Ok(response) => return Ok((response, None)),
-            Err(mut failed) => match failed.take_message() {
-                Some(request) if reused => {
-                    worker.pool.forget_h2(endpoint);
-                    head = request.into_parts().0;
-                }
-                Some(request) => {
-                    let error = ProxyError::caused(Kind::Unsent, failed.into_error());
-                    return Err(Failed::before_sending(error, request.into_parts().0));
-                }
-                None => {
-                    return Err(Box::new(Failed {
-                        error: classify(failed.into_error()),
-                        head: None,
-                    }));
-                }
-            },
+        let mut failed = match connection.send(request).await {
+            Ok(response) => return Ok((response, connection)),
+            Err(failed) => failed,
+        };
+        match failed.take_message() {
+            // The kept connection had closed under us: nothing was written, so another one is simply taken.
+            Some(request) if reused => {
+                worker.pool.forget_h2(endpoint);
+                head = request.into_parts().0;
+            }
+            Some(request) => {
+                let error = ProxyError::caused(Kind::Unsent, failed.into_error());
+                return Err(Failed::before_sending(error, request.into_parts().0));
+            }
+            None => {
+                let error = classify(failed.into_error());
+                return Err(Box::new(Failed { error, head: None }));
+            }
         }
     }
 }
@@ -401,6 +355,7 @@ fn classify(error: hyper::Error) -> ProxyError {
 fn tunnel(
     worker: &Rc<Worker>,
     listener: &ListenerPolicy,
+    open: Open,
     mut record: Record,
     client: OnUpgrade,
     task: OnUpgrade,
@@ -421,6 +376,7 @@ fn tunnel(
             record.fail(error.kind);
             tracing::debug!(%error, "upgraded connection ended");
         }
+        drop(open);
     });
 }
 

@@ -2,10 +2,8 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::StatusCode;
-use hyper::client::conn::http1;
 use tokio::time::Instant;
 
 use super::body::{AttemptBody, Replay};
@@ -15,6 +13,7 @@ use crate::routing::snapshot::ListenerPolicy;
 use crate::upstream::cluster::{Cluster, Share};
 use crate::upstream::endpoint::Lease;
 use crate::upstream::outlier::Outcome;
+use crate::upstream::pool::{Connection, IDLE_TIMEOUT};
 
 /// What the answering attempt holds until the last byte.
 pub(crate) struct Exchange {
@@ -23,8 +22,8 @@ pub(crate) struct Exchange {
     pub(crate) live: Share,
     pub(crate) status: StatusCode,
     pub(crate) request: Replay,
-    /// The h1 connection to give back to the pool when both messages are complete.
-    pub(crate) connection: Option<http1::SendRequest<AttemptBody>>,
+    /// Given back to the pool when both messages are complete.
+    pub(crate) connection: Connection<AttemptBody>,
 }
 
 /// Opened when a request arrives; written by `Drop`.
@@ -99,14 +98,9 @@ impl Drop for Record {
         let counts = cluster.metrics.shard(self.worker.id);
         counts.bytes.add(bytes);
         counts.response(status, self.started.elapsed());
-        if let Some(connection) = connection.filter(|_| self.complete && request.is_complete()) {
-            let timeout: Duration = cluster
-                .policy()
-                .idle_timeout
-                .unwrap_or(crate::upstream::pool::IDLE_TIMEOUT);
-            self.worker
-                .pool
-                .put_h1(lease.endpoint(), connection, timeout);
+        if self.complete && request.is_complete() {
+            let timeout = cluster.policy().idle_timeout.unwrap_or(IDLE_TIMEOUT);
+            self.worker.pool.put(lease.endpoint(), connection, timeout);
         }
         drop((lease, live));
     }

@@ -91,15 +91,17 @@ pub(crate) fn grpc_timeout(headers: &http::HeaderMap) -> Option<Duration> {
         return None;
     }
     let amount: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(amount * 3600)),
-        "M" => Some(Duration::from_secs(amount * 60)),
-        "S" => Some(Duration::from_secs(amount)),
-        "m" => Some(Duration::from_millis(amount)),
-        "u" => Some(Duration::from_micros(amount)),
-        "n" => Some(Duration::from_nanos(amount)),
-        _ => None,
-    }
+    let timeout = match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    };
+    // Zero means "off" here, but "already over" there.
+    Some(timeout.max(Duration::from_nanos(1)))
 }
 
 /// The shorter of the route's timeout and the caller's; an unset route timeout counts as its default.
@@ -125,6 +127,7 @@ mod tests {
             grpc_timeout(&headers)
         };
         assert_eq!(read("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(read("0m"), Some(Duration::from_nanos(1)));
         assert_eq!(read("100m"), Some(Duration::from_millis(100)));
         assert_eq!(read("99999999n"), Some(Duration::from_nanos(99_999_999)));
         for bad in ["", "S", "1", "1x", "123456789S", "-1S"] {

@@ -247,6 +247,9 @@ impl Cluster {
         loop {
             let check = self.policy.load().health_check.clone();
             if probes.as_ref().map(|(check, ..)| check) != check.as_ref() {
+                for endpoint in self.endpoints() {
+                    endpoint.probed_unhealthy.store(false, Relaxed);
+                }
                 probes = check.map(|check| {
                     let made = Probes::new(&check, &self.name);
                     (check, made, Instant::now())

@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use hyper::body::Body;
-use hyper::client::conn::{http1, http2};
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::{TrySendError, http1, http2};
 use tokio::time::Instant;
 
 use super::cluster::Cluster;
@@ -22,6 +24,33 @@ const MAX_H2: usize = 4;
 /// How long an unused connection is kept unless the cluster says otherwise.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Streams on one h2 connection before another one is made; peers commonly allow 100 (RFC 9113 section 6.5.2).
+const STREAMS: usize = 100;
+
+/// A connection that a request is sent on.
+pub(crate) enum Connection<B> {
+    /// Exclusive until its response has ended.
+    H1(http1::SendRequest<B>),
+    /// Shared; the token counts the stream until it is dropped.
+    H2 {
+        sender: http2::SendRequest<B>,
+        _stream: Rc<()>,
+    },
+}
+
+impl<B: Body + 'static> Connection<B> {
+    /// Sends the request. An error gives it back when not a byte of it was written.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<B>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
+        match self {
+            Self::H1(sender) => sender.try_send_request(request).await,
+            Self::H2 { sender, .. } => sender.try_send_request(request).await,
+        }
+    }
+}
+
 struct Idle<B> {
     sender: http1::SendRequest<B>,
     since: Instant,
@@ -31,7 +60,7 @@ struct Idle<B> {
 struct Kept<B> {
     endpoint: Arc<Endpoint>,
     h1: Vec<Idle<B>>,
-    h2: Vec<http2::SendRequest<B>>,
+    h2: Vec<(http2::SendRequest<B>, Rc<()>)>,
 }
 
 /// One worker's connections.
@@ -51,25 +80,69 @@ where
         }
     }
 
-    /// The most recently used idle h1 connection, if one is still open.
-    pub(crate) fn idle_h1(&self, endpoint: &Endpoint) -> Option<http1::SendRequest<B>> {
+    /// A connection that is open already, if one has room.
+    pub(crate) fn reuse(&self, endpoint: &Endpoint, http2: bool) -> Option<Connection<B>> {
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = endpoints.get_mut(&endpoint.id)?;
+        if http2 {
+            kept.h2.retain(|(sender, _)| !sender.is_closed());
+            let streams = |token: &Rc<()>| Rc::strong_count(token) - 1;
+            let (sender, token) = kept.h2.iter().min_by_key(|(_, token)| streams(token))?;
+            let has_room = streams(token) < STREAMS || kept.h2.len() >= MAX_H2;
+            return has_room.then(|| Connection::H2 {
+                sender: sender.clone(),
+                _stream: Rc::clone(token),
+            });
+        }
         while let Some(idle) = kept.h1.pop() {
             if !idle.sender.is_closed() && idle.since.elapsed() < idle.timeout {
-                return Some(idle.sender);
+                return Some(Connection::H1(idle.sender));
             }
         }
         None
     }
 
-    /// Gives an h1 connection back after its response has ended.
-    pub(crate) fn put_h1(
+    /// A new connection, counted among the cluster's pending connects while it is made.
+    pub(crate) async fn connect(
+        &self,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<Endpoint>,
+        http2: bool,
+    ) -> Result<Connection<B>, ProxyError> {
+        let _pending = cluster.try_connect().ok_or(Kind::Overflow)?;
+        let stream = connect::tcp(endpoint.address, cluster.connect_timeout()).await?;
+        if !http2 {
+            return Ok(Connection::H1(connect::h1(stream).await?));
+        }
+        let (sender, token) = (connect::h2(stream).await?, Rc::new(()));
+        let mut endpoints = self.endpoints.borrow_mut();
+        let kept = Self::kept(&mut endpoints, endpoint);
+        if kept.h2.len() < MAX_H2 {
+            kept.h2.push((sender.clone(), Rc::clone(&token)));
+        }
+        Ok(Connection::H2 {
+            sender,
+            _stream: token,
+        })
+    }
+
+    /// Forgets the endpoint's shared connections: one of them no longer takes streams. Streams in flight finish.
+    pub(crate) fn forget_h2(&self, endpoint: &Endpoint) {
+        if let Some(kept) = self.endpoints.borrow_mut().get_mut(&endpoint.id) {
+            kept.h2.clear();
+        }
+    }
+
+    /// Gives a connection back after its response has ended.
+    pub(crate) fn put(
         &self,
         endpoint: &Arc<Endpoint>,
-        sender: http1::SendRequest<B>,
+        connection: Connection<B>,
         timeout: Duration,
     ) {
+        let Connection::H1(sender) = connection else {
+            return;
+        };
         if endpoint.retired.load(Relaxed) || sender.is_closed() || timeout.is_zero() {
             return;
         }
@@ -82,50 +155,6 @@ where
                 timeout,
             });
         }
-    }
-
-    /// A new h1 connection, counted among the cluster's pending connects while it is made.
-    pub(crate) async fn connect_h1(
-        &self,
-        cluster: &Arc<Cluster>,
-        endpoint: &Endpoint,
-    ) -> Result<http1::SendRequest<B>, ProxyError> {
-        let _pending = cluster.try_connect().ok_or(Kind::Overflow)?;
-        connect::h1(connect::tcp(endpoint.address, cluster.connect_timeout()).await?).await
-    }
-
-    /// An h2 connection with room for a stream, made if there is none. `true` when it was open before.
-    pub(crate) async fn h2(
-        &self,
-        cluster: &Arc<Cluster>,
-        endpoint: &Arc<Endpoint>,
-    ) -> Result<(http2::SendRequest<B>, bool), ProxyError> {
-        if let Some(open) = self.open_h2(endpoint) {
-            return Ok((open, true));
-        }
-        let _pending = cluster.try_connect().ok_or(Kind::Overflow)?;
-        let sender =
-            connect::h2(connect::tcp(endpoint.address, cluster.connect_timeout()).await?).await?;
-        let mut endpoints = self.endpoints.borrow_mut();
-        let kept = Self::kept(&mut endpoints, endpoint);
-        if kept.h2.len() < MAX_H2 {
-            kept.h2.push(sender.clone());
-        }
-        Ok((sender, false))
-    }
-
-    /// Forgets the endpoint's h2 connections: one of them no longer takes streams. Streams in flight finish.
-    pub(crate) fn forget_h2(&self, endpoint: &Endpoint) {
-        if let Some(kept) = self.endpoints.borrow_mut().get_mut(&endpoint.id) {
-            kept.h2.clear();
-        }
-    }
-
-    fn open_h2(&self, endpoint: &Endpoint) -> Option<http2::SendRequest<B>> {
-        let mut endpoints = self.endpoints.borrow_mut();
-        let kept = endpoints.get_mut(&endpoint.id)?;
-        kept.h2.retain(|sender| !sender.is_closed());
-        kept.h2.iter().find(|sender| sender.is_ready()).cloned()
     }
 
     fn kept<'a>(
@@ -147,7 +176,7 @@ where
             }
             kept.h1
                 .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < idle.timeout);
-            kept.h2.retain(|sender| !sender.is_closed());
+            kept.h2.retain(|(sender, _)| !sender.is_closed());
             !(kept.h1.is_empty() && kept.h2.is_empty())
         });
     }
