@@ -60,6 +60,7 @@ struct Stage {
 }
 
 async fn play(options: &Options) -> anyhow::Result<Stage> {
+    let binaries = Binaries::find()?;
     let screen = Screen::new();
     let (port, why) = service_port();
     if let Some(why) = why {
@@ -69,7 +70,7 @@ async fn play(options: &Options) -> anyhow::Result<Stage> {
     }
     let site = Site::free(port)
         .context("every address range of the demo is in use: is it running several times?")?;
-    let fleet = Fleet::start(Binaries::find()?).await?;
+    let fleet = Fleet::start(binaries).await?;
     screen.say(&format!(
         "control server: api http://{}, xds http://{}",
         fleet.api, fleet.xds
