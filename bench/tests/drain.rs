@@ -1,0 +1,265 @@
+//! What is under way when a sidecar drains: long requests, streams, and the client that must be told.
+
+mod common;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use common::*;
+use http::Request;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use outrigger_bench::fleet::{AppProtocol, Fleet, Service, Sidecar, Task, call, wait_for};
+use outrigger_bench::load::{Load, Plan};
+use tokio::net::TcpStream;
+
+/// Two tasks of a service and a client without a document.
+struct Pair {
+    tasks: Vec<Task>,
+    client: Sidecar,
+    address: SocketAddr,
+    service: Service,
+    fleet: Fleet,
+}
+
+impl Pair {
+    async fn start(first: u8, protocol: AppProtocol) -> anyhow::Result<Self> {
+        let fleet = fleet().await?;
+        let service = Service {
+            name: "slow".to_owned(),
+            port: free_port()?,
+            protocol,
+        };
+        let mut tasks = Vec::new();
+        for n in 1..=2 {
+            let number = first + n;
+            let id = format!("slow-{n}");
+            tasks.push(Task::start(&fleet, &service, &id, number, [127, number]).await?);
+        }
+        let client = Beside::new(&fleet, "client", first).start(&fleet).await?;
+        let address = dial(&client, "slow", service.port).await?;
+        wait_for("both tasks in the client's cluster", PATIENCE, || async {
+            let clusters = page(client.admin, "/clusters").await?;
+            let both = clusters.contains("slow-1") && clusters.contains("slow-2");
+            Ok(both.then_some(()))
+        })
+        .await?;
+        Ok(Self {
+            tasks,
+            client,
+            address,
+            service,
+            fleet,
+        })
+    }
+
+    fn authority(&self) -> String {
+        format!("slow:{}", self.service.port)
+    }
+}
+
+/// Not even a POST may fail: a drain is announced, unlike a death.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_posts_under_way_finish_and_none_fails_while_a_task_drains() -> anyhow::Result<()> {
+    bounded(async {
+        let mut pair = Pair::start(170, AppProtocol::Http).await?;
+        let load = Load::start(Plan {
+            method: http::Method::POST,
+            path: "/echo?ms=700".to_owned(),
+            body: Bytes::from_static(b"order"),
+            connections: 24,
+            ..Plan::new(pair.address, pair.authority())
+        });
+        wait_for("both tasks to have answered", PATIENCE, || async {
+            Ok((load.snapshot().by_task.len() == 2).then_some(()))
+        })
+        .await?;
+        let took = pair.tasks.remove(0).drain(PATIENCE).await?;
+        ensure!(took < Duration::from_secs(15), "the drain took {took:?}");
+        let before = load.snapshot().sent;
+        wait_for("more requests", PATIENCE, || async {
+            Ok((load.snapshot().sent > before + 24).then_some(()))
+        })
+        .await?;
+        let record = load.stop().await;
+        let verdict = match record.failed {
+            0 => Ok(()),
+            failed => Err(anyhow::anyhow!(
+                "{failed} of {} failed: {:?}",
+                record.sent,
+                record.reasons
+            )),
+        };
+        with_log(verdict, &pair.client)
+    })
+    .await
+}
+
+/// As fast as answers come, so that a request is on its way at every moment of each drain.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_replacement_at_full_speed_fails_no_post() -> anyhow::Result<()> {
+    bounded(async {
+        let mut pair = Pair::start(50, AppProtocol::Http).await?;
+        let load = Load::start(Plan {
+            method: http::Method::POST,
+            path: "/echo".to_owned(),
+            body: Bytes::from_static(b"order"),
+            connections: 8,
+            ..Plan::new(pair.address, pair.authority())
+        });
+        for n in 3..=4 {
+            let id = format!("slow-{n}");
+            let number = 50 + n;
+            let next = Task::start(&pair.fleet, &pair.service, &id, number, [127, number]).await?;
+            wait_for("answers of the next task", PATIENCE, || async {
+                Ok(load.snapshot().by_task.contains_key(&id).then_some(()))
+            })
+            .await?;
+            pair.tasks.push(next);
+            pair.tasks.remove(0).drain(PATIENCE).await?;
+        }
+        let record = load.stop().await;
+        let verdict = match record.failed {
+            0 => Ok(()),
+            failed => Err(anyhow::anyhow!(
+                "{failed} of {} failed: {:?}",
+                record.sent,
+                record.reasons
+            )),
+        };
+        with_log(verdict, &pair.client)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_goes_on_until_its_end_while_its_task_drains() -> anyhow::Result<()> {
+    bounded(async {
+        let mut pair = Pair::start(174, AppProtocol::Grpc).await?;
+        let stream = TcpStream::connect(pair.address).await?;
+        let handshake =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (mut sender, connection) = handshake.await?;
+        tokio::spawn(connection);
+        let (messages, queue) = tokio::sync::mpsc::channel::<io::Result<Frame<Bytes>>>(1);
+        let queue = futures_util::stream::unfold(queue, |mut queue| async {
+            queue.recv().await.map(|next| (next, queue))
+        });
+        let request = Request::post(format!("http://{}/echo.Echo/Bidi", pair.authority()))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(StreamBody::new(Box::pin(queue)))?;
+        let response = sender.send_request(request).await?;
+        let task = response.headers()["x-task"].to_str()?.to_owned();
+        let mut body = response.into_body();
+        messages.send(Ok(Frame::data("before".into()))).await?;
+        let frame = body.frame().await.context("a frame")??;
+        ensure!(
+            frame.data_ref().is_some_and(|data| data == "before"),
+            "{frame:?}"
+        );
+
+        let at = pair
+            .tasks
+            .iter()
+            .position(|one| one.id == task)
+            .context("the task that answers")?;
+        let mut leaver = pair.tasks.remove(at);
+        leaver.sidecar.process.terminate()?;
+        let log = || leaver.sidecar.process.log_tail();
+        wait_for("the client to be told", PATIENCE, || async {
+            let clusters = json_page(pair.client.admin, "/clusters").await?;
+            let endpoints = clusters[0]["endpoints"].as_array().context("endpoints")?;
+            let leaving = endpoints
+                .iter()
+                .find(|one| one["instance"] == task.as_str());
+            let told = leaving.is_none_or(|one| one["health"] == "draining");
+            Ok(told.then_some(()))
+        })
+        .await
+        .with_context(log)?;
+        for text in ["during", "still"] {
+            messages.send(Ok(Frame::data(text.into()))).await?;
+            let frame = body.frame().await.context("a frame")?;
+            let frame = frame.with_context(|| format!("the stream broke:\n{}", log()))?;
+            ensure!(
+                frame.data_ref().is_some_and(|data| data == text),
+                "{frame:?}"
+            );
+        }
+        drop(messages);
+        let last = body.frame().await.context("a last frame")??;
+        let trailers = last.trailers_ref().context("trailers")?;
+        ensure!(trailers["grpc-status"] == "0", "{trailers:?}");
+        let start = std::time::Instant::now();
+        leaver.sidecar.process.ended(PATIENCE).await?;
+        let took = start.elapsed();
+        ensure!(
+            took < Duration::from_secs(8),
+            "with nothing left to do, the end took {took:?}:\n{}",
+            leaver.sidecar.process.log_tail()
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_asked_for_on_the_admin_page_moves_the_traffic_and_leaves_the_process()
+-> anyhow::Result<()> {
+    bounded(async {
+        let mut pair = Pair::start(178, AppProtocol::Http).await?;
+        let leaver = &mut pair.tasks[0];
+        let ask = call(
+            leaver.sidecar.admin,
+            http::Request::post("/drain"),
+            String::new(),
+        );
+        let (status, body) = ask.await?;
+        ensure!(status == http::StatusCode::ACCEPTED, "{status}: {body}");
+        let (status, _) = call(
+            leaver.sidecar.admin,
+            http::Request::get("/ready"),
+            String::new(),
+        )
+        .await?;
+        ensure!(
+            status == http::StatusCode::SERVICE_UNAVAILABLE,
+            "a draining sidecar says {status}"
+        );
+        with_log(
+            answered_by(pair.address, "slow", &["slow-2"]).await,
+            &pair.client,
+        )?;
+        ensure!(
+            json_page(leaver.sidecar.admin, "/ready").await?["draining"] == true,
+            "the process is not there any more"
+        );
+        leaver.sidecar.process.terminate()?;
+        let status = leaver.sidecar.process.ended(PATIENCE).await?;
+        ensure!(status.success(), "{status}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_sidecar_drains_at_once_without_the_control_server() -> anyhow::Result<()> {
+    bounded(async {
+        let mut pair = Pair::start(182, AppProtocol::Http).await?;
+        pair.fleet.control.kill().await?;
+        let took = pair.tasks.remove(0).drain(PATIENCE).await?;
+        ensure!(took < Duration::from_secs(5), "the drain took {took:?}");
+        let start = std::time::Instant::now();
+        pair.client.process.terminate()?;
+        pair.client.process.ended(PATIENCE).await?;
+        let took = start.elapsed();
+        ensure!(took < Duration::from_secs(5), "the client's took {took:?}");
+        Ok(())
+    })
+    .await
+}
