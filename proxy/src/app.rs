@@ -33,7 +33,7 @@ use crate::upstream::clusters::Clusters;
 use crate::upstream::resolve::Resolver;
 
 /// Between two tries to bind what could not be bound.
-const BIND_AGAIN: Duration = Duration::from_secs(5);
+const BIND_AGAIN: Duration = Duration::from_secs(1);
 /// For connections to be flushed and closed at the very end.
 const CLOSING: Duration = Duration::from_secs(1);
 

@@ -1,5 +1,7 @@
 //! The end of a sidecar: tell everybody, keep serving, and leave when nothing is in flight or the bound is reached.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -17,16 +19,24 @@ pub(crate) enum Phase {
 
 /// The phase, written by the application and watched by everybody else.
 #[derive(Debug, Clone)]
-pub(crate) struct Drain(watch::Sender<Phase>);
+pub(crate) struct Drain {
+    phase: watch::Sender<Phase>,
+    /// The same, for a look without a lock; written before watchers are woken.
+    now: Arc<AtomicU8>,
+}
 
 impl Drain {
     pub(crate) fn new() -> Self {
-        Self(watch::Sender::new(Phase::Serving))
+        Self {
+            phase: watch::Sender::new(Phase::Serving),
+            now: Arc::default(),
+        }
     }
 
     /// Moves on to `phase`; never back.
     pub(crate) fn enter(&self, phase: Phase) {
-        self.0.send_if_modified(|current| {
+        self.now.fetch_max(phase as u8, Ordering::SeqCst);
+        self.phase.send_if_modified(|current| {
             let later = *current < phase;
             *current = phase.max(*current);
             later
@@ -34,7 +44,12 @@ impl Drain {
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Phase> {
-        self.0.subscribe()
+        self.phase.subscribe()
+    }
+
+    /// Whether `phase` is reached. One relaxed load, for the request path.
+    pub(crate) fn is(&self, phase: Phase) -> bool {
+        self.now.load(Ordering::Relaxed) >= phase as u8
     }
 
     /// Completes when `phase` is reached.

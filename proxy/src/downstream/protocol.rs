@@ -2,7 +2,7 @@
 //!
 //! TLS will be one more step before detection: the stream is whatever `serve` is given.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::request::body::ResponseBody;
+use crate::request::timer::Timer;
 use crate::request::worker::Worker;
 use crate::request::{self, Open, tcp};
 use crate::routing::snapshot::{ListenerPolicy, Slot};
@@ -35,6 +36,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SILENCE: Duration = Duration::from_secs(1);
 /// Concurrent streams one client connection may open (RFC 9113 section 5.1.2).
 const MAX_STREAMS: u32 = 256;
+/// For an idle HTTP/2 client to take its GOAWAY.
+const CLOSING: Duration = Duration::from_secs(10);
 /// Longest method a first line may begin with to be taken for HTTP.
 const MAX_METHOD: usize = 24;
 
@@ -147,6 +150,7 @@ async fn http1(
 ) {
     let state = Rc::new(Connection {
         in_flight: Cell::new(0),
+        timer: RefCell::default(),
         served: Cell::new(0),
         deadline: worker.sweep.deadline(),
     });
@@ -164,13 +168,16 @@ async fn http1(
     let mut connection = pin!(connection);
     let mut stopped = pin!(drain.reached(Phase::Stopped));
     state.deadline.set_after(listener.header_timeout);
-    let mut told = false;
+    let (mut told, mut registered) = (false, false);
     let (mut was_in_flight, mut was_served, mut in_head) = (0, 0, true);
     let end = poll_fn(|cx| {
         if let Poll::Ready(end) = connection.as_mut().poll(cx) {
             return Poll::Ready(end);
         }
-        if !told && stopped.as_mut().poll(cx).is_ready() {
+        // Polled once to be woken, and then only when there is something to hear: polling takes a lock all workers share.
+        let look = !told && (!registered || drain.is(Phase::Stopped));
+        registered = true;
+        if look && stopped.as_mut().poll(cx).is_ready() {
             // What is written is flushed; an idle connection ends now.
             connection.as_mut().graceful_shutdown();
             told = true;
@@ -193,6 +200,14 @@ async fn http1(
         }
         was_served = served;
         was_in_flight = in_flight;
+        // A client that does not read keeps hyper from polling the body, whose timer is looked at here instead.
+        if in_flight == 0 {
+            state.timer.take();
+        } else if let Some(timer) = &*state.timer.borrow()
+            && timer.poll(cx).is_ready()
+        {
+            return Poll::Ready(Ok(()));
+        }
         state.deadline.poll_expired(cx).map(Ok)
     });
     if let Err(error) = end.await {
@@ -210,6 +225,7 @@ async fn http2(
 ) {
     let state = Rc::new(Connection {
         in_flight: Cell::new(0),
+        timer: RefCell::default(),
         served: Cell::new(0),
         deadline: worker.sweep.deadline(),
     });
@@ -221,11 +237,13 @@ async fn http2(
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let mut draining = pin!(drain.reached(Phase::Draining));
-    let mut told = false;
+    let (mut told, mut registered, mut closing) = (false, false, false);
     state.deadline.set_after(listener.idle_timeout);
     let mut was_in_flight = 0;
     let end = poll_fn(|cx| {
-        if !told && draining.as_mut().poll(cx).is_ready() {
+        let look = !told && (!registered || drain.is(Phase::Draining));
+        registered = true;
+        if look && draining.as_mut().poll(cx).is_ready() {
             // GOAWAY(2^31-1), PING round trip, final GOAWAY (RFC 9113 section 6.8): hyper's graceful shutdown.
             connection.as_mut().graceful_shutdown();
             told = true;
@@ -240,7 +258,17 @@ async fn http2(
             _ => {}
         }
         was_in_flight = in_flight;
-        state.deadline.poll_expired(cx).map(Ok)
+        if state.deadline.poll_expired(cx).is_ready() {
+            if closing {
+                return Poll::Ready(Ok(()));
+            }
+            // Idle: GOAWAY first, so that a request that crosses it is known to be unprocessed.
+            connection.as_mut().graceful_shutdown();
+            closing = true;
+            state.deadline.set_after(CLOSING);
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     });
     if let Err(error) = end.await {
         tracing::debug!(listener = listener.name, %error, "connection ended");
@@ -250,6 +278,8 @@ async fn http2(
 /// What a connection knows of itself between two polls.
 struct Connection {
     in_flight: Cell<u32>,
+    /// The timer of the response under way (HTTP/1.1).
+    timer: RefCell<Option<Rc<Timer>>>,
     /// Requests so far.
     served: Cell<u64>,
     deadline: Deadline,
@@ -273,6 +303,9 @@ fn service(
         let open = Rc::clone(&open);
         async move {
             let response = request::serve(worker, slot, open, request).await;
+            if let Some(timer) = response.body().timer() {
+                guard.0.timer.replace(Some(timer));
+            }
             Ok(response.map(|body| Counted {
                 body,
                 _guard: guard,

@@ -254,8 +254,10 @@ impl Metrics {
             .filter(|listener| listener.labels[0].1 == direction);
         of_direction
             .map(|listener| {
+                // In this order: what starts and finishes in between is counted too much, never too little.
+                let finished = listener.sum(|shard| &shard.finished);
                 let requests = listener.sum(|shard| &shard.requests);
-                requests.saturating_sub(listener.sum(|shard| &shard.finished))
+                requests.saturating_sub(finished)
             })
             .sum()
     }

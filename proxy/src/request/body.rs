@@ -262,6 +262,14 @@ impl ResponseBody {
         Self::Local(Full::new(text.into()))
     }
 
+    /// The timer of a response that comes from a task.
+    pub(crate) fn timer(&self) -> Option<Rc<Timer>> {
+        match self {
+            Self::Local(_) => None,
+            Self::Upstream(body) => Some(Rc::clone(&body.timer)),
+        }
+    }
+
     pub(crate) fn empty() -> Self {
         Self::Local(Full::default())
     }

@@ -30,6 +30,29 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .map(str::trim)
 }
 
+/// Exactly one Host where HTTP/1.1 asks for it, and never two (RFC 9112 section 3.2).
+pub(crate) fn has_one_host<B>(request: &Request<B>) -> bool {
+    let hosts = request
+        .headers()
+        .get_all(header::HOST)
+        .iter()
+        .take(2)
+        .count();
+    let may_lack = request.uri().authority().is_some() || request.version() != Version::HTTP_11;
+    hosts == 1 || (hosts == 0 && may_lack)
+}
+
+/// HTTP/1.0 may come without a host; the next hop is given one (RFC 9112 section 3.2).
+pub(crate) fn ensure_host(head: &mut http::request::Parts, host: impl FnOnce() -> String) {
+    if head.uri.authority().is_none() && !head.headers.contains_key(header::HOST) {
+        let host = HeaderValue::from_str(&host());
+        head.headers.insert(
+            header::HOST,
+            host.unwrap_or(HeaderValue::from_static("localhost")),
+        );
+    }
+}
+
 /// Takes out what is meant for this hop alone (RFC 9110 section 7.6.1). An upgrade keeps its two headers.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
     if headers.contains_key(header::CONNECTION) {

@@ -5,7 +5,7 @@ mod headers;
 mod record;
 pub(crate) mod retry;
 pub(crate) mod tcp;
-mod timer;
+pub(crate) mod timer;
 pub(crate) mod worker;
 
 use std::cell::Cell;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -54,6 +55,7 @@ pub(crate) async fn serve(
     };
     let grpc = headers::is_grpc(request.headers());
     let http1 = request.version() < Version::HTTP_2;
+    let has_body = !request.body().is_end_stream();
     let mut record = Record::open(&worker, &listener, grpc);
     let mut response = match respond(&worker, &listener, request).await {
         Ok(Outcome::Answer(response, exchange, timer)) => {
@@ -70,7 +72,13 @@ pub(crate) async fn serve(
         Err(error) => {
             tracing::debug!(listener = listener.name, %error, "request failed");
             record.fail(error.kind);
-            refuse(&error, grpc, &listener.name)
+            let mut response = refuse(&error, grpc, &listener.name);
+            if http1 && has_body {
+                // The rest of the body is not read, so nothing after it can be.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            response
         }
     };
     if http1 {
@@ -99,6 +107,9 @@ async fn respond(
 ) -> Result<Outcome, ProxyError> {
     if request.method() == Method::CONNECT {
         return Err(Kind::MethodRefused.into());
+    }
+    if !headers::has_one_host(&request) {
+        return Err(Kind::DownstreamProtocol.into());
     }
     let route =
         route::find(&listener.routes, request.uri(), request.headers()).ok_or(Kind::NoRoute)?;
@@ -193,6 +204,7 @@ async fn attempts(
 
         let attempted = attempt(worker, cluster, &lease, head, body).await;
         report(cluster, lease.endpoint(), &attempted, body);
+        trying.set(None);
         let again = match attempted {
             Ok((response, connection)) => {
                 let ended = Ended::Answered(response.status());
@@ -302,6 +314,7 @@ async fn attempt(
                 Err(error) => return Err(Failed::before_sending(error, head)),
             },
         };
+        headers::ensure_host(&mut head, || endpoint.address.to_string());
         let mut request = Request::from_parts(head, body.attempt());
         let prepared = if http2 {
             headers::to_h2(&mut request)
@@ -344,7 +357,6 @@ fn classify(error: hyper::Error) -> ProxyError {
             Kind::RefusedStream
         }
         Some((h2, _)) if h2.is_reset() && h2.is_remote() => Kind::RemoteReset,
-        _ if error.is_user() => Kind::DownstreamTermination,
         _ if error.is_parse() => Kind::UpstreamProtocol,
         _ => Kind::ConnectionTermination,
     };

@@ -18,6 +18,8 @@ pub(crate) struct Timer {
     idle: Duration,
     per_request: Option<Duration>,
     whole: Cell<Option<Instant>>,
+    /// The request is complete and no response head has come: silence is the task's.
+    waiting: Cell<bool>,
 }
 
 impl Timer {
@@ -28,6 +30,7 @@ impl Timer {
             idle,
             per_request,
             whole: Cell::new(None),
+            waiting: Cell::new(false),
         };
         timer.arm(Instant::now());
         timer
@@ -48,6 +51,7 @@ impl Timer {
     pub(crate) fn request_complete(&self) {
         let timeout = self.per_request.unwrap_or(DEFAULT_PER_REQUEST_TIMEOUT);
         let now = Instant::now();
+        self.waiting.set(true);
         if !timeout.is_zero() {
             self.whole.set(Some(now + timeout));
         }
@@ -56,6 +60,7 @@ impl Timer {
 
     /// The response head is here: an unset per-request timeout ends.
     pub(crate) fn response_head(&self) {
+        self.waiting.set(false);
         if self.per_request.is_none() {
             self.whole.set(None);
         }
@@ -78,6 +83,7 @@ impl Timer {
     fn expired(&self) -> Kind {
         match self.whole.get() {
             Some(at) if at <= Instant::now() => Kind::RequestTimeout,
+            _ if self.waiting.get() => Kind::RequestTimeout,
             _ => Kind::IdleTimeout,
         }
     }

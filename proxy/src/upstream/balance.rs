@@ -49,8 +49,11 @@ impl LeastRequest {
         }
     }
 
-    fn load(&self, index: usize) -> u32 {
-        endpoint_of(&self.backends[index]).in_flight()
+    /// Whether `a` has fewer requests in flight for its weight than `b`.
+    fn is_freer(&self, a: usize, b: usize) -> bool {
+        let (a, b) = (&self.backends[a], &self.backends[b]);
+        let in_flight = |backend| u64::from(endpoint_of(backend).in_flight());
+        in_flight(a) * (b.weight as u64) < in_flight(b) * (a.weight as u64)
     }
 
     fn first_choice(&self) -> usize {
@@ -60,10 +63,10 @@ impl LeastRequest {
             return a;
         }
         let mut b = self.draw(&mut rng);
-        if a == b {
+        if a == b && self.weighted.is_empty() {
             b = (a + 1) % self.backends.len();
         }
-        if self.load(b) < self.load(a) { b } else { a }
+        if self.is_freer(b, a) { b } else { a }
     }
 }
 

@@ -243,7 +243,8 @@ impl Cluster {
 
     /// Rebuilds `ready` after ejections and probes, for as long as the cluster is configured. Runs on the control runtime.
     pub(crate) async fn maintain(self: Arc<Self>) {
-        let mut probes: Option<(model::HealthCheck, Probes, Instant)> = None;
+        let mut probes: Option<(model::HealthCheck, Arc<Probes>, Instant)> = None;
+        let mut pass: Option<tokio::task::JoinHandle<()>> = None;
         loop {
             let check = self.policy.load().health_check.clone();
             if probes.as_ref().map(|(check, ..)| check) != check.as_ref() {
@@ -251,15 +252,26 @@ impl Cluster {
                     endpoint.probed_unhealthy.store(false, Relaxed);
                 }
                 probes = check.map(|check| {
-                    let made = Probes::new(&check, &self.name);
+                    let made = Arc::new(Probes::new(&check, &self.name));
                     (check, made, Instant::now())
                 });
             }
             let released = self.release_due();
             if let Some((check, probes, due)) = &mut probes {
                 probes.set_members(&self.endpoints()).await;
+                let over = pass
+                    .as_ref()
+                    .is_none_or(tokio::task::JoinHandle::is_finished);
                 if Instant::now() >= *due {
-                    probes.run().await;
+                    if over {
+                        // A task of its own: one mute endpoint must not hold up ejections.
+                        let (probes, cluster) = (Arc::clone(probes), Arc::clone(&self));
+                        pass = Some(tokio::spawn(async move {
+                            if probes.run().await {
+                                cluster.changed.notify_one();
+                            }
+                        }));
+                    }
                     *due = Instant::now() + check.interval;
                 }
             }

@@ -57,10 +57,23 @@ struct Idle<B> {
     timeout: Duration,
 }
 
+/// An h2 connection; the token has one holder more than it has streams.
+struct Shared<B> {
+    sender: http2::SendRequest<B>,
+    token: Rc<()>,
+    used: Instant,
+}
+
+impl<B> Shared<B> {
+    fn streams(&self) -> usize {
+        Rc::strong_count(&self.token) - 1
+    }
+}
+
 struct Kept<B> {
     endpoint: Arc<Endpoint>,
     h1: Vec<Idle<B>>,
-    h2: Vec<(http2::SendRequest<B>, Rc<()>)>,
+    h2: Vec<Shared<B>>,
 }
 
 /// One worker's connections.
@@ -85,13 +98,16 @@ where
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = endpoints.get_mut(&endpoint.id)?;
         if http2 {
-            kept.h2.retain(|(sender, _)| !sender.is_closed());
-            let streams = |token: &Rc<()>| Rc::strong_count(token) - 1;
-            let (sender, token) = kept.h2.iter().min_by_key(|(_, token)| streams(token))?;
-            let has_room = streams(token) < STREAMS || kept.h2.len() >= MAX_H2;
-            return has_room.then(|| Connection::H2 {
-                sender: sender.clone(),
-                _stream: Rc::clone(token),
+            kept.h2.retain(|shared| !shared.sender.is_closed());
+            let full = kept.h2.len() >= MAX_H2;
+            let shared = kept.h2.iter_mut().min_by_key(|shared| shared.streams())?;
+            if shared.streams() >= STREAMS && !full {
+                return None;
+            }
+            shared.used = Instant::now();
+            return Some(Connection::H2 {
+                sender: shared.sender.clone(),
+                _stream: Rc::clone(&shared.token),
             });
         }
         while let Some(idle) = kept.h1.pop() {
@@ -118,7 +134,11 @@ where
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = Self::kept(&mut endpoints, endpoint);
         if kept.h2.len() < MAX_H2 {
-            kept.h2.push((sender.clone(), Rc::clone(&token)));
+            kept.h2.push(Shared {
+                sender: sender.clone(),
+                token: Rc::clone(&token),
+                used: Instant::now(),
+            });
         }
         Ok(Connection::H2 {
             sender,
@@ -176,7 +196,10 @@ where
             }
             kept.h1
                 .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < idle.timeout);
-            kept.h2.retain(|(sender, _)| !sender.is_closed());
+            kept.h2.retain(|shared| {
+                let idle = shared.streams() == 0 && shared.used.elapsed() >= IDLE_TIMEOUT;
+                !shared.sender.is_closed() && !idle
+            });
             !(kept.h1.is_empty() && kept.h2.is_empty())
         });
     }
