@@ -14,7 +14,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use outrigger_bench::fleet::{AppProtocol, Fleet, Service, Sidecar, Task, call, wait_for};
-use outrigger_bench::load::{Load, Plan};
+use outrigger_bench::load::{Load, Plan, Record, Wire};
 use tokio::net::TcpStream;
 
 /// Two tasks of a service and a client without a document.
@@ -85,53 +85,82 @@ async fn long_posts_under_way_finish_and_none_fails_while_a_task_drains() -> any
             Ok((load.snapshot().sent > before + 24).then_some(()))
         })
         .await?;
-        let record = load.stop().await;
-        let verdict = match record.failed {
-            0 => Ok(()),
-            failed => Err(anyhow::anyhow!(
-                "{failed} of {} failed: {:?}",
-                record.sent,
-                record.reasons
-            )),
-        };
-        with_log(verdict, &pair.client)
+        none_failed(load.stop().await, &pair.client)
     })
     .await
 }
 
 /// As fast as answers come, so that a request is on its way at every moment of each drain.
+async fn rolling_replacement(first: u8, protocol: AppProtocol, wire: Wire) -> anyhow::Result<()> {
+    let mut pair = Pair::start(first, protocol).await?;
+    let load = Load::start(Plan {
+        wire,
+        method: http::Method::POST,
+        path: "/echo".to_owned(),
+        body: Bytes::from_static(b"order"),
+        connections: 4,
+        streams: 4,
+        ..Plan::new(pair.address, pair.authority())
+    });
+    for n in 3..=4 {
+        let id = format!("slow-{n}");
+        let number = first + n;
+        let next = Task::start(&pair.fleet, &pair.service, &id, number, [127, number]).await?;
+        wait_for("answers of the next task", PATIENCE, || async {
+            Ok(load.snapshot().by_task.contains_key(&id).then_some(()))
+        })
+        .await?;
+        pair.tasks.push(next);
+        pair.tasks.remove(0).drain(PATIENCE).await?;
+    }
+    none_failed(load.stop().await, &pair.client)
+}
+
+fn none_failed(record: Record, client: &Sidecar) -> anyhow::Result<()> {
+    let (failed, sent) = (record.failed, record.sent);
+    let verdict = match failed {
+        0 => Ok(()),
+        _ => Err(anyhow::anyhow!(
+            "{failed} of {sent} failed: {:?}",
+            record.reasons
+        )),
+    };
+    with_log(verdict, client)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_replacement_at_full_speed_fails_no_post() -> anyhow::Result<()> {
+    bounded(rolling_replacement(50, AppProtocol::Http, Wire::Http1)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_replacement_at_full_speed_fails_no_post_over_http2() -> anyhow::Result<()> {
+    bounded(rolling_replacement(44, AppProtocol::Http2, Wire::Http2)).await
+}
+
+/// A death is not announced: what is idempotent is tried elsewhere, over connections with many streams, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_full_speed_fails_no_get_over_http2() -> anyhow::Result<()> {
     bounded(async {
-        let mut pair = Pair::start(50, AppProtocol::Http).await?;
+        let mut pair = Pair::start(38, AppProtocol::Http2).await?;
         let load = Load::start(Plan {
-            method: http::Method::POST,
-            path: "/echo".to_owned(),
-            body: Bytes::from_static(b"order"),
-            connections: 8,
+            wire: Wire::Http2,
+            path: "/?ms=20".to_owned(),
+            connections: 4,
+            streams: 4,
             ..Plan::new(pair.address, pair.authority())
         });
-        for n in 3..=4 {
-            let id = format!("slow-{n}");
-            let number = 50 + n;
-            let next = Task::start(&pair.fleet, &pair.service, &id, number, [127, number]).await?;
-            wait_for("answers of the next task", PATIENCE, || async {
-                Ok(load.snapshot().by_task.contains_key(&id).then_some(()))
-            })
-            .await?;
-            pair.tasks.push(next);
-            pair.tasks.remove(0).drain(PATIENCE).await?;
-        }
-        let record = load.stop().await;
-        let verdict = match record.failed {
-            0 => Ok(()),
-            failed => Err(anyhow::anyhow!(
-                "{failed} of {} failed: {:?}",
-                record.sent,
-                record.reasons
-            )),
-        };
-        with_log(verdict, &pair.client)
+        wait_for("both tasks to have answered", PATIENCE, || async {
+            Ok((load.snapshot().by_task.len() == 2).then_some(()))
+        })
+        .await?;
+        pair.tasks.remove(0).kill().await?;
+        let before = load.snapshot().sent;
+        wait_for("more requests", PATIENCE, || async {
+            Ok((load.snapshot().sent > before + 500).then_some(()))
+        })
+        .await?;
+        none_failed(load.stop().await, &pair.client)
     })
     .await
 }
