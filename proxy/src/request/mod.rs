@@ -301,8 +301,13 @@ async fn attempt(
     // An upgrade is HTTP/1.1's (RFC 9110 section 7.8), whatever the cluster speaks otherwise.
     let http2 = matches!(protocol, Protocol::Http2 | Protocol::Grpc)
         && !head.headers.contains_key(header::UPGRADE);
+    let mut closed_under_us = false;
     loop {
-        let open = worker.pool.reuse(endpoint, http2);
+        let open = if closed_under_us {
+            None
+        } else {
+            worker.pool.reuse(endpoint, http2)
+        };
         let reused = open.is_some();
         let mut connection = match open {
             Some(connection) => connection,
@@ -329,9 +334,9 @@ async fn attempt(
             Err(failed) => failed,
         };
         match failed.take_message() {
-            // The kept connection had closed under us: nothing was written, so another one is simply taken.
+            // The kept connection had closed under us: nothing was written, so a new one is simply made.
             Some(request) if reused => {
-                worker.pool.forget_h2(endpoint);
+                closed_under_us = true;
                 head = request.into_parts().0;
             }
             Some(request) => {

@@ -146,13 +146,6 @@ where
         })
     }
 
-    /// Forgets the endpoint's shared connections: one of them no longer takes streams. Streams in flight finish.
-    pub(crate) fn forget_h2(&self, endpoint: &Endpoint) {
-        if let Some(kept) = self.endpoints.borrow_mut().get_mut(&endpoint.id) {
-            kept.h2.clear();
-        }
-    }
-
     /// Gives a connection back after its response has ended.
     pub(crate) fn put(
         &self,
