@@ -51,7 +51,10 @@ pub async fn subscribe(config: SubscribeConfig, dial: Dial, mut sink: impl Sink)
         failures = if settled { 0 } else { failures + 1 };
         let retry_in = back_off(failures, rand::rng().random_range(0.5..1.0));
         let server = server.map_or("", String::as_str);
-        tracing::warn!(server, reason, ?retry_in, "no control server");
+        // Once per step of the back-off, not per try: at the longest one it is said once, and again after a reconnect.
+        if failures <= 1 || step(failures) != step(failures - 1) {
+            tracing::warn!(server, reason, ?retry_in, "no control server");
+        }
         sink.connection(ConnectionState::Disconnected { reason, retry_in });
         tokio::time::sleep(retry_in).await;
     }
@@ -59,8 +62,13 @@ pub async fn subscribe(config: SubscribeConfig, dial: Dial, mut sink: impl Sink)
 
 /// How long to wait after so many failures in a row; `jitter` is a share from 0.5 to 1.
 pub(super) fn back_off(failures: u32, jitter: f64) -> Duration {
+    step(failures).mul_f64(jitter)
+}
+
+/// The back-off before jitter.
+fn step(failures: u32) -> Duration {
     let doubled = FIRST_BACK_OFF * 2u32.pow(failures.saturating_sub(1).min(10));
-    doubled.min(LONGEST_BACK_OFF).mul_f64(jitter)
+    doubled.min(LONGEST_BACK_OFF)
 }
 
 async fn session(
@@ -174,7 +182,11 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        // Some layers print their cause themselves.
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
         source = cause.source();
     }
     text
