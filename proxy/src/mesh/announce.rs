@@ -372,6 +372,7 @@ impl Announcer {
     async fn keep_reported(&self) {
         let path = format!("/v1/nodes/{}/report", self.config.mesh.task_id);
         let mut changed = self.ready.watch();
+        let mut reconnected = self.config.reconnected.subscribe();
         let mut told: Option<Vec<String>> = None;
         loop {
             changed.borrow_and_update();
@@ -382,12 +383,12 @@ impl Announcer {
                     .client
                     .operator(&path, &json!({"problems": problems}))
                     .await;
-                if sent.is_ok() || matches!(sent, Err(CallError::Refused { .. })) {
-                    told = Some(problems);
-                }
+                told = sent.is_ok().then_some(problems);
             }
             tokio::select! {
                 changed = changed.changed() => if changed.is_err() { return },
+                // What was told before may be forgotten: a report lives as long as the connection.
+                Ok(()) = reconnected.changed() => told = None,
                 () = tokio::time::sleep(RECHECK) => {}
             }
         }
