@@ -8,8 +8,8 @@ use outrigger_proxy::config::{Args, Config};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let filter =
-        EnvFilter::try_from_env("OUTRIGGER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("OUTRIGGER_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,pingora_load_balancing=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

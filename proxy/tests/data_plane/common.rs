@@ -1,0 +1,143 @@
+//! A sidecar process on a static file, and an application behind it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// No read waits longer: a test that hangs fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Sidecar {
+    process: Child,
+    pub(crate) listener: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        self.process.kill().expect("the child is ours to kill");
+        self.process.wait().expect("a killed child ends");
+    }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free(host: [u8; 4]) -> SocketAddr {
+    let probe = TcpListener::bind(SocketAddr::from((host, 0))).expect("loopback can be bound");
+    probe.local_addr().expect("a bound socket has an address")
+}
+
+impl Sidecar {
+    pub(crate) fn start(
+        listener: SocketAddr,
+        listener_fields: &str,
+        origin: &str,
+        cluster_fields: &str,
+    ) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let file = dir.path().join("static.toml");
+        let text = format!(
+            "[[listener]]\nname = \"in\"\ndirection = \"egress\"\naddress = \"{listener}\"\nprotocol = \"http\"\n\
+             cluster = \"app\"\n{listener_fields}\n[[cluster]]\nname = \"app\"\nprotocol = \"http\"\n\
+             endpoints = [{{ address = \"{origin}\" }}]\n{cluster_fields}\n"
+        );
+        std::fs::write(&file, text).expect("the folder is ours");
+        let mut process = Command::new(env!("CARGO_BIN_EXE_outrigger-proxy"))
+            .arg("--static")
+            .arg(&file)
+            .args(["--admin", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary was built");
+        let stdout = process.stdout.take().expect("standard output is piped");
+        let mut line = String::new();
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("the sidecar says where its admin page is");
+        let admin = line
+            .trim()
+            .rsplit('/')
+            .next()
+            .and_then(|address| address.parse().ok());
+        let admin = admin.expect("the line ends in the address");
+        let sidecar = Self {
+            process,
+            listener,
+            admin,
+            _dir: dir,
+        };
+        while !sidecar.page("/ready").starts_with("HTTP/1.1 200") {}
+        sidecar
+    }
+
+    pub(crate) fn page(&self, path: &str) -> String {
+        exchange(
+            self.admin,
+            &format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"),
+        )
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        connect(self.listener)
+    }
+}
+
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the listener is bound");
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a timeout can be set");
+    stream
+}
+
+pub(crate) fn exchange(address: SocketAddr, request: &str) -> String {
+    let mut stream = connect(address);
+    stream
+        .write_all(request.as_bytes())
+        .expect("the request fits the socket");
+    read_all(stream)
+}
+
+pub(crate) fn read_all(mut stream: TcpStream) -> String {
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("no answer within {PATIENCE:?}: {error}"),
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Reads one response head.
+pub(crate) fn head(stream: &TcpStream) -> String {
+    let mut lines = BufReader::new(stream).lines();
+    lines.next().and_then(Result::ok).unwrap_or_default()
+}
+
+/// An application that answers 200 to every request on every connection.
+pub(crate) fn application(host: [u8; 4]) -> SocketAddr {
+    let socket = TcpListener::bind(SocketAddr::from((host, 0))).expect("loopback can be bound");
+    let address = socket.local_addr().expect("a bound socket has an address");
+    std::thread::spawn(move || {
+        for stream in socket.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut lines =
+                    BufReader::new(stream.try_clone().expect("a socket can be cloned")).lines();
+                let mut stream = stream;
+                while let Some(Ok(line)) = lines.next() {
+                    if line.is_empty() {
+                        let answered =
+                            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+                        if answered.is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+pub(crate) const GET: &str = "GET / HTTP/1.1\r\nhost: app\r\n\r\n";

@@ -1,0 +1,156 @@
+//! Each bound of the data plane, filled by a real client against a real sidecar process.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpListener};
+use std::time::Duration;
+
+use crate::common::{GET, Sidecar, application, exchange, free, head, read_all};
+
+#[test]
+fn a_connection_over_the_limit_is_closed_and_counted_and_the_first_one_lives() {
+    let origin = application([127, 61, 0, 1]);
+    let sidecar = Sidecar::start(
+        free([127, 61, 0, 2]),
+        "max_connections = 1",
+        &origin.to_string(),
+        "",
+    );
+    let mut first = sidecar.connect();
+    first
+        .write_all(GET.as_bytes())
+        .expect("the request fits the socket");
+    assert_eq!(head(&first), "HTTP/1.1 200 OK");
+    assert_eq!(
+        read_all(sidecar.connect()),
+        "",
+        "the second connection is closed without a byte"
+    );
+    first
+        .write_all(GET.as_bytes())
+        .expect("the first connection is still open");
+    assert_eq!(head(&first), "HTTP/1.1 200 OK");
+    let metrics = sidecar.page("/metrics");
+    let refused = metrics
+        .lines()
+        .find(|line| line.starts_with("outrigger_refused_connections_total"));
+    assert!(
+        refused.is_some_and(|line| line.ends_with(" 1")),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_head_over_the_limit_is_answered_431() {
+    let origin = application([127, 61, 0, 3]);
+    let sidecar = Sidecar::start(
+        free([127, 61, 0, 4]),
+        "max_header_bytes = 8192",
+        &origin.to_string(),
+        "",
+    );
+    let request = format!(
+        "GET / HTTP/1.1\r\nhost: app\r\nx-long: {}\r\n\r\n",
+        "a".repeat(20_000)
+    );
+    let answer = exchange(sidecar.listener, &request);
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer:?}");
+}
+
+#[test]
+fn a_head_that_does_not_come_to_its_end_is_closed_however_slowly_it_trickles() {
+    let origin = application([127, 61, 0, 5]);
+    let sidecar = Sidecar::start(
+        free([127, 61, 0, 6]),
+        "header_timeout = \"300ms\"",
+        &origin.to_string(),
+        "",
+    );
+    let stream = sidecar.connect();
+    let mut trickle = stream.try_clone().expect("a socket can be cloned");
+    trickle
+        .write_all(b"GET / HTTP/1.1\r\n")
+        .expect("the connection is open");
+    let closed = std::thread::spawn(move || read_all(stream));
+    // One byte after the other until the sidecar has closed: each byte alone must not extend the time.
+    while !closed.is_finished() {
+        if trickle.write_all(b"x").is_err() {
+            break;
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    assert!(!closed.join().expect("the reader ends").contains("200 OK"));
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_the_idle_timeout() {
+    let origin = application([127, 61, 0, 7]);
+    let sidecar = Sidecar::start(
+        free([127, 61, 0, 8]),
+        "idle_timeout = \"200ms\"",
+        &origin.to_string(),
+        "",
+    );
+    let mut stream = sidecar.connect();
+    stream
+        .write_all(GET.as_bytes())
+        .expect("the request fits the socket");
+    let answer = read_all(stream);
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer:?}");
+}
+
+#[test]
+fn a_task_that_never_answers_is_a_504_with_its_reason() {
+    let silent = TcpListener::bind("127.61.0.9:0").expect("loopback can be bound");
+    let origin = silent.local_addr().expect("a bound socket has an address");
+    let sidecar = Sidecar::start(
+        free([127, 61, 0, 10]),
+        "",
+        &origin.to_string(),
+        "per_request_timeout = \"200ms\"",
+    );
+    let mut stream = sidecar.connect();
+    stream
+        .write_all(GET.as_bytes())
+        .expect("the request fits the socket");
+    stream
+        .shutdown(Shutdown::Write)
+        .expect("the connection is open");
+    let answer = read_all(stream);
+    assert!(
+        answer.starts_with("HTTP/1.1 504 ") && answer.contains("(UT"),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn a_service_without_a_reachable_task_is_a_503_with_its_reason() {
+    let sidecar = Sidecar::start(
+        free([127, 61, 0, 11]),
+        "",
+        &free([127, 61, 0, 12]).to_string(),
+        "",
+    );
+    let mut stream = sidecar.connect();
+    stream
+        .write_all(GET.as_bytes())
+        .expect("the request fits the socket");
+    stream
+        .shutdown(Shutdown::Write)
+        .expect("the connection is open");
+    let answer = read_all(stream);
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("(UF"),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn plain_connect_is_refused() {
+    let origin = application([127, 61, 0, 13]);
+    let sidecar = Sidecar::start(free([127, 61, 0, 14]), "", &origin.to_string(), "");
+    let answer = exchange(
+        sidecar.listener,
+        "CONNECT app:80 HTTP/1.1\r\nhost: app:80\r\nconnection: close\r\n\r\n",
+    );
+    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer:?}");
+}
