@@ -34,7 +34,7 @@ pub(crate) enum Retriable {
 pub(crate) enum Kind {
     /// No route of the listener matches the request.
     NoRoute,
-    /// The route names a cluster that is not known.
+    /// The route names a cluster of which nothing has come within the request's own deadline.
     NoCluster,
     /// The cluster has no endpoint that may be offered.
     NoHealthyEndpoint,

@@ -41,7 +41,31 @@ pub(crate) enum Command {
     /// Accept on this socket, which the worker then owns.
     Accept(std::net::TcpListener, Arc<Accepting>),
     /// Serve this connection, accepted by another worker.
-    Serve(std::net::TcpStream, Arc<Accepting>),
+    Serve(std::net::TcpStream, Arc<Accepting>, Place),
+}
+
+/// One connection in a worker's count, from the moment the worker is chosen.
+pub(crate) struct Place {
+    workers: Workers,
+    worker: usize,
+}
+
+impl Place {
+    fn take(workers: &Workers, worker: usize) -> Self {
+        workers.0[worker].connections.fetch_add(1, Relaxed);
+        Self {
+            workers: workers.clone(),
+            worker,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.workers.0[self.worker]
+            .connections
+            .fetch_sub(1, Relaxed);
+    }
 }
 
 /// What is shared by the connections of one listening socket.
@@ -122,8 +146,8 @@ pub(crate) async fn run_worker(
                 }
                 Err(error) => tracing::error!(%error, "a bound socket cannot be accepted on"),
             },
-            Command::Serve(stream, accepting) => match TcpStream::from_std(stream) {
-                Ok(stream) => serve(&worker, &workers, accepting, stream, &drain),
+            Command::Serve(stream, accepting, place) => match TcpStream::from_std(stream) {
+                Ok(stream) => serve(&worker, place, accepting, stream, &drain),
                 Err(error) => tracing::warn!(%error, "an accepted connection was lost"),
             },
         }
@@ -164,20 +188,25 @@ fn dispatch(
     let fewest = (0..workers.0.len())
         .min_by_key(|id| load(*id))
         .unwrap_or(worker.id);
+    let here = |stream| {
+        let place = Place::take(workers, worker.id);
+        serve(worker, place, Arc::clone(accepting), stream, drain);
+    };
     if fewest == worker.id || load(fewest) >= load(worker.id) {
-        return serve(worker, workers, Arc::clone(accepting), stream, drain);
+        return here(stream);
     }
-    let Ok(place) = workers.0[fewest].commands.try_reserve() else {
-        return serve(worker, workers, Arc::clone(accepting), stream, drain);
+    let Ok(queue) = workers.0[fewest].commands.try_reserve() else {
+        return here(stream);
     };
     if let Ok(stream) = stream.into_std() {
-        place.send(Command::Serve(stream, Arc::clone(accepting)));
+        let place = Place::take(workers, fewest);
+        queue.send(Command::Serve(stream, Arc::clone(accepting), place));
     }
 }
 
 fn serve(
     worker: &Rc<Worker>,
-    workers: &Workers,
+    place: Place,
     accepting: Arc<Accepting>,
     stream: TcpStream,
     drain: &Drain,
@@ -192,14 +221,12 @@ fn serve(
         return;
     }
     shard.connections.add(1);
-    workers.0[worker.id].connections.fetch_add(1, Relaxed);
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
     let slot = accepting.slot;
     let open = Rc::new(Counted {
-        worker: worker.id,
-        workers: workers.clone(),
+        place,
         accepting,
         listener: Arc::clone(&listener),
     });
@@ -211,18 +238,15 @@ fn serve(
 
 /// One open connection in every count; given up when its last holder is gone.
 struct Counted {
-    worker: usize,
-    workers: Workers,
+    place: Place,
     accepting: Arc<Accepting>,
     listener: Arc<ListenerPolicy>,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let shard = self.listener.metrics.shard(self.worker);
+        let shard = self.listener.metrics.shard(self.place.worker);
         shard.closed_connections.add(1);
-        let worker = &self.workers.0[self.worker];
-        worker.connections.fetch_sub(1, Relaxed);
         self.accepting.open.fetch_sub(1, Relaxed);
     }
 }

@@ -148,12 +148,7 @@ async fn http1(
     stream: Stream,
     drain: Drain,
 ) {
-    let state = Rc::new(Connection {
-        in_flight: Cell::new(0),
-        timer: RefCell::default(),
-        served: Cell::new(0),
-        deadline: worker.sweep.deadline(),
-    });
+    let state = Connection::new(worker);
     let read = Arc::clone(&stream.read);
     let service = service(worker, slot, &state, &open);
     let mut builder = http1::Builder::new();
@@ -201,9 +196,7 @@ async fn http1(
         was_served = served;
         was_in_flight = in_flight;
         // A client that does not read keeps hyper from polling the body, whose timer is looked at here instead.
-        if in_flight == 0 {
-            state.timer.take();
-        } else if let Some(timer) = &*state.timer.borrow()
+        if let Some(timer) = &*state.timer.borrow()
             && timer.poll(cx).is_ready()
         {
             return Poll::Ready(Ok(()));
@@ -223,12 +216,7 @@ async fn http2(
     stream: Stream,
     drain: Drain,
 ) {
-    let state = Rc::new(Connection {
-        in_flight: Cell::new(0),
-        timer: RefCell::default(),
-        served: Cell::new(0),
-        deadline: worker.sweep.deadline(),
-    });
+    let state = Connection::new(worker);
     let service = service(worker, slot, &state, &open);
     let connection = http2::Builder::new(LocalExecutor)
         .max_concurrent_streams(MAX_STREAMS)
@@ -278,11 +266,22 @@ async fn http2(
 /// What a connection knows of itself between two polls.
 struct Connection {
     in_flight: Cell<u32>,
-    /// The timer of the response under way (HTTP/1.1).
+    /// The timer of the latest response under way; HTTP/1.1 has only the one.
     timer: RefCell<Option<Rc<Timer>>>,
     /// Requests so far.
     served: Cell<u64>,
     deadline: Deadline,
+}
+
+impl Connection {
+    fn new(worker: &Worker) -> Rc<Self> {
+        Rc::new(Self {
+            in_flight: Cell::new(0),
+            timer: RefCell::default(),
+            served: Cell::new(0),
+            deadline: worker.sweep.deadline(),
+        })
+    }
 }
 
 /// Hands each request to its story and counts it until its response body is gone.
@@ -326,7 +325,11 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.set(self.0.in_flight.get() - 1);
+        let left = self.0.in_flight.get() - 1;
+        self.0.in_flight.set(left);
+        if left == 0 {
+            self.0.timer.take();
+        }
     }
 }
 

@@ -243,7 +243,8 @@ impl Metrics {
     /// Forgets what is no longer configured, so that label sets stay bounded.
     pub(crate) fn retain(&self, cluster: impl Fn(&str) -> bool, listener: impl Fn(&str) -> bool) {
         locked(&self.clusters).retain(|name, _| cluster(name));
-        locked(&self.listeners).retain(|name, _| listener(name));
+        // What still has requests in flight counts for the drain.
+        locked(&self.listeners).retain(|name, metrics| listener(name) || in_flight(metrics) > 0);
     }
 
     /// Requests and opaque connections in flight on listeners of one direction.
@@ -252,14 +253,7 @@ impl Metrics {
         let of_direction = listeners
             .values()
             .filter(|listener| listener.labels[0].1 == direction);
-        of_direction
-            .map(|listener| {
-                // In this order: what starts and finishes in between is counted too much, never too little.
-                let finished = listener.sum(|shard| &shard.finished);
-                let requests = listener.sum(|shard| &shard.requests);
-                requests.saturating_sub(finished)
-            })
-            .sum()
+        of_direction.map(|listener| in_flight(listener)).sum()
     }
 
     /// OpenMetrics text of everything.
@@ -272,6 +266,13 @@ impl Metrics {
             Err(error) => format!("# encoding failed: {error}\n# EOF\n"),
         }
     }
+}
+
+fn in_flight(listener: &ListenerMetrics) -> u64 {
+    // In this order: what starts and finishes in between is counted too much, never too little.
+    let finished = listener.sum(|shard| &shard.finished);
+    let requests = listener.sum(|shard| &shard.requests);
+    requests.saturating_sub(finished)
 }
 
 type Labels = [(&'static str, String)];

@@ -138,6 +138,7 @@ async fn respond(
         .await;
     let (mut response, lease, connection) = match answered {
         Ok(answered) => answered?,
+        Err(_) if cluster.is_pending() => return Err(Kind::NoCluster.into()),
         Err(kind) => {
             // The attempt was cut off: outlier detection hears of it from here.
             if let Some(endpoint) = trying

@@ -52,10 +52,10 @@ async fn relay(
     let _live: Share = cluster.enter().ok_or(Kind::Overflow)?;
     let (_lease, mut task) = dial(worker, cluster).await?;
     let idle = worker.sweep.deadline();
-    let bytes = pump(&mut client, &mut task, &idle, listener.tcp_idle_timeout).await;
-    listener.metrics.shard(worker.id).bytes.add(bytes.moved);
-    cluster.metrics.shard(worker.id).bytes.add(bytes.moved);
-    bytes.end
+    let (moved, end) = copy(&mut client, &mut task, &idle, listener.tcp_idle_timeout).await;
+    listener.metrics.shard(worker.id).bytes.add(moved);
+    cluster.metrics.shard(worker.id).bytes.add(moved);
+    end
 }
 
 /// A connection to a task; connect failures are *undelivered* and go to another one.
@@ -98,28 +98,13 @@ async fn dial(
     }
 }
 
-struct Moved {
-    moved: u64,
-    end: Result<(), ProxyError>,
-}
-
 /// Copies both ways until both ends have closed, or neither has sent a byte for `idle_timeout`. A half-close is passed on.
 pub(crate) async fn copy(
-    a: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    b: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    idle: &Deadline,
-    idle_timeout: Duration,
-) -> (u64, Result<(), ProxyError>) {
-    let moved = pump(a, b, idle, idle_timeout).await;
-    (moved.moved, moved.end)
-}
-
-async fn pump(
     client: &mut (impl AsyncRead + AsyncWrite + Unpin),
     task: &mut (impl AsyncRead + AsyncWrite + Unpin),
     idle: &Deadline,
     idle_timeout: Duration,
-) -> Moved {
+) -> (u64, Result<(), ProxyError>) {
     let (mut up, mut down) = (Half::new(), Half::new());
     idle.set_after(idle_timeout);
     let end = std::future::poll_fn(|cx| {
@@ -142,10 +127,7 @@ async fn pump(
         }
     })
     .await;
-    Moved {
-        moved: up.moved + down.moved,
-        end,
-    }
+    (up.moved + down.moved, end)
 }
 
 /// One direction.

@@ -193,6 +193,11 @@ impl Cluster {
         Some(())
     }
 
+    /// Whether its endpoints have never come.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.load(Relaxed)
+    }
+
     /// Picks an endpoint that is not among `tried`; if all were tried, the policy's first choice again.
     pub(crate) fn pick(&self, key: &[u8], tried: &[u64]) -> Option<Lease> {
         let ready = self.ready.load();
@@ -213,27 +218,35 @@ impl Cluster {
             return;
         };
         if outlier::record(detection, endpoint, outcome) {
-            self.eject(detection, endpoint);
+            endpoint.suspect.store(true, Relaxed);
+            self.changed.notify_one();
         }
     }
 
-    fn eject(&self, detection: &model::OutlierDetection, endpoint: &Endpoint) {
-        let out = {
-            let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-            let total = members
-                .iter()
-                .filter(|member| member.health != EndpointHealth::Draining)
-                .count();
-            let already = members
-                .iter()
-                .filter(|member| member.endpoint.is_ejected())
-                .count();
-            outlier::eject(detection, endpoint, already, total, self.now())
+    /// Ejects what the request path has found failing, as far as the cluster may spare it. Runs on the control runtime.
+    fn eject_suspects(&self) {
+        let policy = self.policy.load();
+        let Some(detection) = &policy.outlier_detection else {
+            return;
         };
-        if let Some(out) = out {
-            self.ejections.fetch_add(1, Relaxed);
-            tracing::warn!(cluster = self.name, endpoint = %endpoint.address, seconds = out.as_secs(), "endpoint ejected");
-            self.changed.notify_one();
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let offered = |member: &&Member| member.health != EndpointHealth::Draining;
+        let total = members.iter().filter(offered).count();
+        let mut out = members
+            .iter()
+            .filter(|member| member.endpoint.is_ejected())
+            .count();
+        for member in members.iter() {
+            let endpoint = &member.endpoint;
+            if !endpoint.suspect.swap(false, Relaxed) {
+                continue;
+            }
+            if let Some(length) = outlier::eject(detection, endpoint, out, total, self.now()) {
+                out += 1;
+                self.ejections.fetch_add(1, Relaxed);
+                let (cluster, seconds) = (&self.name, length.as_secs());
+                tracing::warn!(cluster, endpoint = %endpoint.address, seconds, "endpoint ejected");
+            }
         }
     }
 
@@ -256,6 +269,7 @@ impl Cluster {
                     (check, made, Instant::now())
                 });
             }
+            self.eject_suspects();
             let released = self.release_due();
             if let Some((check, probes, due)) = &mut probes {
                 probes.set_members(&self.endpoints()).await;

@@ -30,6 +30,8 @@ pub(crate) struct Endpoint {
     pub(crate) probed_unhealthy: AtomicBool,
     /// Draining or gone: pools close its idle connections.
     pub(crate) retired: AtomicBool,
+    /// It has failed often enough to be ejected; the control runtime decides.
+    pub(crate) suspect: AtomicBool,
     /// When the current ejection ends, in ms of the cluster's clock; 0 is "not ejected".
     pub(crate) ejected_until: AtomicU64,
     /// Ejections so far; the next lasts one base time longer.
@@ -48,6 +50,7 @@ impl Endpoint {
             zone: from.zone.clone(),
             probed_unhealthy: AtomicBool::new(false),
             retired: AtomicBool::new(from.health == EndpointHealth::Draining),
+            suspect: AtomicBool::new(false),
             ejected_until: AtomicU64::new(0),
             ejections: AtomicU32::new(0),
             counters: Counters::default(),

@@ -62,6 +62,7 @@ struct Shared<B> {
     sender: http2::SendRequest<B>,
     token: Rc<()>,
     used: Instant,
+    timeout: Duration,
 }
 
 impl<B> Shared<B> {
@@ -138,6 +139,7 @@ where
                 sender: sender.clone(),
                 token: Rc::clone(&token),
                 used: Instant::now(),
+                timeout: cluster.policy().idle_timeout.unwrap_or(IDLE_TIMEOUT),
             });
         }
         Ok(Connection::H2 {
@@ -190,7 +192,7 @@ where
             kept.h1
                 .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < idle.timeout);
             kept.h2.retain(|shared| {
-                let idle = shared.streams() == 0 && shared.used.elapsed() >= IDLE_TIMEOUT;
+                let idle = shared.streams() == 0 && shared.used.elapsed() >= shared.timeout;
                 !shared.sender.is_closed() && !idle
             });
             !(kept.h1.is_empty() && kept.h2.is_empty())

@@ -20,14 +20,12 @@ fn a_probe_notices_a_dead_task_without_any_request_and_its_return() {
     let origin = free([127, 62, 0, 2]);
     let check = "health_check = { interval = \"50ms\", timeout = \"1s\", healthy_threshold = 1, unhealthy_threshold = 1 }";
     let sidecar = Sidecar::start(free([127, 62, 0, 3]), "", &origin.to_string(), check);
-    while !sidecar
-        .page("/clusters")
-        .contains("\"probed_unhealthy\":true")
-    {}
+    sidecar.until("/clusters", |page| {
+        page.contains("\"probed_unhealthy\":true")
+    });
     let back = TcpListener::bind(origin).expect("the address is free again");
-    while !sidecar
-        .page("/clusters")
-        .contains("\"probed_unhealthy\":false")
-    {}
+    sidecar.until("/clusters", |page| {
+        page.contains("\"probed_unhealthy\":false")
+    });
     drop(back);
 }

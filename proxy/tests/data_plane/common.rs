@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// No read waits longer: a test that hangs fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,8 +67,20 @@ impl Sidecar {
             admin,
             _dir: dir,
         };
-        while !sidecar.page("/ready").starts_with("HTTP/1.1 200") {}
+        sidecar.until("/ready", |page| page.starts_with("HTTP/1.1 200"));
         sidecar
+    }
+
+    /// Asks for the page until it is as wanted; a test that waits longer than it should fails.
+    pub(crate) fn until(&self, path: &str, wanted: impl Fn(&str) -> bool) {
+        let start = Instant::now();
+        loop {
+            let page = self.page(path);
+            if wanted(&page) {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{path} stays {page}");
+        }
     }
 
     pub(crate) fn page(&self, path: &str) -> String {
