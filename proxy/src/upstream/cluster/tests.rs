@@ -152,3 +152,46 @@ fn pending_connects_are_bounded() {
     assert_eq!(held.len(), MAX_PENDING_CONNECTS as usize);
     assert!(cluster.try_connect().is_none());
 }
+
+#[tokio::test]
+async fn a_cluster_is_pending_until_its_endpoints_have_come_once() {
+    let cluster = cluster();
+    assert!(cluster.is_pending());
+    let waiting = tokio::spawn({
+        let cluster = Arc::clone(&cluster);
+        async move { cluster.arrived().await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    set(&cluster, &[]);
+    assert_eq!(waiting.await.ok().flatten(), Some(()));
+    assert!(!cluster.is_pending());
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_a_cluster_are_bounded() {
+    let cluster = cluster();
+    let mut waiting = Vec::new();
+    for _ in 0..MAX_WAITING {
+        let cluster = Arc::clone(&cluster);
+        waiting.push(tokio::spawn(async move { cluster.arrived().await }));
+    }
+    while cluster.waiting.load(Relaxed) < MAX_WAITING {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(cluster.arrived().await, None, "one more is refused at once");
+    set(&cluster, &[(1, Healthy)]);
+    for one in waiting {
+        assert_eq!(one.await.ok().flatten(), Some(()));
+    }
+}
+
+#[test]
+fn live_requests_are_bounded() {
+    let cluster = cluster();
+    let held: Vec<_> = (0..MAX_LIVE_REQUESTS)
+        .map_while(|_| cluster.enter())
+        .collect();
+    assert_eq!(held.len(), MAX_LIVE_REQUESTS as usize);
+    assert!(cluster.enter().is_none());
+}
