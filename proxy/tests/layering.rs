@@ -4,11 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each wing may use, itself aside. `app` and `main` know everything.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     (
         "downstream",
         &[
             "request",
+            "http1",
+            "message",
             "routing",
             "upstream",
             "drain",
@@ -40,6 +42,8 @@ const MAY_USE: [(&str, &[&str]); 14] = [
         "request",
         &[
             "routing",
+            "http1",
+            "message",
             "upstream",
             "observe::metrics",
             "drain",
@@ -50,12 +54,21 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ),
     (
         "routing",
-        &["upstream", "observe::metrics", "config", "error"],
+        &["upstream", "observe::metrics", "message", "config", "error"],
     ),
     (
         "upstream",
-        &["observe::metrics", "deadline", "config", "error"],
+        &[
+            "observe::metrics",
+            "deadline",
+            "http1",
+            "message",
+            "config",
+            "error",
+        ],
     ),
+    ("http1", &["message", "error"]),
+    ("message", &["error"]),
     ("drain", &["error"]),
     ("deadline", &["error"]),
     // The service-connect document is part of the command line: its model lives with its parser, in mesh.
@@ -64,15 +77,16 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("lib", &[]),
 ];
 
-/// Within `upstream`: cluster › {balance, outlier, health} › endpoint › pool › connect › resolve, where later ones are lower.
-const UPSTREAM_MAY_USE: [(&str, &[&str]); 9] = [
+/// Within `upstream`: cluster › {balance, outlier, health} › endpoint › pool › {h1, connect} › resolve, where later ones are lower.
+const UPSTREAM_MAY_USE: [(&str, &[&str]); 10] = [
     ("clusters", &["cluster", "resolve"]),
-    ("pool", &["cluster", "endpoint", "connect"]),
+    ("pool", &["cluster", "endpoint", "h1", "connect"]),
     ("cluster", &["balance", "outlier", "health", "endpoint"]),
     ("health", &["balance", "endpoint"]),
     ("balance", &["endpoint"]),
     ("outlier", &["endpoint"]),
     ("endpoint", &[]),
+    ("h1", &[]),
     ("connect", &[]),
     ("resolve", &[]),
 ];

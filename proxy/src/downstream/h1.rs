@@ -1,87 +1,328 @@
-//! An HTTP/1.1 client's connection (RFC 9112), served by hyper.
+//! An HTTP/1.1 client's connection (RFC 9112): one request after the other, and nothing but the socket while it idles.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::task::Poll;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
+use bytes::{Bytes, BytesMut};
+use http::{Method, StatusCode, Version};
+use tokio::net::TcpStream;
 
-use super::h2::{Connection, service};
-use super::protocol::Stream;
+use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
-use crate::request::Open;
+use crate::error::Kind;
+use crate::http1;
+use crate::http1::body::Framing;
+use crate::http1::head::{Parsed, Refused};
+use crate::http1::reader::{ReadError, Reader};
+use crate::http1::writer::Writer;
+use crate::message::Body;
+use crate::message::fields::Known;
+use crate::message::head::{RequestHead, ResponseHead};
+use crate::request;
+use crate::request::body::{Client, ResponseBody, Source};
 use crate::request::worker::Worker;
 use crate::routing::snapshot::{ListenerPolicy, Slot};
 
-/// Serves the connection to its end.
+/// How long a client that is answered before it has sent everything may go on sending: closing at once would reset the answer
+/// away (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves the connection to its end. `first` is what detection has read.
 pub(super) async fn serve(
     worker: &Rc<Worker>,
     slot: Slot,
     listener: &Arc<ListenerPolicy>,
-    open: Open,
-    stream: Stream,
+    stream: TcpStream,
+    first: BytesMut,
     drain: Drain,
 ) {
-    let state = Connection::new(worker);
-    let read = Arc::clone(&stream.read);
-    let service = service(worker, slot, &state, &open);
-    let mut builder = http1::Builder::new();
-    builder
-        .half_close(true)
-        .preserve_header_case(true)
-        .auto_date_header(false)
-        .max_buf_size(listener.max_header_bytes.max(8192) as usize);
-    let connection = builder
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let mut stopped = pin!(drain.reached(Phase::Stopped));
-    state.deadline.set_after(listener.header_timeout);
-    let (mut told, mut registered) = (false, false);
-    let (mut was_in_flight, mut was_served, mut in_head) = (0, 0, true);
-    let end = poll_fn(|cx| {
-        if let Poll::Ready(end) = connection.as_mut().poll(cx) {
-            return Poll::Ready(end);
-        }
-        // Polled once to be woken, and then only when there is something to hear: polling takes a lock all workers share.
-        let look = !told && (!registered || drain.is(Phase::Stopped));
-        registered = true;
-        if look && stopped.as_mut().poll(cx).is_ready() {
-            // What is written is flushed; an idle connection ends now.
-            connection.as_mut().graceful_shutdown();
-            told = true;
-            cx.waker().wake_by_ref();
-        }
-        // Between messages the idle timeout runs; from the first byte of a head the header timeout; else the stream's own.
-        let (in_flight, served) = (state.in_flight.get(), state.served.get());
-        let bytes = read.swap(false, Relaxed);
-        if in_flight > 0 {
-            if was_in_flight == 0 {
-                state.deadline.set(None);
-            }
-            in_head = false;
-        } else if was_in_flight > 0 || served != was_served {
-            state.deadline.set_after(listener.idle_timeout);
-            in_head = false;
-        } else if bytes && !in_head {
-            state.deadline.set_after(listener.header_timeout);
-            in_head = true;
-        }
-        was_served = served;
-        was_in_flight = in_flight;
-        // A client that does not read keeps hyper from polling the body, whose timer is looked at here instead.
-        if let Some(timer) = &*state.timer.borrow()
-            && timer.poll(cx).is_ready()
-        {
-            return Poll::Ready(Ok(()));
-        }
-        state.deadline.poll_expired(cx).map(Ok)
+    let (read, write) = stream.into_split();
+    let client = Rc::new(Client {
+        reader: RefCell::new(Reader::new(read, first, Rc::clone(&worker.buffers))),
+        writer: RefCell::new(Writer::new(write, Rc::clone(&worker.buffers))),
     });
-    if let Err(error) = end.await {
-        tracing::debug!(listener = listener.name, %error, "connection ended");
+    let connection = Connection {
+        worker,
+        slot,
+        listener,
+        client,
+        deadline: worker.sweep.deadline(),
+    };
+    connection.deadline.set_after(listener.header_timeout);
+    let mut stopped = pin!(drain.reached(Phase::Stopped));
+    let mut registered = false;
+    loop {
+        let wake = poll_fn(|cx| {
+            if connection.poll_more(cx).is_ready() {
+                return Poll::Ready(Wake::Input);
+            }
+            // Polled once to be woken, and then only when there is something to hear: polling takes a lock all workers share.
+            let look = !registered || drain.is(Phase::Stopped);
+            registered = true;
+            if look && stopped.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Wake::End);
+            }
+            connection.deadline.poll_expired(cx).map(|()| Wake::End)
+        });
+        match wake.await {
+            Wake::End => return,
+            // Boxed, so that a connection holds the story of a request only while there is one.
+            Wake::Input => match Box::pin(connection.converse()).await {
+                Next::Idle => {}
+                Next::Close => return,
+                Next::Linger => return connection.linger().await,
+                Next::Tunnel(tunnel) => return Box::pin(connection.tunnel(tunnel)).await,
+            },
+        }
+    }
+}
+
+/// What ends a wait for input.
+enum Wake {
+    Input,
+    End,
+}
+
+/// What becomes of a connection after its requests so far.
+enum Next {
+    Idle,
+    Close,
+    /// Close, but take in what the client still sends.
+    Linger,
+    Tunnel(ResponseBody),
+}
+
+struct Connection<'a> {
+    worker: &'a Rc<Worker>,
+    slot: Slot,
+    listener: &'a Arc<ListenerPolicy>,
+    client: Rc<Client>,
+    /// Header timeout within a head, idle timeout between messages; within a request its own timer runs.
+    deadline: Deadline,
+}
+
+impl Connection<'_> {
+    /// Ready when a request may have begun. Until then the connection holds no buffer.
+    fn poll_more(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut reader = self.client.reader.borrow_mut();
+        if reader.has_input() {
+            return Poll::Ready(());
+        }
+        reader.park();
+        self.client.writer.borrow_mut().park();
+        reader.poll_readable(cx).map(drop)
+    }
+
+    /// Answers requests for as long as they are there.
+    async fn converse(&self) -> Next {
+        loop {
+            let parsed = match self.head().await {
+                Some(Ok(parsed)) => parsed,
+                Some(Err(ReadError::Refused(refused))) => return self.refuse(refused).await,
+                Some(Err(_)) | None => return Next::Close,
+            };
+            self.deadline.set(None);
+            match self.exchange(parsed).await {
+                Next::Idle => self.deadline.set_after(self.listener.idle_timeout),
+                next => return next,
+            }
+            if !self.client.reader.borrow().has_input() {
+                return Next::Idle;
+            }
+        }
+    }
+
+    /// The next head; `None` when it takes too long.
+    async fn head(&self) -> Option<Result<Parsed<RequestHead>, ReadError>> {
+        let limit = self.listener.max_header_bytes as usize;
+        let mut waits = false;
+        poll_fn(|cx| {
+            let mut reader = self.client.reader.borrow_mut();
+            if let Poll::Ready(read) = reader.poll_request(cx, limit) {
+                return Poll::Ready(Some(read));
+            }
+            if !waits {
+                self.deadline.set_after(self.listener.header_timeout);
+                waits = true;
+            }
+            self.deadline.poll_expired(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// One request and its response.
+    async fn exchange(&self, parsed: Parsed<RequestHead>) -> Next {
+        let (method, version) = (parsed.head.method.clone(), parsed.head.version);
+        let source = Source::H1(Rc::clone(&self.client));
+        let story = request::serve(self.worker, self.slot, parsed.head, source);
+        let Some(response) = self.unless_gone(story).await else {
+            return Next::Close;
+        };
+        let request::Response { mut head, mut body } = response;
+        let whole = self.client.reader.borrow().is_complete();
+        let stays = parsed.keep_alive
+            && (whole || matches!(body, ResponseBody::Upstream(_)))
+            && !self.worker.draining.get();
+        let framing = frame(&mut head, &body, &method, version);
+        let keep_alive = stays && framing != Framing::UntilClose;
+        announce(&mut head, version, keep_alive);
+        self.client
+            .writer
+            .borrow_mut()
+            .begin_response(&head, framing);
+        drop(head);
+        if !self.send(&mut body).await {
+            return Next::Close;
+        }
+        if matches!(body, ResponseBody::Tunnel(_)) {
+            return Next::Tunnel(body);
+        }
+        drop(body);
+        match (self.client.reader.borrow().is_complete(), keep_alive) {
+            (false, _) => Next::Linger,
+            (true, false) => Next::Close,
+            (true, true) => Next::Idle,
+        }
+    }
+
+    /// Runs the request's story, unless the client leaves before it has an answer.
+    async fn unless_gone(
+        &self,
+        story: impl Future<Output = request::Response>,
+    ) -> Option<request::Response> {
+        let mut story = pin!(story);
+        poll_fn(|cx| {
+            let told = story.as_mut().poll(cx);
+            if told.is_ready() {
+                return told.map(Some);
+            }
+            // Informational responses leave at once.
+            let flushed = self.client.writer.borrow_mut().poll_flush(cx);
+            if matches!(flushed, Poll::Ready(Err(_))) {
+                return Poll::Ready(None);
+            }
+            self.client.reader.borrow_mut().poll_gone(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// Writes the response; false when it broke off, and with it the connection.
+    async fn send(&self, body: &mut ResponseBody) -> bool {
+        poll_fn(|cx| {
+            match self.client.writer.borrow_mut().poll_send(cx, body) {
+                Poll::Ready(Ok(())) => return Poll::Ready(true),
+                Poll::Ready(Err(error)) => {
+                    tracing::debug!(listener = self.listener.name, ?error, "response broken off");
+                    return Poll::Ready(false);
+                }
+                Poll::Pending => {}
+            }
+            if body.poll_timer(cx).is_ready()
+                || self.client.reader.borrow_mut().poll_gone(cx).is_ready()
+            {
+                return Poll::Ready(false);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Answers what is not a request with why, and closes.
+    async fn refuse(&self, refused: Refused) -> Next {
+        let shard = self.listener.metrics.shard(self.worker.id);
+        shard.error(Kind::DownstreamProtocol);
+        let status = match refused {
+            Refused::Bad(_) => StatusCode::BAD_REQUEST,
+            Refused::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Refused::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        };
+        let text = format!("outrigger: {}: {refused}\n", self.listener.name);
+        let mut head = ResponseHead::new(status);
+        head.fields
+            .push("content-type", b"text/plain; charset=utf-8");
+        let mut body = ResponseBody::Local(Bytes::from(text));
+        let framing = frame(&mut head, &body, &Method::GET, Version::HTTP_11);
+        announce(&mut head, Version::HTTP_11, false);
+        self.client
+            .writer
+            .borrow_mut()
+            .begin_response(&head, framing);
+        self.deadline.set_after(self.listener.idle_timeout);
+        let sent = self.deadline.bound(self.send(&mut body)).await;
+        if sent == Some(true) {
+            Next::Linger
+        } else {
+            Next::Close
+        }
+    }
+
+    /// Ends our direction and throws away what the client still sends, for a while.
+    async fn linger(&self) {
+        self.deadline.set_after(LINGER);
+        let discarded = poll_fn(|cx| {
+            if let Poll::Ready(Err(_)) = self.client.writer.borrow_mut().poll_shutdown(cx) {
+                return Poll::Ready(());
+            }
+            self.client.reader.borrow_mut().poll_discard(cx)
+        });
+        self.deadline.bound(discarded).await;
+    }
+
+    async fn tunnel(self, body: ResponseBody) {
+        let (ResponseBody::Tunnel(tunnel), Ok(client)) = (body, Rc::try_unwrap(self.client)) else {
+            return tracing::error!("a connection was upgraded while its request was held");
+        };
+        let (reader, writer) = (client.reader.into_inner(), client.writer.into_inner());
+        tunnel.run(http1::into_stream(reader, writer)).await;
+    }
+}
+
+/// How the response's body travels; the head says the same when this returns (RFC 9112 section 6).
+fn frame(
+    head: &mut ResponseHead,
+    body: &ResponseBody,
+    method: &Method,
+    version: Version,
+) -> Framing {
+    if head.is_whole(method) {
+        return Framing::Length(0);
+    }
+    let fields = &mut head.fields;
+    match body.length() {
+        Some(length) => {
+            fields.remove_known(Known::TransferEncoding);
+            if !fields.has(Known::ContentLength) {
+                fields.push("content-length", length.to_string().as_bytes());
+            }
+            Framing::Length(length)
+        }
+        None if version == Version::HTTP_11 => {
+            fields.remove_known(Known::ContentLength);
+            if !fields.has(Known::TransferEncoding) {
+                fields.push("transfer-encoding", b"chunked");
+            }
+            Framing::Chunked
+        }
+        None => {
+            fields.remove_known(Known::TransferEncoding);
+            Framing::UntilClose
+        }
+    }
+}
+
+/// Says whether the connection stays (RFC 9112 section 9.3), where that is not what the version takes for granted.
+fn announce(head: &mut ResponseHead, version: Version, keep_alive: bool) {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    match (version, keep_alive) {
+        (Version::HTTP_11, false) => head.fields.push("connection", b"close"),
+        (Version::HTTP_10, true) => head.fields.push("connection", b"keep-alive"),
+        _ => {}
     }
 }

@@ -1,6 +1,6 @@
 //! An HTTP/2 client's connection (RFC 9113), served by hyper.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body::Body;
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -17,10 +18,10 @@ use hyper_util::rt::TokioIo;
 use super::protocol::Stream;
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
-use crate::request::body::ResponseBody;
-use crate::request::timer::Timer;
+use crate::message::head::RequestHead;
+use crate::request;
+use crate::request::body::{ResponseBody, Source};
 use crate::request::worker::Worker;
-use crate::request::{self, Open};
 use crate::routing::snapshot::{ListenerPolicy, Slot};
 use crate::upstream::connect::LocalExecutor;
 
@@ -34,12 +35,11 @@ pub(super) async fn serve(
     worker: &Rc<Worker>,
     slot: Slot,
     listener: &Arc<ListenerPolicy>,
-    open: Open,
     stream: Stream,
     drain: Drain,
 ) {
     let state = Connection::new(worker);
-    let service = service(worker, slot, &state, &open);
+    let service = service(worker, slot, &state);
     let connection = http2::Builder::new(LocalExecutor)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(listener.max_header_bytes)
@@ -86,61 +86,51 @@ pub(super) async fn serve(
 }
 
 /// What a connection knows of itself between two polls.
-pub(super) struct Connection {
-    pub(super) in_flight: Cell<u32>,
-    /// The timer of the latest response under way; HTTP/1.1 has only the one.
-    pub(super) timer: RefCell<Option<Rc<Timer>>>,
-    /// Requests so far.
-    pub(super) served: Cell<u64>,
-    pub(super) deadline: Deadline,
+struct Connection {
+    in_flight: Cell<u32>,
+    deadline: Deadline,
 }
 
 impl Connection {
-    pub(super) fn new(worker: &Worker) -> Rc<Self> {
+    fn new(worker: &Worker) -> Rc<Self> {
         Rc::new(Self {
             in_flight: Cell::new(0),
-            timer: RefCell::default(),
-            served: Cell::new(0),
             deadline: worker.sweep.deadline(),
         })
     }
 }
 
 /// Hands each request to its story and counts it until its response body is gone.
-pub(super) fn service(
+fn service(
     worker: &Rc<Worker>,
     slot: Slot,
     state: &Rc<Connection>,
-    open: &Open,
 ) -> impl hyper::service::Service<
-    http::Request<hyper::body::Incoming>,
+    http::Request<Incoming>,
     Response = http::Response<Counted>,
     Error = Infallible,
     Future = impl Future<Output = Result<http::Response<Counted>, Infallible>> + use<>,
 > + use<> {
-    let (worker, state, open) = (Rc::clone(worker), Rc::clone(state), Rc::clone(open));
-    service_fn(move |request| {
+    let (worker, state) = (Rc::clone(worker), Rc::clone(state));
+    service_fn(move |request: http::Request<Incoming>| {
         let (worker, guard) = (Rc::clone(&worker), InFlight::enter(&state));
-        let open = Rc::clone(&open);
         async move {
-            let response = request::serve(worker, slot, open, request).await;
-            if let Some(timer) = response.body().timer() {
-                guard.0.timer.replace(Some(timer));
-            }
-            Ok(response.map(|body| Counted {
-                body,
+            let (parts, body) = request.into_parts();
+            let head = RequestHead::from_h2(&parts);
+            let response = request::serve(&worker, slot, head, Source::H2(body)).await;
+            Ok(response.head.to_h2(Counted {
+                body: response.body,
                 _guard: guard,
             }))
         }
     })
 }
 
-pub(super) struct InFlight(Rc<Connection>);
+struct InFlight(Rc<Connection>);
 
 impl InFlight {
     fn enter(state: &Rc<Connection>) -> Self {
         state.in_flight.set(state.in_flight.get() + 1);
-        state.served.set(state.served.get() + 1);
         Self(Rc::clone(state))
     }
 }
@@ -149,9 +139,6 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let left = self.0.in_flight.get() - 1;
         self.0.in_flight.set(left);
-        if left == 0 {
-            self.0.timer.take();
-        }
     }
 }
 

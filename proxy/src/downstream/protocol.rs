@@ -6,18 +6,19 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use outrigger_xds::model::Protocol;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{h1, h2};
 use crate::drain::{Drain, Phase};
+use crate::http1::buffers::Buffers;
+use crate::request::tcp;
 use crate::request::worker::Worker;
-use crate::request::{Open, tcp};
 use crate::routing::snapshot::{ListenerPolicy, Slot};
 
 /// What a client that knows HTTP/2 sends first (RFC 9113 section 3.4).
@@ -32,7 +33,7 @@ pub(crate) async fn serve(
     worker: &Rc<Worker>,
     slot: Slot,
     listener: &Arc<ListenerPolicy>,
-    open: Open,
+    open: Rc<dyn std::any::Any>,
     stream: TcpStream,
     drain: Drain,
 ) {
@@ -47,16 +48,22 @@ pub(crate) async fn serve(
         }
     };
     match speaks {
-        Some(Speaks::Http1) => h1::serve(worker, slot, listener, open, stream, drain).await,
-        Some(Speaks::Http2) => h2::serve(worker, slot, listener, open, stream, drain).await,
+        Some(Speaks::Http1) => {
+            let (stream, first) = stream.into_parts();
+            h1::serve(worker, slot, listener, stream, first, drain).await;
+        }
+        // Boxed, so that an idle HTTP/1.1 connection is not as large as what these hold.
+        Some(Speaks::Http2) => Box::pin(h2::serve(worker, slot, listener, stream, drain)).await,
         Some(Speaks::Tcp) => {
+            let relay = Box::pin(tcp::serve(worker, listener, &mut stream));
             tokio::select! {
-                () = tcp::serve(worker, listener, &mut stream) => {}
+                () = relay => {}
                 () = drain.reached(Phase::Stopped) => {}
             }
         }
         None => {}
     }
+    drop(open);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +119,7 @@ async fn detect(
     let deadline = worker.sweep.deadline();
     deadline.set_after(wait);
     loop {
-        match deadline.bound(stream.fill()).await {
+        match deadline.bound(stream.fill(&worker.buffers)).await {
             None => return silent,
             Some(Err(_)) => return None,
             Some(Ok(0)) if stream.prefix.is_empty() => return None,
@@ -128,27 +135,29 @@ async fn detect(
 
 /// The client's stream, with the bytes that detection has read in front of it.
 pub(super) struct Stream {
-    prefix: Vec<u8>,
+    prefix: BytesMut,
     stream: TcpStream,
-    /// Bytes have been read since somebody last looked.
-    pub(super) read: Arc<AtomicBool>,
 }
 
 impl Stream {
     fn new(stream: TcpStream) -> Self {
         Self {
-            prefix: Vec::new(),
+            prefix: BytesMut::new(),
             stream,
-            read: Arc::default(),
         }
     }
 
-    /// Reads a little more for detection.
-    async fn fill(&mut self) -> io::Result<usize> {
-        let mut some = [0; PREFACE.len()];
-        let read = self.stream.read(&mut some).await?;
-        self.prefix.extend_from_slice(&some[..read]);
-        Ok(read)
+    /// Reads a little more for detection. A client that is silent costs no buffer.
+    async fn fill(&mut self, buffers: &Buffers) -> io::Result<usize> {
+        if self.prefix.is_empty() {
+            self.stream.readable().await?;
+            self.prefix = buffers.input();
+        }
+        self.stream.read_buf(&mut self.prefix).await
+    }
+
+    fn into_parts(self) -> (TcpStream, BytesMut) {
+        (self.stream, self.prefix)
     }
 }
 
@@ -162,16 +171,13 @@ impl AsyncRead for Stream {
         if !this.prefix.is_empty() {
             let fits = this.prefix.len().min(buf.remaining());
             buf.put_slice(&this.prefix[..fits]);
-            this.prefix.drain(..fits);
-            this.read.store(true, Relaxed);
+            this.prefix.advance(fits);
+            if this.prefix.is_empty() {
+                this.prefix = BytesMut::new();
+            }
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            this.read.store(true, Relaxed);
-        }
-        polled
+        Pin::new(&mut this.stream).poll_read(cx, buf)
     }
 }
 

@@ -3,20 +3,100 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::record::Record;
 use super::timer::Timer;
+use super::tunnel::Tunnel;
 use crate::error::{Kind, ProxyError};
+use crate::http1::reader::Reader;
+use crate::http1::writer::Writer;
+use crate::message::fields::Fields;
+use crate::message::head::ResponseHead;
+use crate::message::{Body, Part};
+use crate::upstream::h1::Exchange;
+use crate::upstream::pool;
 
 /// Bytes of a request body kept for another attempt; beyond it the body streams and the request is no longer retriable.
 pub(crate) const MAX_REPLAY: usize = 64 * 1024;
+
+/// An HTTP/1.1 client: its connection reads and writes in turn with the request's story, both on the same task.
+pub(crate) struct Client {
+    pub(crate) reader: RefCell<Reader>,
+    pub(crate) writer: RefCell<Writer>,
+}
+
+/// Where a request's body comes from.
+pub(crate) enum Source {
+    H1(Rc<Client>),
+    H2(Incoming),
+}
+
+impl Source {
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
+        match self {
+            Self::H1(client) => {
+                let part = ready!(client.reader.borrow_mut().poll_part(cx));
+                Poll::Ready(part.map(|part| part.map_err(broken)))
+            }
+            Self::H2(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| match frame {
+                    Ok(frame) => Ok(part(frame)),
+                    Err(error) => Err(broken(error)),
+                }))
+            }
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        match self {
+            Self::H1(client) => client.reader.borrow().is_complete(),
+            Self::H2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn length(&self) -> Option<u64> {
+        match self {
+            Self::H1(client) => client.reader.borrow().remaining(),
+            Self::H2(body) if body.is_end_stream() => Some(0),
+            Self::H2(body) => body.size_hint().exact(),
+        }
+    }
+
+    /// Passes an informational response on. HTTP/2 clients go without: hyper cannot send one.
+    fn inform(&self, head: &ResponseHead) {
+        if let Self::H1(client) = self {
+            client.writer.borrow_mut().inform(head);
+        }
+    }
+}
+
+/// The client broke its request off.
+fn broken(cause: impl std::error::Error + Send + Sync + 'static) -> ProxyError {
+    ProxyError::caused(Kind::DownstreamTermination, cause)
+}
+
+fn part(frame: Frame<Bytes>) -> Part {
+    match frame.into_data() {
+        Ok(data) => Part::Data(data),
+        Err(frame) => {
+            let trailers = frame.into_trailers().unwrap_or_default();
+            Part::Trailers(Fields::from_map(&trailers))
+        }
+    }
+}
+
+fn frame(part: Part) -> Frame<Bytes> {
+    match part {
+        Part::Data(data) => Frame::data(data),
+        Part::Trailers(fields) => Frame::trailers(fields.to_map()),
+    }
+}
 
 /// A request body that can be sent again while it is small enough. Clones share it.
 #[derive(Clone)]
@@ -25,32 +105,32 @@ pub(crate) struct Replay {
 }
 
 pub(crate) struct State {
-    source: RefCell<Incoming>,
+    source: RefCell<Source>,
     kept: RefCell<Vec<Bytes>>,
-    trailers: RefCell<Option<HeaderMap>>,
+    trailers: RefCell<Option<Fields>>,
     kept_bytes: Cell<usize>,
     /// Bytes went by that were not kept.
     overflowed: Cell<bool>,
-    /// The source has given its last frame.
+    /// The source has given its last part.
     ended: Cell<bool>,
     /// The source failed: the client broke off.
     broken: Cell<bool>,
     /// Only the newest attempt may read.
     attempt: Cell<u32>,
     limit: usize,
-    exact: Option<u64>,
+    length: Option<u64>,
     bytes: Cell<u64>,
-    timer: Rc<Timer>,
+    timer: Timer,
 }
 
 impl Replay {
     /// `limit` is how many bytes are kept; zero when the request will not be tried again.
-    pub(crate) fn new(source: Incoming, limit: usize, timer: Rc<Timer>) -> Self {
-        let ended = source.is_end_stream();
+    pub(crate) fn new(source: Source, limit: usize, timer: Timer) -> Self {
+        let ended = source.is_end();
         if ended {
             timer.request_complete();
         }
-        let exact = source.size_hint().exact();
+        let length = source.length();
         let state = State {
             source: RefCell::new(source),
             kept: RefCell::default(),
@@ -61,13 +141,23 @@ impl Replay {
             broken: Cell::new(false),
             attempt: Cell::new(0),
             limit,
-            exact,
+            length,
             bytes: Cell::new(0),
             timer,
         };
         Self {
             state: Rc::new(state),
         }
+    }
+
+    /// The stream's deadline.
+    pub(crate) fn timer(&self) -> &Timer {
+        &self.state.timer
+    }
+
+    /// Passes an informational response on to the client.
+    pub(crate) fn inform(&self, head: &ResponseHead) {
+        self.state.source.borrow().inform(head);
     }
 
     /// The body for one more attempt, from its first byte; earlier attempts' bodies end with an error.
@@ -88,11 +178,6 @@ impl Replay {
     /// Whether another attempt would see the whole body.
     pub(crate) fn is_replayable(&self) -> bool {
         !self.state.overflowed.get() && !self.state.broken.get()
-    }
-
-    /// Whether the client has sent all of it.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.state.ended.get()
     }
 
     /// Whether the client broke off.
@@ -118,36 +203,28 @@ pub(crate) enum AttemptBody {
 }
 
 impl State {
-    fn poll_source(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
-        let polled = Pin::new(&mut *self.source.borrow_mut()).poll_frame(cx);
-        match std::task::ready!(polled) {
-            None => {
-                self.end();
-                Poll::Ready(None)
-            }
-            Some(Err(error)) => {
-                self.broken.set(true);
-                Poll::Ready(Some(Err(ProxyError::caused(
-                    Kind::DownstreamTermination,
-                    error,
-                ))))
-            }
-            Some(Ok(frame)) => {
-                self.note(&frame);
-                Poll::Ready(Some(Ok(frame)))
-            }
+    fn poll_source(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
+        let polled = ready!(self.source.borrow_mut().poll_part(cx));
+        match &polled {
+            None => self.end(),
+            Some(Err(_)) => self.broken.set(true),
+            Some(Ok(part)) => self.note(part),
         }
+        Poll::Ready(polled)
     }
 
-    fn note(&self, frame: &Frame<Bytes>) {
+    fn note(&self, part: &Part) {
         self.timer.touch();
-        if let Some(data) = frame.data_ref() {
-            self.bytes.set(self.bytes.get() + data.len() as u64);
-            self.keep(data);
-        } else if let Some(trailers) = frame.trailers_ref() {
-            *self.trailers.borrow_mut() = Some(trailers.clone());
+        match part {
+            Part::Data(data) => {
+                self.bytes.set(self.bytes.get() + data.len() as u64);
+                self.keep(data);
+            }
+            Part::Trailers(trailers) => {
+                *self.trailers.borrow_mut() = Some(trailers.clone());
+            }
         }
-        if self.source.borrow().is_end_stream() {
+        if self.source.borrow().is_end() {
             self.end();
         }
     }
@@ -174,19 +251,13 @@ impl State {
 }
 
 impl Body for AttemptBody {
-    type Data = Bytes;
-    type Error = ProxyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
         let Self::Replayed {
             state,
             attempt,
             next,
             trailers_sent,
-        } = self.get_mut()
+        } = self
         else {
             return Poll::Ready(None);
         };
@@ -199,33 +270,26 @@ impl Body for AttemptBody {
         let kept = state.kept.borrow().get(*next).cloned();
         if let Some(data) = kept {
             *next += 1;
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+            return Poll::Ready(Some(Ok(Part::Data(data))));
         }
         if state.ended.get() {
             if *trailers_sent {
                 return Poll::Ready(None);
             }
             *trailers_sent = true;
-            return Poll::Ready(
-                state
-                    .trailers
-                    .borrow()
-                    .clone()
-                    .map(|trailers| Ok(Frame::trailers(trailers))),
-            );
+            let trailers = state.trailers.borrow().clone();
+            return Poll::Ready(trailers.map(|trailers| Ok(Part::Trailers(trailers))));
         }
         let polled = state.poll_source(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            if frame.is_trailers() {
-                *trailers_sent = true;
-            } else {
-                *next = state.kept.borrow().len();
-            }
+        match &polled {
+            Poll::Ready(Some(Ok(Part::Trailers(_)))) => *trailers_sent = true,
+            Poll::Ready(Some(Ok(Part::Data(_)))) => *next = state.kept.borrow().len(),
+            _ => {}
         }
         polled
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn is_end(&self) -> bool {
         match self {
             Self::Empty => true,
             Self::Replayed {
@@ -241,93 +305,16 @@ impl Body for AttemptBody {
         }
     }
 
-    fn size_hint(&self) -> SizeHint {
+    fn length(&self) -> Option<u64> {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Replayed { state, .. } => state
-                .exact
-                .map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Empty => Some(0),
+            Self::Replayed { state, .. } => state.length,
         }
     }
 }
 
-/// What a client is answered with: a body of ours, or the task's as it comes.
-pub(crate) enum ResponseBody {
-    Local(Full<Bytes>),
-    Upstream(Box<Observed>),
-}
-
-impl ResponseBody {
-    pub(crate) fn text(text: String) -> Self {
-        Self::Local(Full::new(text.into()))
-    }
-
-    /// The timer of a response that comes from a task.
-    pub(crate) fn timer(&self) -> Option<Rc<Timer>> {
-        match self {
-            Self::Local(_) => None,
-            Self::Upstream(body) => Some(Rc::clone(&body.timer)),
-        }
-    }
-
-    pub(crate) fn empty() -> Self {
-        Self::Local(Full::default())
-    }
-}
-
-/// A response body under observation. Dropping it, finished or not, ends the lease and writes the record.
-pub(crate) struct Observed {
-    inner: Incoming,
-    timer: Rc<Timer>,
-    record: Record,
-}
-
-impl Observed {
-    pub(crate) fn new(inner: Incoming, timer: Rc<Timer>, mut record: Record) -> Self {
-        if inner.is_end_stream() {
-            record.complete();
-        }
-        Self {
-            inner,
-            timer,
-            record,
-        }
-    }
-
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Ready(None) => {
-                self.record.complete();
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Ok(frame))) => {
-                self.timer.touch();
-                self.record
-                    .response_bytes(frame.data_ref().map_or(0, Bytes::len));
-                if self.inner.is_end_stream() {
-                    self.record.complete();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                self.record.fail(Kind::ConnectionTermination);
-                Poll::Ready(Some(Err(ProxyError::caused(
-                    Kind::ConnectionTermination,
-                    error,
-                ))))
-            }
-            Poll::Pending => self.timer.poll(cx).map(|kind| {
-                self.record.fail(kind);
-                Some(Err(kind.into()))
-            }),
-        }
-    }
-}
-
-impl Body for ResponseBody {
+/// For HTTP/2, which hyper speaks.
+impl http_body::Body for AttemptBody {
     type Data = Bytes;
     type Error = ProxyError;
 
@@ -335,25 +322,190 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
-        match self.get_mut() {
-            Self::Local(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map_err(|never| match never {}),
-            Self::Upstream(body) => body.poll_frame(cx),
-        }
+        let polled = ready!(self.get_mut().poll_part(cx));
+        Poll::Ready(polled.map(|part| part.map(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Local(body) => body.is_end_stream(),
-            Self::Upstream(body) => body.inner.is_end_stream(),
-        }
+        self.is_end()
     }
 
     fn size_hint(&self) -> SizeHint {
+        self.length()
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// A response's body as it comes from the task.
+pub(crate) enum UpstreamBody {
+    H1(Exchange<AttemptBody>),
+    H2(
+        Incoming,
+        #[expect(dead_code, reason = "held for its Drop")] pool::Stream,
+    ),
+}
+
+impl UpstreamBody {
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
         match self {
-            Self::Local(body) => body.size_hint(),
-            Self::Upstream(body) => body.inner.size_hint(),
+            Self::H1(exchange) => exchange.poll_part(cx),
+            Self::H2(body, _) => {
+                let polled = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(polled.map(|polled| match polled {
+                    Ok(frame) => Ok(part(frame)),
+                    Err(error) => Err(ProxyError::caused(Kind::ConnectionTermination, error)),
+                }))
+            }
         }
+    }
+
+    fn is_end(&self) -> bool {
+        match self {
+            Self::H1(exchange) => exchange.is_end(),
+            Self::H2(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn length(&self) -> Option<u64> {
+        match self {
+            Self::H1(exchange) => exchange.remaining(),
+            Self::H2(body, _) if body.is_end_stream() => Some(0),
+            Self::H2(body, _) => body.size_hint().exact(),
+        }
+    }
+}
+
+/// What a client is answered with.
+pub(crate) enum ResponseBody {
+    /// A text of ours.
+    Local(Bytes),
+    /// The task's, as it comes.
+    Upstream(Observed),
+    /// 101 Switching Protocols: what follows are bytes both ways.
+    Tunnel(Box<Tunnel>),
+}
+
+/// A response body under observation. Dropping it, finished or not, ends the lease and writes the record.
+pub(crate) struct Observed {
+    body: Option<UpstreamBody>,
+    request: Replay,
+    record: Record,
+}
+
+impl Observed {
+    pub(crate) fn new(body: UpstreamBody, request: Replay, record: Record) -> Self {
+        Self {
+            body: Some(body),
+            request,
+            record,
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        self.body.as_ref().is_none_or(UpstreamBody::is_end)
+    }
+
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let timer = self.request.timer();
+        match body.poll_part(cx) {
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Ok(part))) => {
+                timer.touch();
+                if let Part::Data(data) = &part {
+                    self.record.bytes(data.len() as u64);
+                }
+                Poll::Ready(Some(Ok(part)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.record.fail(error.kind);
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Pending => timer.poll(cx).map(|kind| {
+                self.record.fail(kind);
+                Some(Err(kind.into()))
+            }),
+        }
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        self.record.bytes(self.request.bytes());
+        if let Some(UpstreamBody::H1(exchange)) = self.body.take()
+            && let Some(idle) = exchange.into_idle()
+        {
+            self.record.give_back(idle);
+        }
+    }
+}
+
+impl ResponseBody {
+    pub(crate) fn empty() -> Self {
+        Self::Local(Bytes::new())
+    }
+
+    /// For a client that takes no more for now: which timeout has passed, if one has.
+    pub(crate) fn poll_timer(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let Self::Upstream(observed) = self else {
+            return Poll::Pending;
+        };
+        let timer = observed.request.timer();
+        timer.poll(cx).map(|kind| observed.record.fail(kind))
+    }
+}
+
+impl Body for ResponseBody {
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
+        match self {
+            Self::Local(text) if text.is_empty() => Poll::Ready(None),
+            Self::Local(text) => Poll::Ready(Some(Ok(Part::Data(std::mem::take(text))))),
+            Self::Upstream(observed) => observed.poll_part(cx),
+            Self::Tunnel(_) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        match self {
+            Self::Local(text) => text.is_empty(),
+            Self::Upstream(observed) => observed.is_end(),
+            Self::Tunnel(_) => true,
+        }
+    }
+
+    fn length(&self) -> Option<u64> {
+        match self {
+            Self::Local(text) => Some(text.len() as u64),
+            Self::Upstream(observed) => match &observed.body {
+                Some(body) => body.length(),
+                None => Some(0),
+            },
+            Self::Tunnel(_) => Some(0),
+        }
+    }
+}
+
+/// For HTTP/2, which hyper speaks.
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = ProxyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        let polled = ready!(self.get_mut().poll_part(cx));
+        Poll::Ready(polled.map(|part| part.map(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length()
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use outrigger_xds::model::{Protocol, RetryPolicy};
+use outrigger_xds::model::RetryPolicy;
 use rand::Rng;
 
 use crate::error::{Kind, Retriable};
@@ -52,14 +52,6 @@ impl<'a> Attempts<'a> {
     /// The endpoints tried so far.
     pub(crate) fn tried(&self) -> &[u64] {
         &self.tried[..self.tried.len().min(self.made as usize)]
-    }
-
-    /// Whether a copy of the head is worth keeping while an attempt runs: a delivered request may be repeated, or the connection
-    /// is HTTP/2, which may refuse a stream without handing the head back.
-    pub(crate) fn may_keep(&self, protocol: Protocol) -> bool {
-        let repeatable = self.idempotent || self.policy.retry_non_idempotent;
-        self.made <= self.policy.num_retries
-            && (repeatable || matches!(protocol, Protocol::Http2 | Protocol::Grpc))
     }
 
     /// Whether the rules allow one more attempt. The budget and the body have their own say.

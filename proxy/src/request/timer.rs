@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::deadline::{Deadline, Sweep};
 use crate::error::Kind;
+use crate::message::fields::{Fields, Known};
 
 /// One stream's deadline.
 pub(crate) struct Timer {
@@ -90,8 +91,8 @@ impl Timer {
 }
 
 /// The `grpc-timeout` header (gRPC over HTTP/2, "Timeout"): up to eight digits and a unit.
-pub(crate) fn grpc_timeout(headers: &http::HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+pub(crate) fn grpc_timeout(fields: &Fields) -> Option<Duration> {
+    let text = std::str::from_utf8(fields.value(Known::GrpcTimeout)?).ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 {
         return None;
@@ -128,9 +129,9 @@ mod tests {
     #[test]
     fn grpc_timeouts_are_read_in_every_unit() {
         let read = |text: &'static str| {
-            let mut headers = http::HeaderMap::new();
-            headers.insert("grpc-timeout", http::HeaderValue::from_static(text));
-            grpc_timeout(&headers)
+            let mut fields = Fields::default();
+            fields.push("grpc-timeout", text.as_bytes());
+            grpc_timeout(&fields)
         };
         assert_eq!(read("1H"), Some(Duration::from_secs(3600)));
         assert_eq!(read("0m"), Some(Duration::from_nanos(1)));

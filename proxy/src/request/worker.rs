@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::body::AttemptBody;
 use crate::deadline::Sweep;
+use crate::http1::buffers::Buffers;
 use crate::routing::snapshot::Current;
 use crate::upstream::pool::Pool;
 
@@ -19,6 +20,7 @@ pub(crate) struct Worker {
     /// Its index among the metric shards.
     pub(crate) id: usize,
     pub(crate) pool: Pool<AttemptBody>,
+    pub(crate) buffers: Rc<Buffers>,
     pub(crate) sweep: Sweep,
     pub(crate) snapshot: Current,
     /// Set when this sidecar drains: responses then ask h1 clients to close.
@@ -27,10 +29,12 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(id: usize, snapshot: Current) -> Rc<Self> {
-        let (pool, sweep) = (Pool::new(), Sweep::new());
+        let buffers = Buffers::new();
+        let (pool, sweep) = (Pool::new(Rc::clone(&buffers)), Sweep::new());
         Rc::new(Self {
             id,
             pool,
+            buffers,
             sweep,
             snapshot,
             draining: Cell::new(false),

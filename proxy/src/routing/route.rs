@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
-use http::{HeaderMap, Uri};
 use outrigger_xds::model::{self, PathMatch, RetryPolicy};
 
+use crate::message::head::RequestHead;
 use crate::upstream::cluster::Cluster;
 
 /// A route with its names resolved.
@@ -55,19 +55,22 @@ impl Route {
         })
     }
 
-    fn matches(&self, host: &str, uri: &Uri, headers: &HeaderMap) -> bool {
+    fn matches(&self, host: &[u8], head: &RequestHead) -> bool {
         self.matches_host(host)
             && match &self.path {
-                PathMatch::Prefix(prefix) => uri.path().starts_with(prefix.as_str()),
-                PathMatch::Exact(path) => uri.path() == path,
+                PathMatch::Prefix(prefix) => head.path().starts_with(prefix.as_bytes()),
+                PathMatch::Exact(path) => head.path() == path.as_bytes(),
             }
-            && self.headers.iter().all(|(name, wanted)| match wanted {
-                Some(wanted) => headers.get_all(name).iter().any(|value| value == wanted),
-                None => headers.contains_key(name),
+            && self.headers.iter().all(|(name, wanted)| {
+                let mut values = head.fields.named(name.as_str().as_bytes());
+                match wanted {
+                    Some(wanted) => values.any(|value| value == wanted.as_bytes()),
+                    None => values.next().is_some(),
+                }
             })
     }
 
-    fn matches_host(&self, host: &str) -> bool {
+    fn matches_host(&self, host: &[u8]) -> bool {
         self.hosts.is_empty()
             || self
                 .hosts
@@ -76,46 +79,32 @@ impl Route {
                     Some(suffix) => {
                         host.len() > suffix.len() && ends_with_ignore_case(host, suffix)
                     }
-                    None => host.eq_ignore_ascii_case(pattern),
+                    None => host.eq_ignore_ascii_case(pattern.as_bytes()),
                 })
     }
 }
 
-fn ends_with_ignore_case(text: &str, suffix: &str) -> bool {
+fn ends_with_ignore_case(text: &[u8], suffix: &str) -> bool {
     text.len()
         .checked_sub(suffix.len())
-        .and_then(|at| text.get(at..))
-        .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+        .is_some_and(|at| text[at..].eq_ignore_ascii_case(suffix.as_bytes()))
 }
 
 /// The first route that matches.
-pub(crate) fn find<'a>(
-    routes: &'a [Arc<Route>],
-    uri: &Uri,
-    headers: &HeaderMap,
-) -> Option<&'a Arc<Route>> {
-    let host = host_of(uri, headers);
-    routes
-        .iter()
-        .find(|route| route.matches(host, uri, headers))
+pub(crate) fn find<'a>(routes: &'a [Arc<Route>], head: &RequestHead) -> Option<&'a Arc<Route>> {
+    let host = without_port(head.authority());
+    routes.iter().find(|route| route.matches(host, head))
 }
 
-/// The request's host without port: the authority, else the Host header (RFC 9110 section 7.2).
-fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
-    if let Some(host) = uri.host() {
-        return host;
-    }
-    let host = headers
-        .get(http::header::HOST)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    match host.rsplit_once(':') {
-        Some((name, port))
-            if !name.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) =>
-        {
-            name
-        }
-        _ => host,
+fn without_port(authority: &[u8]) -> &[u8] {
+    let digits = authority
+        .iter()
+        .rev()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    match authority[..authority.len() - digits].strip_suffix(b":") {
+        Some(host) if !host.is_empty() => host,
+        _ => authority,
     }
 }
 
@@ -167,17 +156,12 @@ mod tests {
         uri: &str,
         headers: &[(&'static str, &'static str)],
     ) -> Option<String> {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| {
-                (
-                    HeaderName::from_static(name),
-                    HeaderValue::from_static(value),
-                )
-            })
-            .collect();
-        find(routes, &uri.parse().expect("the uri is valid"), &headers)
-            .map(|route| route.cluster.name.clone())
+        let mut request = http::Request::get(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).expect("the request is valid").into_parts();
+        find(routes, &RequestHead::from_h2(&parts)).map(|route| route.cluster.name.clone())
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
@@ -77,22 +77,6 @@ pub(crate) async fn tcp(address: SocketAddr, timeout: Duration) -> Result<TcpStr
             };
             ProxyError::caused(kind, format!("{address}: {error}"))
         })
-}
-
-/// Makes the stream an HTTP/1.1 client connection, driven by a task of this worker.
-pub(crate) async fn h1<B>(stream: TcpStream) -> Result<http1::SendRequest<B>, ProxyError>
-where
-    B: hyper::body::Body + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let (sender, connection) = http1::Builder::new()
-        .preserve_header_case(true)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| ProxyError::caused(Kind::ConnectFailed, error))?;
-    tokio::task::spawn_local(connection.with_upgrades());
-    Ok(sender)
 }
 
 /// Makes the stream an HTTP/2 client connection (prior knowledge, RFC 9113 section 3.3), driven by a task of this worker.

@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 pub(crate) mod clusters;
 pub(crate) mod connect;
 pub(crate) mod endpoint;
+pub(crate) mod h1;
 pub(crate) mod health;
 pub(crate) mod outlier;
 pub(crate) mod pool;

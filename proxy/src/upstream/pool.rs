@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::{Body, Incoming};
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::body::Body;
+use hyper::client::conn::http2;
 use tokio::time::Instant;
 
 use super::cluster::Cluster;
 use super::connect;
 use super::endpoint::Endpoint;
+use super::h1;
 use crate::error::{Kind, ProxyError};
+use crate::http1::buffers::Buffers;
 
 /// Idle h1 connections kept per endpoint and worker.
 const MAX_IDLE: usize = 256;
@@ -30,29 +31,16 @@ const STREAMS: usize = 100;
 /// A connection that a request is sent on.
 pub(crate) enum Connection<B> {
     /// Exclusive until its response has ended.
-    H1(http1::SendRequest<B>),
+    H1(h1::Idle),
     /// Shared; the token counts the stream until it is dropped.
-    H2 {
-        sender: http2::SendRequest<B>,
-        _stream: Rc<()>,
-    },
+    H2(http2::SendRequest<B>, Stream),
 }
 
-impl<B: Body + 'static> Connection<B> {
-    /// Sends the request. An error gives it back when not a byte of it was written.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<B>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
-        match self {
-            Self::H1(sender) => sender.try_send_request(request).await,
-            Self::H2 { sender, .. } => sender.try_send_request(request).await,
-        }
-    }
-}
+/// One stream of an h2 connection, counted until it is dropped.
+pub(crate) type Stream = Rc<()>;
 
-struct Idle<B> {
-    sender: http1::SendRequest<B>,
+struct Idle {
+    connection: h1::Idle,
     since: Instant,
     timeout: Duration,
 }
@@ -73,13 +61,14 @@ impl<B> Shared<B> {
 
 struct Kept<B> {
     endpoint: Arc<Endpoint>,
-    h1: Vec<Idle<B>>,
+    h1: Vec<Idle>,
     h2: Vec<Shared<B>>,
 }
 
 /// One worker's connections.
 pub(crate) struct Pool<B> {
     endpoints: RefCell<HashMap<u64, Kept<B>>>,
+    buffers: Rc<Buffers>,
 }
 
 impl<B> Pool<B>
@@ -88,9 +77,11 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    pub(crate) fn new() -> Self {
+    /// The buffers are the worker's.
+    pub(crate) fn new(buffers: Rc<Buffers>) -> Self {
         Self {
             endpoints: RefCell::new(HashMap::new()),
+            buffers,
         }
     }
 
@@ -106,14 +97,12 @@ where
                 return None;
             }
             shared.used = Instant::now();
-            return Some(Connection::H2 {
-                sender: shared.sender.clone(),
-                _stream: Rc::clone(&shared.token),
-            });
+            let stream = Rc::clone(&shared.token);
+            return Some(Connection::H2(shared.sender.clone(), stream));
         }
         while let Some(idle) = kept.h1.pop() {
-            if !idle.sender.is_closed() && idle.since.elapsed() < idle.timeout {
-                return Some(Connection::H1(idle.sender));
+            if idle.since.elapsed() < idle.timeout && idle.connection.is_open() {
+                return Some(Connection::H1(idle.connection));
             }
         }
         None
@@ -129,7 +118,7 @@ where
         let _pending = cluster.try_connect().ok_or(Kind::Overflow)?;
         let stream = connect::tcp(endpoint.address, cluster.connect_timeout()).await?;
         if !http2 {
-            return Ok(Connection::H1(connect::h1(stream).await?));
+            return Ok(Connection::H1(h1::Idle::new(stream, &self.buffers)));
         }
         let (sender, token) = (connect::h2(stream).await?, Rc::new(()));
         let mut endpoints = self.endpoints.borrow_mut();
@@ -142,30 +131,19 @@ where
                 timeout: cluster.policy().idle_timeout.unwrap_or(IDLE_TIMEOUT),
             });
         }
-        Ok(Connection::H2 {
-            sender,
-            _stream: token,
-        })
+        Ok(Connection::H2(sender, token))
     }
 
     /// Gives a connection back after its response has ended.
-    pub(crate) fn put(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        connection: Connection<B>,
-        timeout: Duration,
-    ) {
-        let Connection::H1(sender) = connection else {
-            return;
-        };
-        if endpoint.retired.load(Relaxed) || sender.is_closed() || timeout.is_zero() {
+    pub(crate) fn put(&self, endpoint: &Arc<Endpoint>, connection: h1::Idle, timeout: Duration) {
+        if endpoint.retired.load(Relaxed) || timeout.is_zero() {
             return;
         }
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = Self::kept(&mut endpoints, endpoint);
         if kept.h1.len() < MAX_IDLE {
             kept.h1.push(Idle {
-                sender,
+                connection,
                 since: Instant::now(),
                 timeout,
             });
@@ -190,7 +168,7 @@ where
                 return false;
             }
             kept.h1
-                .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < idle.timeout);
+                .retain(|idle| idle.since.elapsed() < idle.timeout && idle.connection.is_open());
             kept.h2.retain(|shared| {
                 let idle = shared.streams() == 0 && shared.used.elapsed() >= shared.timeout;
                 !shared.sender.is_closed() && !idle

@@ -1,0 +1,215 @@
+//! The half of an HTTP/1.1 connection that is read: heads, then bodies part by part. While nothing is under way it holds no buffer.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use http::Method;
+use tokio::net::tcp::OwnedReadHalf;
+
+use super::body::{Decoded, Decoder};
+use super::buffers::{Buffers, SMALL};
+use super::head::{self, Parsed, Refused};
+use crate::message::Part;
+use crate::message::head::{RequestHead, ResponseHead};
+
+/// The most one read asks for; reached in steps while reads fill the buffer.
+const LARGE: usize = 256 * 1024;
+
+/// Why reading ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// Before the first byte of a message.
+    #[error("the connection was closed")]
+    Closed,
+    #[error("the connection was closed within a message")]
+    Truncated,
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+/// The read half.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    half: OwnedReadHalf,
+    buffer: BytesMut,
+    decoder: Decoder,
+    /// The peer has sent its FIN.
+    ended: bool,
+    /// How much the next read asks for.
+    want: usize,
+    buffers: Rc<Buffers>,
+}
+
+impl Reader {
+    /// `first` is what was read before.
+    pub(crate) fn new(half: OwnedReadHalf, first: BytesMut, buffers: Rc<Buffers>) -> Self {
+        Self {
+            half,
+            buffer: first,
+            decoder: Decoder::Done,
+            ended: false,
+            want: SMALL,
+            buffers,
+        }
+    }
+
+    /// Whether bytes of a further message are here already.
+    pub(crate) fn has_input(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// Whether the message that was begun has been read to its end.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.decoder.is_done()
+    }
+
+    /// Bytes of the body that are still to come, where that is known.
+    pub(crate) fn remaining(&self) -> Option<u64> {
+        self.decoder.remaining()
+    }
+
+    /// Gives the buffer back; it must be empty.
+    pub(crate) fn park(&mut self) {
+        debug_assert!(self.buffer.is_empty());
+        self.buffers.give_input(std::mem::take(&mut self.buffer));
+        self.want = SMALL;
+    }
+
+    /// Ready when there is something to read, be it the end. Reads nothing, needs no buffer.
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.half.as_ref().poll_read_ready(cx)
+    }
+
+    /// Whether an idle connection is still good: nothing has come, not even its end. A system call only if something has.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let mut none = [0; 1];
+        let nothing = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        !self.ended && self.half.try_read(&mut none).is_err_and(|e| nothing(&e))
+    }
+
+    /// Reads once. 0 is the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.buffer.capacity() == 0 && self.want == SMALL {
+            self.buffer = self.buffers.input();
+        }
+        let missing = self.want.saturating_sub(self.buffer.len());
+        self.buffer.reserve(missing.max(SMALL / 2));
+        let room = self.buffer.capacity() - self.buffer.len();
+        let read = ready!(tokio_util::io::poll_read_buf(
+            Pin::new(&mut self.half),
+            cx,
+            &mut self.buffer
+        ))?;
+        if read == room && self.want < LARGE {
+            self.want *= 4;
+        }
+        self.ended |= read == 0;
+        Poll::Ready(Ok(read))
+    }
+
+    /// While a request is answered: ready when the client is gone. What it sends meanwhile is kept for later.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.ended && self.buffer.is_empty() && self.is_complete() {
+            if ready!(self.poll_fill(cx)).is_err() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Reads and throws away. Ready when the peer has closed.
+    pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.ended {
+            self.buffer.clear();
+            if ready!(self.poll_fill(cx)).is_err() {
+                break;
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// The next request's head of at most `limit` bytes. [`ReadError::Closed`] when the client is done instead.
+    pub(crate) fn poll_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<Result<Parsed<RequestHead>, ReadError>> {
+        self.poll_head(cx, limit, head::request)
+    }
+
+    /// The next response's head of at most `limit` bytes, to a request of that method.
+    pub(crate) fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: usize,
+        method: &Method,
+    ) -> Poll<Result<Parsed<ResponseHead>, ReadError>> {
+        self.poll_head(cx, limit, |bytes| head::response(bytes, method))
+    }
+
+    fn poll_head<H>(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: usize,
+        parse: impl Fn(&[u8]) -> Result<Option<Parsed<H>>, Refused>,
+    ) -> Poll<Result<Parsed<H>, ReadError>> {
+        loop {
+            if !self.buffer.is_empty() {
+                match parse(&self.buffer)? {
+                    Some(parsed) if parsed.length <= limit => {
+                        self.buffer.advance(parsed.length);
+                        self.decoder = Decoder::new(parsed.framing);
+                        return Poll::Ready(Ok(parsed));
+                    }
+                    None if self.buffer.len() < limit => {}
+                    _ => return Poll::Ready(Err(Refused::TooLarge.into())),
+                }
+            }
+            if ready!(self.poll_fill(cx))? == 0 {
+                let error = if self.buffer.is_empty() {
+                    ReadError::Closed
+                } else {
+                    ReadError::Truncated
+                };
+                return Poll::Ready(Err(error));
+            }
+        }
+    }
+
+    /// The next part of the body; `None` at its end.
+    pub(crate) fn poll_part(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Part, ReadError>>> {
+        loop {
+            match self.decoder.decode(&mut self.buffer) {
+                Ok(Decoded::Part(part)) => return Poll::Ready(Some(Ok(part))),
+                Ok(Decoded::End) => return Poll::Ready(None),
+                Ok(Decoded::More) => {}
+                Err(refused) => return Poll::Ready(Some(Err(refused.into()))),
+            }
+            if let Some(remaining) = self.decoder.remaining() {
+                self.want = remaining.clamp(SMALL as u64, LARGE as u64) as usize;
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) if self.decoder == Decoder::UntilClose => {
+                    self.decoder = Decoder::Done;
+                    return Poll::Ready(None);
+                }
+                Ok(0) => return Poll::Ready(Some(Err(ReadError::Truncated))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+        }
+    }
+
+    /// The half and what was read beyond the last message, for a tunnel.
+    pub(crate) fn into_parts(self) -> (OwnedReadHalf, BytesMut) {
+        (self.half, self.buffer)
+    }
+}

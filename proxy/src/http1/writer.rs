@@ -1,0 +1,291 @@
+//! The half of an HTTP/1.1 connection that is written: a head and the first of its body leave in one write, large parts uncopied.
+
+use std::io::{self, IoSlice, Write};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+
+use super::body::Framing;
+use super::buffers::Buffers;
+use super::head;
+use crate::error::ProxyError;
+use crate::message::head::{RequestHead, ResponseHead};
+use crate::message::{Body, Part};
+
+/// Data up to this long is copied beside what else waits; longer data is written from where it lies.
+const COPIED: usize = 4 * 1024;
+/// No more is taken from a body while this much waits to be written.
+const GATHERED: usize = 16 * 1024;
+
+/// Why sending a message ended.
+#[derive(Debug)]
+pub(crate) enum SendError {
+    /// The body itself broke off.
+    Body(ProxyError),
+    Io(io::Error),
+}
+
+impl From<io::Error> for SendError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// What is still to be sent of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoder {
+    Length(u64),
+    Chunked,
+    UntilClose,
+    Done,
+}
+
+/// The write half.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    half: OwnedWriteHalf,
+    output: Vec<u8>,
+    /// Bytes of `output` that are written.
+    written: usize,
+    /// Data that follows `output`, uncopied, and the line end that follows it.
+    large: Bytes,
+    tail: &'static [u8],
+    encoder: Encoder,
+    /// The body broke off; told once what came before is written.
+    broken: Option<ProxyError>,
+    /// A byte of the message under way has been handed to the kernel.
+    begun: bool,
+    buffers: Rc<Buffers>,
+}
+
+impl Writer {
+    pub(crate) fn new(half: OwnedWriteHalf, buffers: Rc<Buffers>) -> Self {
+        Self {
+            half,
+            output: Vec::new(),
+            written: 0,
+            large: Bytes::new(),
+            tail: b"",
+            encoder: Encoder::Done,
+            broken: None,
+            begun: false,
+            buffers,
+        }
+    }
+
+    /// Whether a byte of the latest message has left.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Whether the message that was begun has been sent to its end.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.encoder == Encoder::Done && self.broken.is_none() && !self.is_waiting()
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.written < self.output.len() || !self.large.is_empty() || !self.tail.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        !self.large.is_empty() || !self.tail.is_empty() || self.output.len() >= GATHERED
+    }
+
+    /// Gives the buffer back.
+    pub(crate) fn park(&mut self) {
+        debug_assert!(!self.is_waiting());
+        self.buffers.give_output(std::mem::take(&mut self.output));
+    }
+
+    fn output(&mut self) -> &mut Vec<u8> {
+        if self.output.capacity() == 0 {
+            self.output = self.buffers.output();
+        }
+        &mut self.output
+    }
+
+    /// Begins a request; its body must keep to `framing`.
+    pub(crate) fn begin_request(&mut self, head: &RequestHead, framing: Framing) {
+        head::write_request(head, self.output());
+        self.begin(framing);
+    }
+
+    /// Begins a response; its body must keep to `framing`.
+    pub(crate) fn begin_response(&mut self, head: &ResponseHead, framing: Framing) {
+        head::write_response(head, self.output());
+        self.begin(framing);
+    }
+
+    /// An informational response (RFC 9110 section 15.2), before the one that counts.
+    pub(crate) fn inform(&mut self, head: &ResponseHead) {
+        head::write_response(head, self.output());
+    }
+
+    fn begin(&mut self, framing: Framing) {
+        self.begun = false;
+        self.encoder = match framing {
+            Framing::Length(length) => Encoder::Length(length),
+            Framing::Chunked => Encoder::Chunked,
+            Framing::UntilClose => Encoder::UntilClose,
+        };
+    }
+
+    /// Sends the rest of the message: takes parts from `body` while they come, and writes.
+    pub(crate) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut impl Body,
+    ) -> Poll<Result<(), SendError>> {
+        loop {
+            let mut waits = false;
+            while self.encoder != Encoder::Done && !self.is_full() {
+                match body.poll_part(cx) {
+                    Poll::Ready(Some(Ok(part))) => self.put(part)?,
+                    Poll::Ready(Some(Err(error))) => {
+                        self.reset_if_end_is_close();
+                        self.encoder = Encoder::Done;
+                        self.broken = Some(error);
+                    }
+                    Poll::Ready(None) => self.end()?,
+                    Poll::Pending => {
+                        waits = true;
+                        break;
+                    }
+                }
+            }
+            ready!(self.poll_flush(cx))?;
+            if let Some(error) = self.broken.take() {
+                return Poll::Ready(Err(SendError::Body(error)));
+            }
+            if self.encoder == Encoder::Done {
+                return Poll::Ready(Ok(()));
+            }
+            if waits {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Where the end of the connection is the end of the body, one that broke off must not look complete.
+    fn reset_if_end_is_close(&self) {
+        if self.encoder == Encoder::UntilClose {
+            let socket = socket2::SockRef::from(AsRef::<TcpStream>::as_ref(&self.half));
+            // Without it the client takes the body for complete; there is nothing else to do about it.
+            let _ = socket.set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    fn put(&mut self, part: Part) -> io::Result<()> {
+        match part {
+            Part::Data(data) if data.is_empty() => {}
+            Part::Data(data) => match self.encoder {
+                Encoder::Length(left) => {
+                    let left = left.checked_sub(data.len() as u64).ok_or_else(|| {
+                        io::Error::other("the body is longer than its Content-Length")
+                    })?;
+                    self.put_data(data, b"");
+                    // At 0 the body is still asked for its end: who observes it waits for that.
+                    self.encoder = Encoder::Length(left);
+                }
+                Encoder::Chunked => {
+                    let size = data.len();
+                    write!(self.output(), "{size:x}\r\n")?;
+                    self.put_data(data, b"\r\n");
+                }
+                Encoder::UntilClose => self.put_data(data, b""),
+                Encoder::Done => {}
+            },
+            Part::Trailers(fields) => {
+                if self.encoder == Encoder::Chunked {
+                    self.output().extend_from_slice(b"0\r\n");
+                    head::write_fields(&fields, self.output());
+                    self.encoder = Encoder::Done;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn put_data(&mut self, data: Bytes, tail: &'static [u8]) {
+        if data.len() <= COPIED {
+            let output = self.output();
+            output.extend_from_slice(&data);
+            output.extend_from_slice(tail);
+        } else {
+            self.large = data;
+            self.tail = tail;
+        }
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        match self.encoder {
+            Encoder::Length(1..) => {
+                return Err(io::Error::other(
+                    "the body is shorter than its Content-Length",
+                ));
+            }
+            Encoder::Chunked => self.output().extend_from_slice(b"0\r\n\r\n"),
+            Encoder::Length(0) | Encoder::UntilClose | Encoder::Done => {}
+        }
+        self.encoder = Encoder::Done;
+        Ok(())
+    }
+
+    /// Writes all that waits.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.is_waiting() {
+            let output = &self.output[self.written..];
+            let half = Pin::new(&mut self.half);
+            let written = if self.large.is_empty() && self.tail.is_empty() {
+                ready!(half.poll_write(cx, output))?
+            } else {
+                let slices = [
+                    IoSlice::new(output),
+                    IoSlice::new(&self.large),
+                    IoSlice::new(self.tail),
+                ];
+                ready!(half.poll_write_vectored(cx, &slices))?
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.begun = true;
+            self.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        let from_output = written.min(self.output.len() - self.written);
+        self.written += from_output;
+        written -= from_output;
+        if self.written == self.output.len() {
+            self.output.clear();
+            self.written = 0;
+        }
+        let from_large = written.min(self.large.len());
+        if from_large == self.large.len() {
+            self.large = Bytes::new();
+        } else {
+            self.large.advance(from_large);
+        }
+        self.tail = &self.tail[written - from_large..];
+    }
+
+    /// Ends our direction of the connection.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut self.half).poll_shutdown(cx)
+    }
+
+    /// The half, for a tunnel; everything must be written.
+    pub(crate) fn into_half(self) -> OwnedWriteHalf {
+        self.half
+    }
+}

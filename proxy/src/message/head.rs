@@ -1,0 +1,205 @@
+//! The heads of requests and responses, whichever version of HTTP they came by.
+
+use http::uri::{PathAndQuery, Scheme};
+use http::{Method, Request, Response, StatusCode, Uri, Version, request, response};
+
+use super::fields::{Fields, Known, Span};
+use crate::error::{Kind, ProxyError};
+
+/// A request's head.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestHead {
+    pub(crate) method: Method,
+    /// What the client speaks.
+    pub(crate) version: Version,
+    /// Of an absolute-form target or `:authority`; empty when only Host says it.
+    authority: Span,
+    /// Path and query, or `*`.
+    target: Span,
+    pub(crate) fields: Fields,
+}
+
+impl RequestHead {
+    /// The spans point into the text of `fields`.
+    pub(crate) fn new(
+        method: Method,
+        version: Version,
+        authority: Span,
+        target: Span,
+        fields: Fields,
+    ) -> Self {
+        Self {
+            method,
+            version,
+            authority,
+            target,
+            fields,
+        }
+    }
+
+    /// Path and query as they came.
+    pub(crate) fn target(&self) -> &[u8] {
+        self.fields.bytes(self.target)
+    }
+
+    /// The target without its query.
+    pub(crate) fn path(&self) -> &[u8] {
+        let target = self.target();
+        match target.iter().position(|byte| *byte == b'?') {
+            Some(query) => &target[..query],
+            None => target,
+        }
+    }
+
+    /// Host and port the request is for: the target's own, else the Host field's (RFC 9110 section 7.2).
+    pub(crate) fn authority(&self) -> &[u8] {
+        if self.authority != Span::EMPTY {
+            return self.fields.bytes(self.authority);
+        }
+        self.fields.value(Known::Host).unwrap_or_default()
+    }
+
+    /// Gives the next hop a Host where the request came without one, or where its target overrides it (RFC 9112 section 3.2).
+    pub(crate) fn ensure_host(&mut self, other: impl FnOnce() -> String) {
+        if self.authority != Span::EMPTY {
+            let authority = self.fields.bytes(self.authority).to_vec();
+            self.fields.set(Known::Host, "host", &authority);
+        } else if !self.fields.has(Known::Host) {
+            self.fields.push("host", other().as_bytes());
+        }
+    }
+
+    /// The head of an HTTP/2 request (RFC 9113 section 8.3.1). Host is `:authority`'s to say.
+    pub(crate) fn from_h2(parts: &request::Parts) -> Self {
+        let mut fields = Fields::from_map(&parts.headers);
+        let authority = parts.uri.authority().map_or(Span::EMPTY, |authority| {
+            fields.store(authority.as_str().as_bytes())
+        });
+        let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let target = fields.store(target.as_bytes());
+        Self {
+            method: parts.method.clone(),
+            version: Version::HTTP_2,
+            authority,
+            target,
+            fields,
+        }
+    }
+
+    /// As an HTTP/2 request: `:scheme` and `:authority` in the URI, no Host and nothing of the connection (RFC 9113 section 8.2.2).
+    pub(crate) fn to_h2<B>(&self, body: B) -> Result<Request<B>, ProxyError> {
+        let bad = |error: http::Error| ProxyError::caused(Kind::DownstreamProtocol, error);
+        let uri = Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(self.authority())
+            .path_and_query(self.target())
+            .build()
+            .map_err(bad)?;
+        let mut headers = self.fields.to_map();
+        headers.remove(http::header::HOST);
+        headers.remove(http::header::TRANSFER_ENCODING);
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}
+
+/// A response's head.
+#[derive(Debug, Clone)]
+pub(crate) struct ResponseHead {
+    pub(crate) status: StatusCode,
+    /// As the task spelt it; empty where the status' own is meant.
+    reason: Span,
+    pub(crate) fields: Fields,
+}
+
+impl ResponseHead {
+    pub(crate) fn new(status: StatusCode) -> Self {
+        Self::with_reason(status, Span::EMPTY, Fields::default())
+    }
+
+    /// The span points into the text of `fields`.
+    pub(crate) fn with_reason(status: StatusCode, reason: Span, fields: Fields) -> Self {
+        Self {
+            status,
+            reason,
+            fields,
+        }
+    }
+
+    /// The reason phrase, as it came or the status' own.
+    pub(crate) fn reason(&self) -> &[u8] {
+        match self.fields.bytes(self.reason) {
+            b"" => self
+                .status
+                .canonical_reason()
+                .unwrap_or_default()
+                .as_bytes(),
+            reason => reason,
+        }
+    }
+
+    /// Whether the head alone is the whole message, whatever its fields promise (RFC 9110 section 6.4.1).
+    pub(crate) fn is_whole(&self, method: &Method) -> bool {
+        *method == Method::HEAD
+            || self.status.is_informational()
+            || self.status == StatusCode::NO_CONTENT
+            || self.status == StatusCode::NOT_MODIFIED
+    }
+
+    /// The head of an HTTP/2 response.
+    pub(crate) fn from_h2(parts: &response::Parts) -> Self {
+        let fields = Fields::from_map(&parts.headers);
+        Self::with_reason(parts.status, Span::EMPTY, fields)
+    }
+
+    /// As an HTTP/2 response.
+    pub(crate) fn to_h2<B>(&self, body: B) -> Response<B> {
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        *response.version_mut() = Version::HTTP_2;
+        *response.headers_mut() = self.fields.to_map();
+        response
+            .headers_mut()
+            .remove(http::header::TRANSFER_ENCODING);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_h2_request_keeps_its_authority_over_host() {
+        let mut request = Request::get("http://orders:80/a?b=1").body(()).unwrap();
+        *request.version_mut() = Version::HTTP_2;
+        let mut head = RequestHead::from_h2(&request.into_parts().0);
+        assert_eq!(head.target(), b"/a?b=1");
+        assert_eq!(head.path(), b"/a");
+        head.ensure_host(|| "other".to_owned());
+        assert_eq!(head.fields.value(Known::Host), Some(&b"orders:80"[..]));
+        let back = head.to_h2(()).unwrap();
+        assert_eq!(back.uri(), "http://orders:80/a?b=1");
+        assert!(!back.headers().contains_key("host"));
+    }
+
+    #[test]
+    fn an_asterisk_stays_one_in_h2() {
+        let mut fields = Fields::default();
+        fields.push("host", b"orders");
+        let target = fields.store(b"*");
+        let head = RequestHead::new(
+            Method::OPTIONS,
+            Version::HTTP_11,
+            Span::EMPTY,
+            target,
+            fields,
+        );
+        let request = head.to_h2(()).unwrap();
+        assert_eq!(request.uri().path_and_query().unwrap().as_str(), "*");
+    }
+}

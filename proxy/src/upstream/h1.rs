@@ -1,0 +1,237 @@
+//! HTTP/1.1 to an endpoint: one exchange at a time on a connection that is driven by whoever waits for its answer.
+//!
+//! No task of its own and no channel: sending the request, waiting for the head and reading the body are polls of the same
+//! connection, and while the response is read what is left of the request is still sent.
+
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use http::{Method, StatusCode, Version};
+use tokio::net::TcpStream;
+
+use crate::error::{Kind, ProxyError};
+use crate::http1;
+use crate::http1::body::Framing;
+use crate::http1::buffers::Buffers;
+use crate::http1::head::Parsed;
+use crate::http1::reader::{ReadError, Reader};
+use crate::http1::writer::{SendError, Writer};
+use crate::message::fields::Known;
+use crate::message::head::{RequestHead, ResponseHead};
+use crate::message::{Body, Part};
+
+/// The largest response head.
+const MAX_HEAD: usize = 64 * 1024;
+/// Informational responses before the one that counts; more are a flood.
+const MAX_INFORMATIONAL: u32 = 32;
+
+/// An open connection with nothing under way. It holds no buffer.
+pub(crate) struct Idle(Box<Halves>);
+
+struct Halves {
+    reader: Reader,
+    writer: Writer,
+}
+
+impl Idle {
+    pub(crate) fn new(stream: TcpStream, buffers: &Rc<Buffers>) -> Self {
+        let (read, write) = stream.into_split();
+        Self(Box::new(Halves {
+            reader: Reader::new(read, BytesMut::new(), Rc::clone(buffers)),
+            writer: Writer::new(write, Rc::clone(buffers)),
+        }))
+    }
+
+    /// Whether the endpoint has neither closed nor said anything.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.reader.is_quiet()
+    }
+}
+
+/// A request that failed before its response's head.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) error: ProxyError,
+    /// Not a byte of it was written.
+    pub(crate) unsent: bool,
+}
+
+/// One request and its response.
+pub(crate) struct Exchange<B> {
+    connection: Box<Halves>,
+    body: B,
+    method: Method,
+    /// The connection may be used again after this exchange.
+    keep_alive: bool,
+    /// The endpoint takes no more of the request; its answer may have come all the same.
+    send_failed: bool,
+    informational: u32,
+}
+
+impl<B: Body> Exchange<B> {
+    /// Renders the head; nothing is written before the first poll.
+    pub(crate) fn new(idle: Idle, head: &mut RequestHead, body: B) -> Self {
+        let mut connection = idle.0;
+        let framing = frame(head, &body);
+        connection.writer.begin_request(head, framing);
+        Self {
+            connection,
+            body,
+            method: head.method.clone(),
+            keep_alive: true,
+            send_failed: false,
+            informational: 0,
+        }
+    }
+
+    /// Sends, and waits for the head of the response. Informational ones go to `inform`.
+    pub(crate) async fn head(
+        &mut self,
+        mut inform: impl FnMut(&ResponseHead),
+    ) -> Result<ResponseHead, Failed> {
+        std::future::poll_fn(|cx| self.poll_head(cx, &mut inform)).await
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        inform: &mut impl FnMut(&ResponseHead),
+    ) -> Poll<Result<ResponseHead, Failed>> {
+        if let Err(error) = self.poll_rest_of_request(cx) {
+            return Poll::Ready(Err(self.failed(error)));
+        }
+        loop {
+            let reader = &mut self.connection.reader;
+            let read = ready!(reader.poll_response(cx, MAX_HEAD, &self.method));
+            let parsed = match read {
+                Ok(parsed) => parsed,
+                Err(error) => return Poll::Ready(Err(self.failed(unanswered(error)))),
+            };
+            if !parsed.head.status.is_informational() || parsed.head.status == SWITCHING {
+                return Poll::Ready(Ok(self.answered(parsed)));
+            }
+            self.informational += 1;
+            if self.informational > MAX_INFORMATIONAL {
+                let flood = "too many informational responses";
+                let error = ProxyError::caused(Kind::UpstreamProtocol, flood);
+                return Poll::Ready(Err(self.failed(error)));
+            }
+            inform(&parsed.head);
+        }
+    }
+
+    fn failed(&self, error: ProxyError) -> Failed {
+        let ours = error.kind == Kind::ConnectionTermination;
+        Failed {
+            error,
+            unsent: ours && !self.connection.writer.has_begun(),
+        }
+    }
+
+    fn answered(&mut self, parsed: Parsed<ResponseHead>) -> ResponseHead {
+        self.keep_alive = parsed.keep_alive && parsed.head.status != SWITCHING;
+        parsed.head
+    }
+
+    /// Sends as much of the request as can be sent now. Only the client's breaking off is an error: the endpoint may have
+    /// answered before it stopped reading (RFC 9112 section 9.5).
+    fn poll_rest_of_request(&mut self, cx: &mut Context<'_>) -> Result<(), ProxyError> {
+        if self.send_failed || self.connection.writer.is_complete() {
+            return Ok(());
+        }
+        match self.connection.writer.poll_send(cx, &mut self.body) {
+            Poll::Ready(Err(SendError::Body(error))) => Err(error),
+            Poll::Ready(Err(SendError::Io(error))) => {
+                tracing::debug!(%error, "the endpoint takes no more of the request");
+                self.send_failed = true;
+                Ok(())
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
+    }
+
+    /// The next part of the response; `None` at its end.
+    pub(crate) fn poll_part(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Part, ProxyError>>> {
+        if let Err(error) = self.poll_rest_of_request(cx) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let part = ready!(self.connection.reader.poll_part(cx));
+        Poll::Ready(part.map(|part| part.map_err(cut_off)))
+    }
+
+    /// Whether the response has been read to its end.
+    pub(crate) fn is_end(&self) -> bool {
+        self.connection.reader.is_complete()
+    }
+
+    /// Bytes of the response's body still to come, where that is known.
+    pub(crate) fn remaining(&self) -> Option<u64> {
+        self.connection.reader.remaining()
+    }
+
+    /// The connection, if both messages are complete and it may carry another.
+    pub(crate) fn into_idle(self) -> Option<Idle> {
+        let mut connection = self.connection;
+        let reusable = self.keep_alive
+            && !self.send_failed
+            && connection.writer.is_complete()
+            && connection.reader.is_complete()
+            && !connection.reader.has_input();
+        if !reusable {
+            return None;
+        }
+        connection.reader.park();
+        connection.writer.park();
+        Some(Idle(connection))
+    }
+
+    /// The connection after 101, for bytes both ways.
+    pub(crate) fn into_stream(self) -> http1::Stream {
+        http1::into_stream(self.connection.reader, self.connection.writer)
+    }
+}
+
+const SWITCHING: StatusCode = StatusCode::SWITCHING_PROTOCOLS;
+
+/// How the request's body travels; the head says the same when this returns (RFC 9112 section 6).
+fn frame(head: &mut RequestHead, body: &impl Body) -> Framing {
+    match body.length() {
+        Some(0) if body.is_end() => {
+            head.fields.remove_known(Known::TransferEncoding);
+            // A client's `Content-Length: 0` stays where it was.
+            Framing::Length(0)
+        }
+        Some(length) => {
+            if !head.fields.has(Known::ContentLength) {
+                let digits = length.to_string();
+                head.fields.push("content-length", digits.as_bytes());
+            }
+            Framing::Length(length)
+        }
+        None => {
+            if !head.fields.has(Known::TransferEncoding) || head.version == Version::HTTP_2 {
+                let (known, name) = (Known::TransferEncoding, "transfer-encoding");
+                head.fields.set(known, name, b"chunked");
+            }
+            Framing::Chunked
+        }
+    }
+}
+
+/// What an end before the response's head means.
+fn unanswered(error: ReadError) -> ProxyError {
+    let kind = match error {
+        ReadError::Io(_) | ReadError::Closed | ReadError::Truncated => Kind::ConnectionTermination,
+        ReadError::Refused(_) => Kind::UpstreamProtocol,
+    };
+    ProxyError::caused(kind, error)
+}
+
+/// What an end within the response's body means.
+fn cut_off(error: ReadError) -> ProxyError {
+    unanswered(error)
+}
