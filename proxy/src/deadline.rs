@@ -3,8 +3,9 @@
 //! Entries only ever lower the instant at which the sweep wakes; moving a deadline later or dropping it costs one store.
 //! With thousands of requests a second that finish in time, the sweep wakes about once per shortest timeout.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -27,27 +28,43 @@ struct Inner {
     armed: Option<Instant>,
 }
 
-/// The worker's set of deadlines. Clones share it.
+/// The worker's set of deadlines, and its clock. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Sweep {
-    inner: Rc<RefCell<Inner>>,
-    rearm: Rc<Notify>,
+pub(crate) struct Sweep(Rc<Shared>);
+
+struct Shared {
+    inner: RefCell<Inner>,
+    rearm: Notify,
+    now: Cell<Instant>,
 }
 
 impl Sweep {
     pub(crate) fn new() -> Self {
-        Self {
-            inner: Rc::new(RefCell::new(Inner {
+        Self(Rc::new(Shared {
+            inner: RefCell::new(Inner {
                 entries: Slab::new(),
                 armed: None,
-            })),
-            rearm: Rc::new(Notify::new()),
-        }
+            }),
+            rearm: Notify::new(),
+            now: Cell::new(Instant::now()),
+        }))
+    }
+
+    /// Reads the clock. Once for each thing that happens; what follows from it uses [`Self::now`].
+    pub(crate) fn tick(&self) -> Instant {
+        let now = Instant::now();
+        self.0.now.set(now);
+        now
+    }
+
+    /// When the clock was last read: at the latest when the message at hand arrived.
+    pub(crate) fn now(&self) -> Instant {
+        self.0.now.get()
     }
 
     /// A deadline that is not set yet.
     pub(crate) fn deadline(&self) -> Deadline {
-        let key = self.inner.borrow_mut().entries.insert(Entry {
+        let key = self.0.inner.borrow_mut().entries.insert(Entry {
             due: None,
             fired: false,
             waker: None,
@@ -61,13 +78,13 @@ impl Sweep {
     /// Fires what is due, for as long as the worker lives.
     pub(crate) async fn run(self) {
         loop {
-            let armed = self.inner.borrow().armed;
+            let armed = self.0.inner.borrow().armed;
             match armed {
-                None => self.rearm.notified().await,
+                None => self.0.rearm.notified().await,
                 Some(at) => {
                     tokio::select! {
-                        () = tokio::time::sleep_until(at + GRAIN) => self.fire(Instant::now()),
-                        () = self.rearm.notified() => {}
+                        () = tokio::time::sleep_until(at + GRAIN) => self.fire(self.tick()),
+                        () = self.0.rearm.notified() => {}
                     }
                 }
             }
@@ -76,7 +93,7 @@ impl Sweep {
 
     fn fire(&self, now: Instant) {
         let mut due = Vec::new();
-        let mut inner = self.inner.borrow_mut();
+        let mut inner = self.0.inner.borrow_mut();
         let mut earliest: Option<Instant> = None;
         for (_, entry) in &mut inner.entries {
             let Some(at) = entry.due else { continue };
@@ -103,25 +120,35 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// Sets or moves it. `None` switches it off.
     pub(crate) fn set(&self, due: Option<Instant>) {
-        let mut inner = self.sweep.inner.borrow_mut();
+        let mut inner = self.sweep.0.inner.borrow_mut();
         let entry = &mut inner.entries[self.key];
         entry.due = due;
         entry.fired = false;
         let Some(due) = due else { return };
         if inner.armed.is_none_or(|armed| due < armed) {
             inner.armed = Some(due);
-            self.sweep.rearm.notify_one();
+            self.sweep.0.rearm.notify_one();
         }
     }
 
     /// Sets it `after` from now; zero switches it off, as everywhere in the configuration.
     pub(crate) fn set_after(&self, after: Duration) {
-        self.set((!after.is_zero()).then(|| Instant::now() + after));
+        self.set((!after.is_zero()).then(|| self.sweep.tick() + after));
+    }
+
+    /// The same, counted from the clock's last reading.
+    pub(crate) fn set_after_now(&self, after: Duration) {
+        self.set((!after.is_zero()).then(|| self.sweep.now() + after));
+    }
+
+    /// The worker's clock.
+    pub(crate) fn sweep(&self) -> &Sweep {
+        &self.sweep
     }
 
     /// Whether it has passed; if not, the task is woken when it does.
     pub(crate) fn poll_expired(&self, cx: &std::task::Context<'_>) -> Poll<()> {
-        let mut inner = self.sweep.inner.borrow_mut();
+        let mut inner = self.sweep.0.inner.borrow_mut();
         let entry = &mut inner.entries[self.key];
         if entry.fired {
             return Poll::Ready(());
@@ -138,9 +165,9 @@ impl Deadline {
         poll_fn(|cx| self.poll_expired(cx)).await;
     }
 
-    /// Runs `work` until it is done (`Some`) or the deadline passes (`None`).
-    pub(crate) async fn bound<F: Future>(&self, work: F) -> Option<F::Output> {
-        let mut work = std::pin::pin!(work);
+    /// Runs `work` until it is done (`Some`) or the deadline passes (`None`). Pinned by the caller: passed by value it would lie
+    /// in two futures at once.
+    pub(crate) async fn bound<F: Future>(&self, mut work: Pin<&mut F>) -> Option<F::Output> {
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Some(done));
@@ -153,12 +180,14 @@ impl Deadline {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        self.sweep.inner.borrow_mut().entries.remove(self.key);
+        self.sweep.0.inner.borrow_mut().entries.remove(self.key);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     fn with_sweep<F: Future>(test: impl FnOnce(Sweep) -> F) -> F::Output {
@@ -207,10 +236,8 @@ mod tests {
             let deadline = sweep.deadline();
             deadline.set_after(Duration::from_secs(1));
             deadline.set_after(Duration::from_secs(10));
-            let done = deadline
-                .bound(tokio::time::sleep(Duration::from_secs(5)))
-                .await;
-            assert!(done.is_some());
+            let work = pin!(tokio::time::sleep(Duration::from_secs(5)));
+            assert!(deadline.bound(work).await.is_some());
         });
     }
 
@@ -220,7 +247,7 @@ mod tests {
             let deadline = sweep.deadline();
             deadline.set_after(Duration::from_secs(1));
             drop(deadline);
-            assert_eq!(sweep.inner.borrow().entries.len(), 0);
+            assert_eq!(sweep.0.inner.borrow().entries.len(), 0);
         });
     }
 
@@ -229,12 +256,8 @@ mod tests {
         with_sweep(|sweep| async move {
             let deadline = sweep.deadline();
             deadline.set_after(Duration::ZERO);
-            assert!(
-                deadline
-                    .bound(tokio::time::sleep(Duration::from_secs(9000)))
-                    .await
-                    .is_some()
-            );
+            let work = pin!(tokio::time::sleep(Duration::from_secs(9000)));
+            assert!(deadline.bound(work).await.is_some());
         });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -128,7 +128,7 @@ impl Connection<'_> {
             };
             self.deadline.set(None);
             match self.exchange(parsed).await {
-                Next::Idle => self.deadline.set_after(self.listener.idle_timeout),
+                Next::Idle => self.deadline.set_after_now(self.listener.idle_timeout),
                 next => return next,
             }
             if !self.client.reader.borrow().has_input() {
@@ -159,7 +159,7 @@ impl Connection<'_> {
     async fn exchange(&self, parsed: Parsed<RequestHead>) -> Next {
         let (method, version) = (parsed.head.method.clone(), parsed.head.version);
         let source = Source::H1(Rc::clone(&self.client));
-        let story = request::serve(self.worker, self.slot, parsed.head, source);
+        let story = pin!(request::serve(self.worker, self.slot, parsed.head, source));
         let Some(response) = self.unless_gone(story).await else {
             return Next::Close;
         };
@@ -193,9 +193,8 @@ impl Connection<'_> {
     /// Runs the request's story, unless the client leaves before it has an answer.
     async fn unless_gone(
         &self,
-        story: impl Future<Output = request::Response>,
+        mut story: Pin<&mut impl Future<Output = request::Response>>,
     ) -> Option<request::Response> {
-        let mut story = pin!(story);
         poll_fn(|cx| {
             let told = story.as_mut().poll(cx);
             if told.is_ready() {
@@ -253,7 +252,7 @@ impl Connection<'_> {
             .borrow_mut()
             .begin_response(&head, framing);
         self.deadline.set_after(self.listener.idle_timeout);
-        let sent = self.deadline.bound(self.send(&mut body)).await;
+        let sent = self.deadline.bound(pin!(self.send(&mut body))).await;
         if sent == Some(true) {
             Next::Linger
         } else {
@@ -264,12 +263,12 @@ impl Connection<'_> {
     /// Ends our direction and throws away what the client still sends, for a while.
     async fn linger(&self) {
         self.deadline.set_after(LINGER);
-        let discarded = poll_fn(|cx| {
+        let discarded = pin!(poll_fn(|cx| {
             if let Poll::Ready(Err(_)) = self.client.writer.borrow_mut().poll_shutdown(cx) {
                 return Poll::Ready(());
             }
             self.client.reader.borrow_mut().poll_discard(cx)
-        });
+        }));
         self.deadline.bound(discarded).await;
     }
 

@@ -3,7 +3,7 @@
 //! TLS will be one more step before detection: the stream is whatever `serve` is given.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -119,7 +119,11 @@ async fn detect(
     let deadline = worker.sweep.deadline();
     deadline.set_after(wait);
     loop {
-        match deadline.bound(stream.fill(&worker.buffers)).await {
+        let read = {
+            let fill = pin!(stream.fill(&worker.buffers));
+            deadline.bound(fill).await
+        };
+        match read {
             None => return silent,
             Some(Err(_)) => return None,
             Some(Ok(0)) if stream.prefix.is_empty() => return None,

@@ -10,6 +10,7 @@ mod tunnel;
 pub(crate) mod worker;
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -115,10 +116,10 @@ async fn respond(
     let request = Replay::new(body, keep, timer);
 
     let trying = Cell::new(None);
-    let answered = request
-        .timer()
-        .bound(attempts(worker, route, &mut head, &request, &trying))
-        .await;
+    let answered = {
+        let attempts = pin!(attempts(worker, route, &mut head, &request, &trying));
+        request.timer().bound(attempts).await
+    };
     let ((mut head, body), lease) = match answered {
         Ok(answered) => answered?,
         Err(_) if cluster.is_pending() => return Err(Kind::NoCluster.into()),
@@ -252,13 +253,15 @@ async fn attempt(
         let open = if closed_under_us {
             None
         } else {
-            worker.pool.reuse(endpoint, http2)
+            worker.pool.reuse(endpoint, http2, worker.sweep.now())
         };
         let reused = open.is_some();
         let connection = match open {
             Some(connection) => connection,
             None => {
-                let made = worker.pool.connect(cluster, endpoint, http2).await?;
+                // Boxed: most requests find a connection, and should not be as large as what making one takes.
+                let connect = Box::pin(worker.pool.connect(cluster, endpoint, http2));
+                let made = connect.await?;
                 cluster.metrics.shard(worker.id).connects.add(1);
                 made
             }

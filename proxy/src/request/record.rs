@@ -42,7 +42,7 @@ impl Record {
         Self {
             worker: Rc::clone(worker),
             listener: Arc::clone(listener),
-            started: Instant::now(),
+            started: worker.sweep.tick(),
             bytes: 0,
             claim: None,
         }
@@ -72,7 +72,9 @@ impl Record {
     pub(crate) fn give_back(&self, idle: h1::Idle) {
         if let Some(claim) = &self.claim {
             let timeout = claim.cluster.policy().idle_timeout.unwrap_or(IDLE_TIMEOUT);
-            self.worker.pool.put(claim.lease.endpoint(), idle, timeout);
+            let now = self.worker.sweep.now();
+            let endpoint = claim.lease.endpoint();
+            self.worker.pool.put(endpoint, idle, timeout, now);
         }
     }
 }
@@ -87,7 +89,7 @@ impl Drop for Record {
         shard.bytes.add(self.bytes);
         let counts = claim.cluster.metrics.shard(self.worker.id);
         counts.bytes.add(self.bytes);
-        counts.response(claim.status, self.started.elapsed());
+        counts.response(claim.status, self.worker.sweep.now() - self.started);
         drop((claim.lease, claim.live));
     }
 }

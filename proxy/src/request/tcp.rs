@@ -1,6 +1,6 @@
 //! The story of one opaque connection: pick, connect (another task if one refuses), then bytes both ways until both ends are done.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -65,8 +65,9 @@ async fn dial(
 ) -> Result<(Lease, TcpStream), ProxyError> {
     let waiting = worker.sweep.deadline();
     waiting.set_after(cluster.connect_timeout());
+    let arrived = pin!(cluster.arrived());
     waiting
-        .bound(cluster.arrived())
+        .bound(arrived)
         .await
         .flatten()
         .ok_or(Kind::NoHealthyEndpoint)?;

@@ -4,6 +4,7 @@
 //! covers the whole response (ECS `perRequestTimeoutSeconds`). It starts when the request is complete. Idle is no byte either way.
 
 use std::cell::Cell;
+use std::pin::Pin;
 use std::time::Duration;
 
 use outrigger_xds::model::DEFAULT_PER_REQUEST_TIMEOUT;
@@ -33,7 +34,7 @@ impl Timer {
             whole: Cell::new(None),
             waiting: Cell::new(false),
         };
-        timer.arm(Instant::now());
+        timer.arm(sweep.now());
         timer
     }
 
@@ -45,13 +46,13 @@ impl Timer {
 
     /// A byte moved.
     pub(crate) fn touch(&self) {
-        self.arm(Instant::now());
+        self.arm(self.deadline.sweep().tick());
     }
 
     /// The request's last byte is in: the per-request timeout starts.
     pub(crate) fn request_complete(&self) {
         let timeout = self.per_request.unwrap_or(DEFAULT_PER_REQUEST_TIMEOUT);
-        let now = Instant::now();
+        let now = self.deadline.sweep().now();
         self.waiting.set(true);
         if !timeout.is_zero() {
             self.whole.set(Some(now + timeout));
@@ -69,7 +70,7 @@ impl Timer {
     }
 
     /// Runs `work` to its end or to the deadline's.
-    pub(crate) async fn bound<F: Future>(&self, work: F) -> Result<F::Output, Kind> {
+    pub(crate) async fn bound<F: Future>(&self, work: Pin<&mut F>) -> Result<F::Output, Kind> {
         self.deadline
             .bound(work)
             .await
@@ -83,7 +84,7 @@ impl Timer {
 
     fn expired(&self) -> Kind {
         match self.whole.get() {
-            Some(at) if at <= Instant::now() => Kind::RequestTimeout,
+            Some(at) if at <= self.deadline.sweep().tick() => Kind::RequestTimeout,
             _ if self.waiting.get() => Kind::RequestTimeout,
             _ => Kind::IdleTimeout,
         }

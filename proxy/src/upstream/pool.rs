@@ -86,7 +86,12 @@ where
     }
 
     /// A connection that is open already, if one has room.
-    pub(crate) fn reuse(&self, endpoint: &Endpoint, http2: bool) -> Option<Connection<B>> {
+    pub(crate) fn reuse(
+        &self,
+        endpoint: &Endpoint,
+        http2: bool,
+        now: Instant,
+    ) -> Option<Connection<B>> {
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = endpoints.get_mut(&endpoint.id)?;
         if http2 {
@@ -96,12 +101,12 @@ where
             if shared.streams() >= STREAMS && !full {
                 return None;
             }
-            shared.used = Instant::now();
+            shared.used = now;
             let stream = Rc::clone(&shared.token);
             return Some(Connection::H2(shared.sender.clone(), stream));
         }
         while let Some(idle) = kept.h1.pop() {
-            if idle.since.elapsed() < idle.timeout && idle.connection.is_open() {
+            if now - idle.since < idle.timeout && idle.connection.is_open() {
                 return Some(Connection::H1(idle.connection));
             }
         }
@@ -135,7 +140,13 @@ where
     }
 
     /// Gives a connection back after its response has ended.
-    pub(crate) fn put(&self, endpoint: &Arc<Endpoint>, connection: h1::Idle, timeout: Duration) {
+    pub(crate) fn put(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        connection: h1::Idle,
+        timeout: Duration,
+        now: Instant,
+    ) {
         if endpoint.retired.load(Relaxed) || timeout.is_zero() {
             return;
         }
@@ -144,7 +155,7 @@ where
         if kept.h1.len() < MAX_IDLE {
             kept.h1.push(Idle {
                 connection,
-                since: Instant::now(),
+                since: now,
                 timeout,
             });
         }
