@@ -12,4 +12,5 @@ mod message;
 pub mod observe;
 mod request;
 mod routing;
+mod spare;
 pub mod upstream;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each wing may use, itself aside. `app` and `main` know everything.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     (
         "downstream",
         &[
@@ -48,6 +48,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "observe::metrics",
             "drain",
             "deadline",
+            "spare",
             "config",
             "error",
         ],
@@ -71,6 +72,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("message", &["error"]),
     ("drain", &["error"]),
     ("deadline", &["error"]),
+    ("spare", &[]),
     // The service-connect document is part of the command line: its model lives with its parser, in mesh.
     ("config", &["mesh::document", "mesh::state", "error"]),
     ("error", &[]),

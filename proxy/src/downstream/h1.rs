@@ -46,13 +46,13 @@ pub(super) async fn serve(
         reader: RefCell::new(Reader::new(read, first, Rc::clone(&worker.buffers))),
         writer: RefCell::new(Writer::new(write, Rc::clone(&worker.buffers))),
     });
-    let connection = Connection {
-        worker,
+    let connection = Rc::new(Connection {
+        worker: Rc::clone(worker),
         slot,
-        listener,
+        listener: Arc::clone(listener),
         client,
         deadline: worker.sweep.deadline(),
-    };
+    });
     connection.deadline.set_after(listener.header_timeout);
     let mut stopped = pin!(drain.reached(Phase::Stopped));
     let mut registered = false;
@@ -71,13 +71,16 @@ pub(super) async fn serve(
         });
         match wake.await {
             Wake::End => return,
-            // Boxed, so that a connection holds the story of a request only while there is one.
-            Wake::Input => match Box::pin(connection.converse()).await {
-                Next::Idle => {}
-                Next::Close => return,
-                Next::Linger => return connection.linger().await,
-                Next::Tunnel(tunnel) => return Box::pin(connection.tunnel(tunnel)).await,
-            },
+            Wake::Input => {
+                // Apart, so that a connection holds a request's story only while there is one.
+                let conversation = worker.spare.put(Rc::clone(&connection).converse());
+                match conversation.run(&worker.spare).await {
+                    Next::Idle => {}
+                    Next::Close => return,
+                    Next::Linger => return connection.linger().await,
+                    Next::Tunnel(tunnel) => return Box::pin(connection.tunnel(tunnel)).await,
+                }
+            }
         }
     }
 }
@@ -97,16 +100,16 @@ enum Next {
     Tunnel(ResponseBody),
 }
 
-struct Connection<'a> {
-    worker: &'a Rc<Worker>,
+struct Connection {
+    worker: Rc<Worker>,
     slot: Slot,
-    listener: &'a Arc<ListenerPolicy>,
+    listener: Arc<ListenerPolicy>,
     client: Rc<Client>,
     /// Header timeout within a head, idle timeout between messages; within a request its own timer runs.
     deadline: Deadline,
 }
 
-impl Connection<'_> {
+impl Connection {
     /// Ready when a request may have begun. Until then the connection holds no buffer.
     fn poll_more(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut reader = self.client.reader.borrow_mut();
@@ -114,12 +117,11 @@ impl Connection<'_> {
             return Poll::Ready(());
         }
         reader.park();
-        self.client.writer.borrow_mut().park();
         reader.poll_readable(cx).map(drop)
     }
 
     /// Answers requests for as long as they are there.
-    async fn converse(&self) -> Next {
+    async fn converse(self: Rc<Self>) -> Next {
         loop {
             let parsed = match self.head().await {
                 Some(Ok(parsed)) => parsed,
@@ -159,7 +161,7 @@ impl Connection<'_> {
     async fn exchange(&self, parsed: Parsed<RequestHead>) -> Next {
         let (method, version) = (parsed.head.method.clone(), parsed.head.version);
         let source = Source::H1(Rc::clone(&self.client));
-        let story = pin!(request::serve(self.worker, self.slot, parsed.head, source));
+        let story = pin!(request::serve(&self.worker, self.slot, parsed.head, source));
         let Some(response) = self.unless_gone(story).await else {
             return Next::Close;
         };
@@ -272,8 +274,9 @@ impl Connection<'_> {
         self.deadline.bound(discarded).await;
     }
 
-    async fn tunnel(self, body: ResponseBody) {
-        let (ResponseBody::Tunnel(tunnel), Ok(client)) = (body, Rc::try_unwrap(self.client)) else {
+    async fn tunnel(self: Rc<Self>, body: ResponseBody) {
+        let client = Rc::into_inner(self).and_then(|this| Rc::into_inner(this.client));
+        let (ResponseBody::Tunnel(tunnel), Some(client)) = (body, client) else {
             return tracing::error!("a connection was upgraded while its request was held");
         };
         let (reader, writer) = (client.reader.into_inner(), client.writer.into_inner());

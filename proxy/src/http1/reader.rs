@@ -73,11 +73,12 @@ impl Reader {
         self.decoder.remaining()
     }
 
-    /// Gives the buffer back; it must be empty.
+    /// Gives an empty buffer back: nothing is held while nothing comes.
     pub(crate) fn park(&mut self) {
-        debug_assert!(self.buffer.is_empty());
-        self.buffers.give_input(std::mem::take(&mut self.buffer));
-        self.want = SMALL;
+        if self.buffer.is_empty() && self.buffer.capacity() > 0 {
+            self.buffers.give_input(std::mem::take(&mut self.buffer));
+            self.want = SMALL;
+        }
     }
 
     /// Ready when there is something to read, be it the end. Reads nothing, needs no buffer.
@@ -94,8 +95,12 @@ impl Reader {
 
     /// Reads once. 0 is the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.buffer.capacity() == 0 && self.want == SMALL {
-            self.buffer = self.buffers.input();
+        if self.buffer.capacity() == 0 {
+            // The buffer is not taken before there is something to read.
+            ready!(self.poll_readable(cx))?;
+            if self.want == SMALL {
+                self.buffer = self.buffers.input();
+            }
         }
         let missing = self.want.saturating_sub(self.buffer.len());
         self.buffer.reserve(missing.max(SMALL / 2));
@@ -164,6 +169,9 @@ impl Reader {
                     Some(parsed) if parsed.length <= limit => {
                         self.buffer.advance(parsed.length);
                         self.decoder = Decoder::new(parsed.framing);
+                        if self.decoder.is_done() {
+                            self.park();
+                        }
                         return Poll::Ready(Ok(parsed));
                     }
                     None if self.buffer.len() < limit => {}

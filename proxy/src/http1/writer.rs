@@ -97,12 +97,6 @@ impl Writer {
         !self.large.is_empty() || !self.tail.is_empty() || self.output.len() >= GATHERED
     }
 
-    /// Gives the buffer back.
-    pub(crate) fn park(&mut self) {
-        debug_assert!(!self.is_waiting());
-        self.buffers.give_output(std::mem::take(&mut self.output));
-    }
-
     fn output(&mut self) -> &mut Vec<u8> {
         if self.output.capacity() == 0 {
             self.output = self.buffers.output();
@@ -257,6 +251,9 @@ impl Writer {
             }
             self.begun = true;
             self.advance(written);
+        }
+        if self.encoder == Encoder::Done && self.output.capacity() > 0 {
+            self.buffers.give_output(std::mem::take(&mut self.output));
         }
         Poll::Ready(Ok(()))
     }

@@ -10,6 +10,7 @@ use super::body::AttemptBody;
 use crate::deadline::Sweep;
 use crate::http1::buffers::Buffers;
 use crate::routing::snapshot::Current;
+use crate::spare::Spare;
 use crate::upstream::pool::Pool;
 
 /// How often a worker looks for connections that idled too long.
@@ -21,6 +22,7 @@ pub(crate) struct Worker {
     pub(crate) id: usize,
     pub(crate) pool: Pool<AttemptBody>,
     pub(crate) buffers: Rc<Buffers>,
+    pub(crate) spare: Spare,
     pub(crate) sweep: Sweep,
     pub(crate) snapshot: Current,
     /// Set when this sidecar drains: responses then ask h1 clients to close.
@@ -35,6 +37,7 @@ impl Worker {
             id,
             pool,
             buffers,
+            spare: Spare::default(),
             sweep,
             snapshot,
             draining: Cell::new(false),

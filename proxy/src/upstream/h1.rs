@@ -185,7 +185,6 @@ impl<B: Body> Exchange<B> {
             return None;
         }
         connection.reader.park();
-        connection.writer.park();
         Some(Idle(connection))
     }
 
