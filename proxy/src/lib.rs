@@ -7,6 +7,7 @@ mod downstream;
 mod drain;
 mod error;
 mod http1;
+mod http2;
 pub mod mesh;
 mod message;
 pub mod observe;

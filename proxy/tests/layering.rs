@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each wing may use, itself aside. `app` and `main` know everything.
-const MAY_USE: [(&str, &[&str]); 17] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     (
         "downstream",
         &[
             "request",
             "http1",
+            "http2",
             "message",
             "routing",
             "upstream",
@@ -43,6 +44,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
         &[
             "routing",
             "http1",
+            "http2",
             "message",
             "upstream",
             "observe::metrics",
@@ -63,12 +65,14 @@ const MAY_USE: [(&str, &[&str]); 17] = [
             "observe::metrics",
             "deadline",
             "http1",
+            "http2",
             "message",
             "config",
             "error",
         ],
     ),
     ("http1", &["message", "error"]),
+    ("http2", &["message", "error"]),
     ("message", &["error"]),
     ("drain", &["error"]),
     ("deadline", &["error"]),
@@ -79,15 +83,16 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("lib", &[]),
 ];
 
-/// Within `upstream`: cluster › {balance, outlier, health} › endpoint › pool › {h1, connect} › resolve, where later ones are lower.
-const UPSTREAM_MAY_USE: [(&str, &[&str]); 10] = [
+/// Within `upstream`: cluster › {balance, outlier, health} › endpoint › pool › {h2, h1, connect} › resolve, where later ones are lower.
+const UPSTREAM_MAY_USE: [(&str, &[&str]); 11] = [
     ("clusters", &["cluster", "resolve"]),
-    ("pool", &["cluster", "endpoint", "h1", "connect"]),
+    ("pool", &["cluster", "endpoint", "h1", "h2", "connect"]),
     ("cluster", &["balance", "outlier", "health", "endpoint"]),
     ("health", &["balance", "endpoint"]),
     ("balance", &["endpoint"]),
     ("outlier", &["endpoint"]),
     ("endpoint", &[]),
+    ("h2", &["h1"]),
     ("h1", &[]),
     ("connect", &[]),
     ("resolve", &[]),

@@ -25,6 +25,7 @@ use crate::message::fields::Known;
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::request;
 use crate::request::body::{Client, ResponseBody, Source};
+use crate::request::tunnel::Tunnel;
 use crate::request::worker::Worker;
 use crate::routing::snapshot::{ListenerPolicy, Slot};
 
@@ -97,7 +98,7 @@ enum Next {
     Close,
     /// Close, but take in what the client still sends.
     Linger,
-    Tunnel(ResponseBody),
+    Tunnel(Box<Tunnel>),
 }
 
 struct Connection {
@@ -181,8 +182,8 @@ impl Connection {
         if !self.send(&mut body).await {
             return Next::Close;
         }
-        if matches!(body, ResponseBody::Tunnel(_)) {
-            return Next::Tunnel(body);
+        if let ResponseBody::Tunnel(tunnel) = body {
+            return Next::Tunnel(tunnel);
         }
         drop(body);
         match (self.client.reader.borrow().is_complete(), keep_alive) {
@@ -274,9 +275,9 @@ impl Connection {
         self.deadline.bound(discarded).await;
     }
 
-    async fn tunnel(self: Rc<Self>, body: ResponseBody) {
+    async fn tunnel(self: Rc<Self>, tunnel: Box<Tunnel>) {
         let client = Rc::into_inner(self).and_then(|this| Rc::into_inner(this.client));
-        let (ResponseBody::Tunnel(tunnel), Some(client)) = (body, client) else {
+        let Some(client) = client else {
             return tracing::error!("a connection was upgraded while its request was held");
         };
         let (reader, writer) = (client.reader.into_inner(), client.writer.into_inner());

@@ -1,32 +1,36 @@
-//! An HTTP/2 client's connection (RFC 9113), served by hyper.
+//! An HTTP/2 client's connection (RFC 9113), a task of this worker for each of its streams.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use http_body::Body;
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use http::Method;
+use http::header::{self, HeaderValue};
 
 use super::protocol::Stream;
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
+use crate::http2::batch::batched;
+use crate::http2::body::{Receiving, Sending};
+use crate::message::Body;
 use crate::message::head::RequestHead;
 use crate::request;
-use crate::request::body::{ResponseBody, Source};
+use crate::request::body::Source;
 use crate::request::worker::Worker;
 use crate::routing::snapshot::{ListenerPolicy, Slot};
-use crate::upstream::connect::LocalExecutor;
 
 /// Concurrent streams one client connection may open (RFC 9113 section 5.1.2).
 const MAX_STREAMS: u32 = 256;
+/// Receive windows, of one stream and of a connection.
+const WINDOW: u32 = 1024 * 1024;
+/// Bytes of one response that are kept while the client's window is closed.
+const MAX_SEND_BUFFER: usize = 256 * 1024;
 /// For an idle HTTP/2 client to take its GOAWAY.
 const CLOSING: Duration = Duration::from_secs(10);
 
@@ -38,28 +42,53 @@ pub(super) async fn serve(
     stream: Stream,
     drain: Drain,
 ) {
-    let state = Connection::new(worker);
-    let service = service(worker, slot, &state);
-    let connection = http2::Builder::new(LocalExecutor)
+    let state = Rc::new(Connection {
+        in_flight: Cell::new(0),
+        deadline: worker.sweep.deadline(),
+    });
+    state.deadline.set_after(listener.idle_timeout);
+    let (stream, outbox) = batched(stream);
+    let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(listener.max_header_bytes)
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_send_buffer_size(MAX_SEND_BUFFER)
+        .handshake(stream);
+    // The preface is here already: this waits for nothing but the client's leave to write.
+    let mut connection = match state.deadline.bound(pin!(handshake)).await {
+        Some(Ok(connection)) => connection,
+        Some(Err(error)) => {
+            return tracing::debug!(listener = listener.name, %error, "no HTTP/2 connection");
+        }
+        None => return,
+    };
     let mut draining = pin!(drain.reached(Phase::Draining));
     let (mut told, mut registered, mut closing) = (false, false, false);
-    state.deadline.set_after(listener.idle_timeout);
     let mut was_in_flight = 0;
     let end = poll_fn(|cx| {
         let look = !told && (!registered || drain.is(Phase::Draining));
         registered = true;
         if look && draining.as_mut().poll(cx).is_ready() {
-            // GOAWAY(2^31-1), PING round trip, final GOAWAY (RFC 9113 section 6.8): hyper's graceful shutdown.
-            connection.as_mut().graceful_shutdown();
+            // GOAWAY(2^31-1), PING round trip, final GOAWAY (RFC 9113 section 6.8): h2's graceful shutdown.
+            connection.graceful_shutdown();
             told = true;
         }
-        if let Poll::Ready(end) = connection.as_mut().poll(cx) {
-            return Poll::Ready(end);
+        let accepted = loop {
+            match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    let guard = InFlight::enter(&state);
+                    let story = answer(Rc::clone(worker), slot, request, respond, guard);
+                    tokio::task::spawn_local(story);
+                }
+                Poll::Ready(Some(Err(error))) => break Poll::Ready(Err(error)),
+                Poll::Ready(None) => break Poll::Ready(Ok(())),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        outbox.send(cx);
+        if accepted.is_ready() {
+            return accepted;
         }
         let in_flight = state.in_flight.get();
         match in_flight {
@@ -73,7 +102,7 @@ pub(super) async fn serve(
                 return Poll::Ready(Ok(()));
             }
             // Idle: GOAWAY first, so that a request that crosses it is known to be unprocessed.
-            connection.as_mut().graceful_shutdown();
+            connection.graceful_shutdown();
             closing = true;
             state.deadline.set_after(CLOSING);
             cx.waker().wake_by_ref();
@@ -85,47 +114,59 @@ pub(super) async fn serve(
     }
 }
 
+/// One stream: hands the request to its story, then sends the response to its last byte.
+async fn answer(
+    worker: Rc<Worker>,
+    slot: Slot,
+    request: http::Request<h2::RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    _guard: InFlight,
+) {
+    let (parts, body) = request.into_parts();
+    let body = Source::H2(Receiving::new(body, &parts.headers, None));
+    let head = RequestHead::from_h2(&parts);
+    let bodiless = parts.method == Method::HEAD;
+    drop(parts);
+    let response = {
+        let mut story = pin!(request::serve(&worker, slot, head, body));
+        let answered = poll_fn(|cx| match story.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        });
+        answered.await
+    };
+    // The client took the request back.
+    let Some(request::Response { head, body }) = response else {
+        return;
+    };
+    let mut head = head.to_h2(());
+    let whole = body.is_end();
+    if let Some(length) = body.length().filter(|_| !whole && !bodiless) {
+        let entry = head.headers_mut().entry(header::CONTENT_LENGTH);
+        entry.or_insert_with(|| HeaderValue::from(length));
+    }
+    match respond.send_response(head, whole) {
+        Ok(stream) if !whole => {
+            let mut sending = Sending::new(body, stream);
+            if let Err(broken) = poll_fn(|cx| sending.poll(cx)).await {
+                tracing::debug!(?broken, "response ended early");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => {
+            tracing::debug!(%error, "response cannot be sent");
+            respond.send_reset(h2::Reason::INTERNAL_ERROR);
+        }
+    }
+}
+
 /// What a connection knows of itself between two polls.
 struct Connection {
     in_flight: Cell<u32>,
     deadline: Deadline,
 }
 
-impl Connection {
-    fn new(worker: &Worker) -> Rc<Self> {
-        Rc::new(Self {
-            in_flight: Cell::new(0),
-            deadline: worker.sweep.deadline(),
-        })
-    }
-}
-
-/// Hands each request to its story and counts it until its response body is gone.
-fn service(
-    worker: &Rc<Worker>,
-    slot: Slot,
-    state: &Rc<Connection>,
-) -> impl hyper::service::Service<
-    http::Request<Incoming>,
-    Response = http::Response<Counted>,
-    Error = Infallible,
-    Future = impl Future<Output = Result<http::Response<Counted>, Infallible>> + use<>,
-> + use<> {
-    let (worker, state) = (Rc::clone(worker), Rc::clone(state));
-    service_fn(move |request: http::Request<Incoming>| {
-        let (worker, guard) = (Rc::clone(&worker), InFlight::enter(&state));
-        async move {
-            let (parts, body) = request.into_parts();
-            let head = RequestHead::from_h2(&parts);
-            let response = request::serve(&worker, slot, head, Source::H2(body)).await;
-            Ok(response.head.to_h2(Counted {
-                body: response.body,
-                _guard: guard,
-            }))
-        }
-    })
-}
-
+/// One request under way on a connection.
 struct InFlight(Rc<Connection>);
 
 impl InFlight {
@@ -137,33 +178,6 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let left = self.0.in_flight.get() - 1;
-        self.0.in_flight.set(left);
-    }
-}
-
-/// A response body that keeps its connection counted as busy.
-pub(crate) struct Counted {
-    body: ResponseBody,
-    _guard: InFlight,
-}
-
-impl Body for Counted {
-    type Data = <ResponseBody as Body>::Data;
-    type Error = <ResponseBody as Body>::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
     }
 }

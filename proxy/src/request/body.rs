@@ -1,13 +1,10 @@
 //! The replayable request body, and the observed response body that ends the lease and writes the record.
 
 use std::cell::{Cell, RefCell};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::record::Record;
 use super::timer::Timer;
@@ -15,11 +12,11 @@ use super::tunnel::Tunnel;
 use crate::error::{Kind, ProxyError};
 use crate::http1::reader::Reader;
 use crate::http1::writer::Writer;
+use crate::http2::body::Receiving;
 use crate::message::fields::Fields;
 use crate::message::head::ResponseHead;
 use crate::message::{Body, Part};
-use crate::upstream::h1::Exchange;
-use crate::upstream::pool;
+use crate::upstream::{h1, h2};
 
 /// Bytes of a request body kept for another attempt; beyond it the body streams and the request is no longer retriable.
 pub(crate) const MAX_REPLAY: usize = 64 * 1024;
@@ -33,7 +30,7 @@ pub(crate) struct Client {
 /// Where a request's body comes from.
 pub(crate) enum Source {
     H1(Rc<Client>),
-    H2(Incoming),
+    H2(Receiving),
 }
 
 impl Source {
@@ -41,60 +38,33 @@ impl Source {
         match self {
             Self::H1(client) => {
                 let part = ready!(client.reader.borrow_mut().poll_part(cx));
-                Poll::Ready(part.map(|part| part.map_err(broken)))
-            }
-            Self::H2(body) => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| match frame {
-                    Ok(frame) => Ok(part(frame)),
-                    Err(error) => Err(broken(error)),
+                Poll::Ready(part.map(|part| {
+                    part.map_err(|error| ProxyError::caused(Kind::DownstreamTermination, error))
                 }))
             }
+            Self::H2(body) => body.poll_part(cx, Kind::DownstreamTermination),
         }
     }
 
     fn is_end(&self) -> bool {
         match self {
             Self::H1(client) => client.reader.borrow().is_complete(),
-            Self::H2(body) => body.is_end_stream(),
+            Self::H2(body) => body.is_end(),
         }
     }
 
     fn length(&self) -> Option<u64> {
         match self {
             Self::H1(client) => client.reader.borrow().remaining(),
-            Self::H2(body) if body.is_end_stream() => Some(0),
-            Self::H2(body) => body.size_hint().exact(),
+            Self::H2(body) => body.length(),
         }
     }
 
-    /// Passes an informational response on. HTTP/2 clients go without: hyper cannot send one.
+    /// Passes an informational response on. HTTP/2 clients go without.
     fn inform(&self, head: &ResponseHead) {
         if let Self::H1(client) = self {
             client.writer.borrow_mut().inform(head);
         }
-    }
-}
-
-/// The client broke its request off.
-fn broken(cause: impl std::error::Error + Send + Sync + 'static) -> ProxyError {
-    ProxyError::caused(Kind::DownstreamTermination, cause)
-}
-
-fn part(frame: Frame<Bytes>) -> Part {
-    match frame.into_data() {
-        Ok(data) => Part::Data(data),
-        Err(frame) => {
-            let trailers = frame.into_trailers().unwrap_or_default();
-            Part::Trailers(Fields::from_map(&trailers))
-        }
-    }
-}
-
-fn frame(part: Part) -> Frame<Bytes> {
-    match part {
-        Part::Data(data) => Frame::data(data),
-        Part::Trailers(fields) => Frame::trailers(fields.to_map()),
     }
 }
 
@@ -313,64 +283,31 @@ impl Body for AttemptBody {
     }
 }
 
-/// For HTTP/2, which hyper speaks.
-impl http_body::Body for AttemptBody {
-    type Data = Bytes;
-    type Error = ProxyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
-        let polled = ready!(self.get_mut().poll_part(cx));
-        Poll::Ready(polled.map(|part| part.map(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_end()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.length()
-            .map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-}
-
 /// A response's body as it comes from the task.
 pub(crate) enum UpstreamBody {
-    H1(Exchange<AttemptBody>),
-    H2(
-        Incoming,
-        #[expect(dead_code, reason = "held for its Drop")] pool::Stream,
-    ),
+    H1(h1::Exchange<AttemptBody>),
+    H2(h2::Exchange<AttemptBody>),
 }
 
 impl UpstreamBody {
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
         match self {
             Self::H1(exchange) => exchange.poll_part(cx),
-            Self::H2(body, _) => {
-                let polled = ready!(Pin::new(body).poll_frame(cx));
-                Poll::Ready(polled.map(|polled| match polled {
-                    Ok(frame) => Ok(part(frame)),
-                    Err(error) => Err(ProxyError::caused(Kind::ConnectionTermination, error)),
-                }))
-            }
+            Self::H2(exchange) => exchange.poll_part(cx),
         }
     }
 
     fn is_end(&self) -> bool {
         match self {
             Self::H1(exchange) => exchange.is_end(),
-            Self::H2(body, _) => body.is_end_stream(),
+            Self::H2(exchange) => exchange.is_end(),
         }
     }
 
     fn length(&self) -> Option<u64> {
         match self {
             Self::H1(exchange) => exchange.remaining(),
-            Self::H2(body, _) if body.is_end_stream() => Some(0),
-            Self::H2(body, _) => body.size_hint().exact(),
+            Self::H2(exchange) => exchange.length(),
         }
     }
 }
@@ -484,28 +421,5 @@ impl Body for ResponseBody {
             },
             Self::Tunnel(_) => Some(0),
         }
-    }
-}
-
-/// For HTTP/2, which hyper speaks.
-impl http_body::Body for ResponseBody {
-    type Data = Bytes;
-    type Error = ProxyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
-        let polled = ready!(self.get_mut().poll_part(cx));
-        Poll::Ready(polled.map(|part| part.map(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_end()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.length()
-            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

@@ -6,7 +6,7 @@ mod record;
 pub(crate) mod retry;
 pub(crate) mod tcp;
 pub(crate) mod timer;
-mod tunnel;
+pub(crate) mod tunnel;
 pub(crate) mod worker;
 
 use std::cell::Cell;
@@ -16,10 +16,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use hyper::client::conn::http2;
 use outrigger_xds::model::Protocol;
 
-use self::body::{AttemptBody, MAX_REPLAY, Observed, Replay, ResponseBody, Source, UpstreamBody};
+use self::body::{MAX_REPLAY, Observed, Replay, ResponseBody, Source, UpstreamBody};
 use self::record::{Claim, Record};
 use self::retry::{Attempts, Ended};
 use self::timer::Timer;
@@ -33,8 +32,9 @@ use crate::routing::snapshot::{ListenerPolicy, Slot};
 use crate::upstream::cluster::{Cluster, Share};
 use crate::upstream::endpoint::{Endpoint, Lease};
 use crate::upstream::h1::{self, Exchange};
+use crate::upstream::h2;
 use crate::upstream::outlier;
-use crate::upstream::pool::{self, Connection};
+use crate::upstream::pool::Connection;
 
 /// What a client is answered with.
 pub(crate) struct Response {
@@ -268,7 +268,7 @@ async fn attempt(
         };
         let sent = match connection {
             Connection::H1(idle) => send_h1(idle, head, body).await,
-            Connection::H2(sender, stream) => send_h2(sender, stream, head, body).await,
+            Connection::H2(sender) => send_h2(sender, head, body).await,
         };
         match sent {
             Ok(answer) => return Ok(answer),
@@ -297,47 +297,16 @@ async fn send_h1(
 }
 
 async fn send_h2(
-    mut sender: http2::SendRequest<AttemptBody>,
-    stream: pool::Stream,
+    mut sender: h2::Sender,
     head: &RequestHead,
     body: &Replay,
 ) -> Result<Answer, h1::Failed> {
     if head.fields.has(Known::Expect) {
-        // hyper passes no 1xx on, so the client is told here to send its body.
+        // The client is told here to send its body: many servers say nothing of it on HTTP/2.
         body.inform(&ResponseHead::new(StatusCode::CONTINUE));
     }
-    let failed = |error, unsent| h1::Failed { error, unsent };
-    let request = head
-        .to_h2(body.attempt())
-        .map_err(|error| failed(error, false))?;
-    match sender.try_send_request(request).await {
-        Ok(response) => {
-            let (parts, incoming) = response.into_parts();
-            let head = ResponseHead::from_h2(&parts);
-            Ok((head, UpstreamBody::H2(incoming, stream)))
-        }
-        Err(mut error) => {
-            let unsent = error.take_message().is_some();
-            Err(failed(classify(error.into_error()), unsent))
-        }
-    }
-}
-
-/// What a client-side error means for the HTTP/2 request that was on its way.
-fn classify(error: hyper::Error) -> ProxyError {
-    let h2 =
-        std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
-    let kind = match h2.and_then(|h2| Some((h2, h2.reason()?))) {
-        Some((_, h2::Reason::REFUSED_STREAM)) => Kind::RefusedStream,
-        // The h2 crate fails only the streams above GOAWAY's last id with it (RFC 9113 section 6.8): they were not processed.
-        Some((h2, h2::Reason::NO_ERROR)) if h2.is_go_away() && h2.is_remote() => {
-            Kind::RefusedStream
-        }
-        Some((h2, _)) if h2.is_reset() && h2.is_remote() => Kind::RemoteReset,
-        _ if error.is_parse() => Kind::UpstreamProtocol,
-        _ => Kind::ConnectionTermination,
-    };
-    ProxyError::caused(kind, error)
+    let (head, exchange) = sender.send(head, body.attempt()).await?;
+    Ok((head, UpstreamBody::H2(exchange)))
 }
 
 /// The sidecar's own answer: the status of the error's kind and a sentence, or gRPC's trailers-only form.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::body::AttemptBody;
 use crate::deadline::Sweep;
 use crate::http1::buffers::Buffers;
 use crate::routing::snapshot::Current;
@@ -20,7 +19,7 @@ const TIDY_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Worker {
     /// Its index among the metric shards.
     pub(crate) id: usize,
-    pub(crate) pool: Pool<AttemptBody>,
+    pub(crate) pool: Pool,
     pub(crate) buffers: Rc<Buffers>,
     pub(crate) spare: Spare,
     pub(crate) sweep: Sweep,

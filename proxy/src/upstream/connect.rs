@@ -8,9 +8,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::client::conn::http2;
-use hyper::rt::Executor;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tower::timeout::{Timeout, error::Elapsed};
@@ -20,23 +17,6 @@ use crate::error::{Kind, ProxyError};
 
 /// Unacknowledged bytes end a connection after this (tcp(7), TCP_USER_TIMEOUT).
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Silence with open streams after which an h2 connection is probed with PING (RFC 9113 section 6.7), and the wait for its answer.
-const PING_AFTER: Duration = Duration::from_secs(10);
-/// Receive windows: one stream may have this much in flight, and all of a connection together four times as much.
-const STREAM_WINDOW: u32 = 256 * 1024;
-
-/// Runs connection tasks on the worker that made them.
-#[derive(Clone, Copy)]
-pub(crate) struct LocalExecutor;
-
-impl<F: Future + 'static> Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
-    }
-}
-
 #[derive(Clone, Copy)]
 struct TcpConnector;
 
@@ -77,24 +57,4 @@ pub(crate) async fn tcp(address: SocketAddr, timeout: Duration) -> Result<TcpStr
             };
             ProxyError::caused(kind, format!("{address}: {error}"))
         })
-}
-
-/// Makes the stream an HTTP/2 client connection (prior knowledge, RFC 9113 section 3.3), driven by a task of this worker.
-pub(crate) async fn h2<B>(stream: TcpStream) -> Result<http2::SendRequest<B>, ProxyError>
-where
-    B: hyper::body::Body + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let (sender, connection) = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_AFTER)
-        .keep_alive_timeout(PING_AFTER)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(STREAM_WINDOW * 4)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| ProxyError::caused(Kind::ConnectFailed, error))?;
-    tokio::task::spawn_local(connection);
-    Ok(sender)
 }

@@ -6,6 +6,7 @@ pub(crate) mod clusters;
 pub(crate) mod connect;
 pub(crate) mod endpoint;
 pub(crate) mod h1;
+pub(crate) mod h2;
 pub(crate) mod health;
 pub(crate) mod outlier;
 pub(crate) mod pool;

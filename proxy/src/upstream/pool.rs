@@ -7,14 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use hyper::body::Body;
-use hyper::client::conn::http2;
 use tokio::time::Instant;
 
 use super::cluster::Cluster;
 use super::connect;
 use super::endpoint::Endpoint;
-use super::h1;
+use super::{h1, h2};
 use crate::error::{Kind, ProxyError};
 use crate::http1::buffers::Buffers;
 
@@ -29,15 +27,12 @@ pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const STREAMS: usize = 100;
 
 /// A connection that a request is sent on.
-pub(crate) enum Connection<B> {
+pub(crate) enum Connection {
     /// Exclusive until its response has ended.
     H1(h1::Idle),
-    /// Shared; the token counts the stream until it is dropped.
-    H2(http2::SendRequest<B>, Stream),
+    /// Shared.
+    H2(h2::Sender),
 }
-
-/// One stream of an h2 connection, counted until it is dropped.
-pub(crate) type Stream = Rc<()>;
 
 struct Idle {
     connection: h1::Idle,
@@ -45,38 +40,26 @@ struct Idle {
     timeout: Duration,
 }
 
-/// An h2 connection; the token has one holder more than it has streams.
-struct Shared<B> {
-    sender: http2::SendRequest<B>,
-    token: Rc<()>,
+/// An h2 connection.
+struct Shared {
+    sender: h2::Sender,
     used: Instant,
     timeout: Duration,
 }
 
-impl<B> Shared<B> {
-    fn streams(&self) -> usize {
-        Rc::strong_count(&self.token) - 1
-    }
-}
-
-struct Kept<B> {
+struct Kept {
     endpoint: Arc<Endpoint>,
     h1: Vec<Idle>,
-    h2: Vec<Shared<B>>,
+    h2: Vec<Shared>,
 }
 
 /// One worker's connections.
-pub(crate) struct Pool<B> {
-    endpoints: RefCell<HashMap<u64, Kept<B>>>,
+pub(crate) struct Pool {
+    endpoints: RefCell<HashMap<u64, Kept>>,
     buffers: Rc<Buffers>,
 }
 
-impl<B> Pool<B>
-where
-    B: Body + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl Pool {
     /// The buffers are the worker's.
     pub(crate) fn new(buffers: Rc<Buffers>) -> Self {
         Self {
@@ -91,19 +74,21 @@ where
         endpoint: &Endpoint,
         http2: bool,
         now: Instant,
-    ) -> Option<Connection<B>> {
+    ) -> Option<Connection> {
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = endpoints.get_mut(&endpoint.id)?;
         if http2 {
             kept.h2.retain(|shared| !shared.sender.is_closed());
             let full = kept.h2.len() >= MAX_H2;
-            let shared = kept.h2.iter_mut().min_by_key(|shared| shared.streams())?;
-            if shared.streams() >= STREAMS && !full {
+            let shared = kept
+                .h2
+                .iter_mut()
+                .min_by_key(|shared| shared.sender.streams())?;
+            if shared.sender.streams() >= STREAMS && !full {
                 return None;
             }
             shared.used = now;
-            let stream = Rc::clone(&shared.token);
-            return Some(Connection::H2(shared.sender.clone(), stream));
+            return Some(Connection::H2(shared.sender.clone()));
         }
         while let Some(idle) = kept.h1.pop() {
             if now - idle.since < idle.timeout && idle.connection.is_open() {
@@ -119,24 +104,23 @@ where
         cluster: &Arc<Cluster>,
         endpoint: &Arc<Endpoint>,
         http2: bool,
-    ) -> Result<Connection<B>, ProxyError> {
+    ) -> Result<Connection, ProxyError> {
         let _pending = cluster.try_connect().ok_or(Kind::Overflow)?;
         let stream = connect::tcp(endpoint.address, cluster.connect_timeout()).await?;
         if !http2 {
             return Ok(Connection::H1(h1::Idle::new(stream, &self.buffers)));
         }
-        let (sender, token) = (connect::h2(stream).await?, Rc::new(()));
+        let sender = h2::h2(stream).await?;
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = Self::kept(&mut endpoints, endpoint);
         if kept.h2.len() < MAX_H2 {
             kept.h2.push(Shared {
                 sender: sender.clone(),
-                token: Rc::clone(&token),
                 used: Instant::now(),
                 timeout: cluster.policy().idle_timeout.unwrap_or(IDLE_TIMEOUT),
             });
         }
-        Ok(Connection::H2(sender, token))
+        Ok(Connection::H2(sender))
     }
 
     /// Gives a connection back after its response has ended.
@@ -161,10 +145,7 @@ where
         }
     }
 
-    fn kept<'a>(
-        endpoints: &'a mut HashMap<u64, Kept<B>>,
-        endpoint: &Arc<Endpoint>,
-    ) -> &'a mut Kept<B> {
+    fn kept<'a>(endpoints: &'a mut HashMap<u64, Kept>, endpoint: &Arc<Endpoint>) -> &'a mut Kept {
         endpoints.entry(endpoint.id).or_insert_with(|| Kept {
             endpoint: Arc::clone(endpoint),
             h1: Vec::new(),
@@ -181,7 +162,7 @@ where
             kept.h1
                 .retain(|idle| idle.since.elapsed() < idle.timeout && idle.connection.is_open());
             kept.h2.retain(|shared| {
-                let idle = shared.streams() == 0 && shared.used.elapsed() >= shared.timeout;
+                let idle = shared.sender.streams() == 0 && shared.used.elapsed() >= shared.timeout;
                 !shared.sender.is_closed() && !idle
             });
             !(kept.h1.is_empty() && kept.h2.is_empty())

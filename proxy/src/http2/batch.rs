@@ -1,0 +1,260 @@
+//! A stream that gathers what is written during one turn of a connection, sent at the turn's end; and reads a lot at once.
+//!
+//! h2 (0.4) writes to its stream once per DATA frame of 256 bytes or more, and reads into what its buffer has left; no setting
+//! changes either. So its writes are only appended here, and whoever polls the connection calls [`Outbox::send`] after each poll.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes gathered before they are sent within the turn, and bytes asked of the socket at once.
+const BUFFER: usize = 64 * 1024;
+/// A write of so many bytes is worth a system call of its own, together with what was gathered before it; below, a copy is cheaper.
+const LARGE: usize = 8 * 1024;
+/// Buffers a thread keeps for the next turn of any of its connections.
+const SPARE: usize = 16;
+/// Slices of one vectored write; h2 gives two.
+const SLICES: usize = 8;
+
+thread_local! {
+    static SPARES: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes in a buffer that is held only while there are any.
+#[derive(Default)]
+struct Held {
+    buffer: Option<Box<[u8]>>,
+    start: usize,
+    end: usize,
+}
+
+impl Held {
+    fn bytes(&self) -> &[u8] {
+        self.buffer
+            .as_ref()
+            .map_or(&[], |buffer| &buffer[self.start..self.end])
+    }
+
+    fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Room behind the bytes, where bytes do not have to be moved to make it.
+    fn room(&self) -> usize {
+        BUFFER - self.end
+    }
+
+    fn buffer(&mut self) -> &mut [u8] {
+        self.buffer.get_or_insert_with(|| {
+            let spare = SPARES.with_borrow_mut(Vec::pop);
+            spare.unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())
+        })
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        let (end, new_end) = (self.end, self.end + bytes.len());
+        self.buffer()[end..new_end].copy_from_slice(bytes);
+        self.end = new_end;
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start += count;
+        if self.start == self.end {
+            self.give_back();
+        }
+    }
+
+    fn give_back(&mut self) {
+        (self.start, self.end) = (0, 0);
+        let Some(buffer) = self.buffer.take() else {
+            return;
+        };
+        // A thread that ends has no list any more.
+        let _ = SPARES.try_with(|spares| {
+            let mut spares = spares.borrow_mut();
+            if spares.len() < SPARE {
+                spares.push(buffer);
+            }
+        });
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+struct Gathering<S> {
+    stream: S,
+    read: Held,
+    unsent: Held,
+    /// What a write at the end of a turn met; the next write or flush tells it.
+    failed: Option<io::Error>,
+    /// Bytes have come since somebody last asked.
+    has_read: bool,
+}
+
+impl<S: AsyncWrite + Unpin> Gathering<S> {
+    fn write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
+        let total = slices.iter().map(|slice| slice.len()).sum();
+        if total < LARGE {
+            while total > self.unsent.room() {
+                ready!(self.poll_some(cx, &[]))?;
+            }
+            slices.iter().for_each(|slice| self.unsent.append(slice));
+            return Poll::Ready(Ok(total));
+        }
+        loop {
+            let taken = ready!(self.poll_some(cx, slices))?;
+            if taken > 0 {
+                return Poll::Ready(Ok(taken));
+            }
+        }
+    }
+
+    /// One write of what was gathered and then the slices; of the slices, so many bytes were taken.
+    fn poll_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let before = self.unsent.len();
+        let mut all = [IoSlice::new(&[]); SLICES];
+        let mut count = 0;
+        let gathered = IoSlice::new(self.unsent.bytes());
+        for slice in std::iter::once(&gathered)
+            .chain(slices)
+            .filter(|slice| !slice.is_empty())
+            .take(SLICES)
+        {
+            all[count] = *slice;
+            count += 1;
+        }
+        let stream = Pin::new(&mut self.stream);
+        let written = ready!(stream.poll_write_vectored(cx, &all[..count]))?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.unsent.consume(written.min(before));
+        Poll::Ready(Ok(written.saturating_sub(before)))
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.unsent.len() > 0 {
+            ready!(self.poll_some(cx, &[]))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The stream as h2 sees it.
+pub(crate) struct Batched<S>(Rc<RefCell<Gathering<S>>>);
+
+/// What sends the bytes that the stream's user has written.
+pub(crate) struct Outbox<S>(Rc<RefCell<Gathering<S>>>);
+
+/// Wraps the stream. Nothing below 8 KiB is sent until the outbox is told to, or 64 KiB have gathered.
+pub(crate) fn batched<S>(stream: S) -> (Batched<S>, Outbox<S>) {
+    let gathering = Rc::new(RefCell::new(Gathering {
+        stream,
+        read: Held::default(),
+        unsent: Held::default(),
+        failed: None,
+        has_read: false,
+    }));
+    (Batched(Rc::clone(&gathering)), Outbox(gathering))
+}
+
+impl<S: AsyncWrite + Unpin> Outbox<S> {
+    /// Sends what was gathered. What a full socket does not take stays: the task is woken when it has room, and calls again.
+    pub(crate) fn send(&self, cx: &mut Context<'_>) {
+        let mut gathering = self.0.borrow_mut();
+        if let Poll::Ready(Err(error)) = gathering.poll_drain(cx) {
+            gathering.unsent.give_back();
+            gathering.failed = Some(error);
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
+impl<S> Outbox<S> {
+    /// Whether bytes have come since this was last asked.
+    pub(crate) fn has_read(&self) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().has_read)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Batched<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let gathering = &mut *self.0.borrow_mut();
+        let (stream, read) = (Pin::new(&mut gathering.stream), &mut gathering.read);
+        if read.len() == 0 {
+            let mut much = ReadBuf::new(read.buffer());
+            let polled = stream.poll_read(cx, &mut much);
+            read.end = much.filled().len();
+            if read.end == 0 {
+                read.give_back();
+                return polled;
+            }
+            gathering.has_read = true;
+        }
+        let fits = read.len().min(buf.remaining());
+        buf.put_slice(&read.bytes()[..fits]);
+        read.consume(fits);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Batched<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().write(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().write(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Leaves the bytes to the end of the turn.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.0.borrow_mut().failed.take() {
+            Some(error) => Poll::Ready(Err(error)),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut gathering = self.0.borrow_mut();
+        if let Some(error) = gathering.failed.take() {
+            return Poll::Ready(Err(error));
+        }
+        ready!(gathering.poll_drain(cx))?;
+        Pin::new(&mut gathering.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! A message's body on an HTTP/2 stream: one being received, and one being sent under the peer's flow control.
+
+use std::error::Error;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, header};
+
+use crate::error::{Kind, ProxyError};
+use crate::message::fields::Fields;
+use crate::message::{Body, Part};
+
+/// A body that comes from the peer. Dropping it before its end resets the stream.
+pub(crate) struct Receiving {
+    stream: RecvStream,
+    length: Option<u64>,
+    data_done: bool,
+    /// Counts the stream as open.
+    _open: Option<Rc<()>>,
+}
+
+impl Receiving {
+    /// `headers` are the message's own; `open` is held as long as the body.
+    pub(crate) fn new(stream: RecvStream, headers: &HeaderMap, open: Option<Rc<()>>) -> Self {
+        let length = headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+        Self {
+            stream,
+            length,
+            data_done: false,
+            _open: open,
+        }
+    }
+}
+
+impl Receiving {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, h2::Error>>> {
+        if !self.data_done {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // An error means that the stream is gone, which the next poll says.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    return Poll::Ready(Some(Ok(Part::Data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => self.data_done = true,
+            }
+        }
+        let trailers = ready!(self.stream.poll_trailers(cx)).transpose();
+        Poll::Ready(
+            trailers.map(|found| found.map(|trailers| Part::Trailers(Fields::from_map(&trailers)))),
+        )
+    }
+
+    /// The next part; an error is of kind `broken`.
+    pub(crate) fn poll_part(
+        &mut self,
+        cx: &mut Context<'_>,
+        broken: Kind,
+    ) -> Poll<Option<Result<Part, ProxyError>>> {
+        let part = ready!(self.poll(cx));
+        Poll::Ready(part.map(|part| part.map_err(|error| ProxyError::caused(broken, error))))
+    }
+
+    /// Whether nothing will come any more.
+    pub(crate) fn is_end(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    /// Bytes of data in all, where that is known.
+    pub(crate) fn length(&self) -> Option<u64> {
+        if self.is_end() { Some(0) } else { self.length }
+    }
+}
+
+/// Why a body was not sent to its end.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// It failed itself; the stream was reset.
+    Body(ProxyError),
+    /// The peer reset the stream, or the connection is gone.
+    Stream,
+}
+
+/// A body on its way to the peer. Dropping it before its end resets the stream.
+pub(crate) struct Sending<B> {
+    body: B,
+    stream: SendStream<Bytes>,
+    /// Waits for the peer's window; whether it is the last.
+    waiting: Option<(Bytes, bool)>,
+    /// The first part needs no leave: h2 keeps it until there is room, as we would.
+    started: bool,
+}
+
+impl<B: Body> Sending<B> {
+    pub(crate) fn new(body: B, stream: SendStream<Bytes>) -> Self {
+        Self {
+            body,
+            stream,
+            waiting: None,
+            started: false,
+        }
+    }
+
+    /// Sends what there is, until the body's end.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        loop {
+            if let Some((data, last)) = self.waiting.take() {
+                if self.started && !data.is_empty() && self.poll_room(cx)?.is_pending() {
+                    self.waiting = Some((data, last));
+                    return Poll::Pending;
+                }
+                self.started = true;
+                self.stream.send_data(data, last).map_err(gone)?;
+                if last {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            let Poll::Ready(part) = self.body.poll_part(cx) else {
+                // Only who waits needs to hear of a reset; a write would tell as well.
+                return match self.stream.poll_reset(cx) {
+                    Poll::Ready(_) => Poll::Ready(Err(Broken::Stream)),
+                    Poll::Pending => Poll::Pending,
+                };
+            };
+            match part {
+                Some(Ok(Part::Data(data))) => {
+                    if self.started && !data.is_empty() {
+                        // One byte, not the whole part: a stream that waits must not hold the connection's window.
+                        self.stream.reserve_capacity(1);
+                    }
+                    self.waiting = Some((data, self.body.is_end()));
+                }
+                Some(Ok(Part::Trailers(fields))) => {
+                    self.stream.reserve_capacity(0);
+                    let sent = self.stream.send_trailers(fields.to_map());
+                    return Poll::Ready(sent.map_err(gone));
+                }
+                Some(Err(error)) => {
+                    self.stream.send_reset(reason(&error));
+                    return Poll::Ready(Err(Broken::Body(error)));
+                }
+                None => {
+                    let end = self.stream.send_data(Bytes::new(), true);
+                    return Poll::Ready(end.map_err(gone));
+                }
+            }
+        }
+    }
+
+    /// Ready when the peer's window has room for at least a byte.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Broken> {
+        while self.stream.capacity() == 0 {
+            match self.stream.poll_capacity(cx) {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_)) | None) => return Err(Broken::Stream),
+            }
+        }
+        Ok(Poll::Ready(()))
+    }
+}
+
+fn gone(_: h2::Error) -> Broken {
+    Broken::Stream
+}
+
+/// A stream that was reset on one side is reset alike on the other.
+fn reason(error: &(dyn Error + 'static)) -> Reason {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(reason) = error
+            .downcast_ref::<h2::Error>()
+            .and_then(h2::Error::reason)
+        {
+            return reason;
+        }
+        cause = error.source();
+    }
+    Reason::INTERNAL_ERROR
+}
