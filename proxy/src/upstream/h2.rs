@@ -235,3 +235,6 @@ fn classify(error: h2::Error) -> ProxyError {
     };
     ProxyError::caused(kind, error)
 }
+
+#[cfg(test)]
+mod tests;
