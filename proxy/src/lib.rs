@@ -10,6 +10,8 @@ mod http1;
 mod http2;
 pub mod mesh;
 mod message;
+#[doc(hidden)]
+pub mod micro;
 pub mod observe;
 mod request;
 mod routing;
