@@ -3,6 +3,7 @@
 pub mod demo;
 pub mod figures;
 pub mod fleet;
+pub mod instructions;
 pub mod load;
 pub mod origin;
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use clap::{Parser, Subcommand};
 use outrigger_bench::demo;
 use outrigger_bench::figures;
+use outrigger_bench::instructions;
 use outrigger_bench::load::{Load, Plan, Record, Wire};
 use outrigger_bench::origin::{self, Origin};
 
@@ -74,6 +75,8 @@ enum Command {
     Demo(demo::Options),
     /// CPU per 100,000 requests and memory, one hop and two, beside Envoy if it is installed
     Figures(figures::Options),
+    /// Instructions per request with a hundred times more endpoints or services, under valgrind
+    Instructions(instructions::Options),
 }
 
 fn main() -> ExitCode {
@@ -106,6 +109,14 @@ fn arguments() -> Args {
 async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Figures(options) => figures::run(options).await?,
+        Command::Instructions(options) => {
+            let met = instructions::run(options).await?;
+            return Ok(if met {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
         Command::Demo(options) => {
             let good = demo::run(options).await?;
             return Ok(if good {
