@@ -1,11 +1,12 @@
 //! Load, origins and fleets of local processes: what shows that the sidecar and its control server do their work.
 
+pub mod compare;
 pub mod demo;
-pub mod figures;
 pub mod fleet;
 pub mod instructions;
 pub mod load;
 pub mod origin;
+pub mod peers;
 
 /// Resolves at SIGTERM or Ctrl-C.
 pub async fn stop_signal() {

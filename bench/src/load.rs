@@ -1,10 +1,13 @@
-//! The load generator: constant rate (open loop) or as fast as answers come (closed loop), over HTTP/1.1, HTTP/2 or TCP.
+//! The load generator: constant rate (open loop) or as fast as answers come (closed loop), over HTTP/1.1, HTTP/2, gRPC or TCP.
 //!
-//! In the open loop the clock sets the send times, not the answers: a request that had to wait for a free connection is
-//! measured from the time it should have been sent. A timer that fires late while a connection is free is the generator's
-//! own fault, and is left out.
+//! In the open loop the clock sets the send times, not the answers, and every latency counts from the intended send time,
+//! whoever was late: the wait for a free connection and the generator's own late wake-up are both in it. The second is also
+//! recorded apart ([`Record::late`]): a generator that shares its CPU shows there, and in every peer measured beside it.
 
+pub mod command;
 mod exchange;
+mod http1;
+mod pace;
 mod record;
 
 use std::net::SocketAddr;
@@ -16,9 +19,11 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+pub use pace::Arrivals;
 pub use record::{Failure, Record, TaskSeen};
 
 use exchange::Link;
+use pace::Pacer;
 
 /// What is spoken to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -27,6 +32,8 @@ pub enum Wire {
     Http1,
     /// HTTP/2 with prior knowledge, several streams per connection.
     Http2,
+    /// gRPC unary: one message each way, over HTTP/2; the body is the message.
+    Grpc,
     /// The body sent as raw bytes to an echo server, read back in full.
     Tcp,
 }
@@ -48,6 +55,10 @@ pub struct Plan {
     pub wire: Wire,
     /// Requests per second over all connections; `None` is the closed loop.
     pub rate: Option<u32>,
+    /// When the requests of a constant rate are due.
+    pub arrivals: Arrivals,
+    /// Seeds [`Arrivals::Poisson`].
+    pub seed: u64,
     /// Connections held open.
     pub connections: usize,
     /// Requests at once per connection (HTTP/2 only).
@@ -56,7 +67,7 @@ pub struct Plan {
     pub requests: Option<u64>,
     /// Stop after so long.
     pub duration: Option<Duration>,
-    /// A request without a complete answer after so long has failed.
+    /// A request without a complete answer after so long has failed; it may take twice that to notice.
     pub timeout: Duration,
 }
 
@@ -71,6 +82,8 @@ impl Plan {
             body: Bytes::new(),
             wire: Wire::Http1,
             rate: None,
+            arrivals: Arrivals::Uniform,
+            seed: 0,
             connections: 64,
             streams: 1,
             requests: None,
@@ -78,13 +91,22 @@ impl Plan {
             timeout: Duration::from_secs(20),
         }
     }
+
+    /// Requests that can be under way at once.
+    pub fn concurrency(&self) -> usize {
+        let streams = match self.wire {
+            Wire::Http2 | Wire::Grpc => self.streams.max(1),
+            Wire::Http1 | Wire::Tcp => 1,
+        };
+        self.connections.max(1) * streams
+    }
 }
 
 /// Load that is running; dropping it ends it at once.
 #[derive(Debug)]
 pub struct Load {
     workers: JoinSet<()>,
-    records: Vec<Arc<Mutex<Record>>>,
+    record: Arc<Mutex<Record>>,
     stop: watch::Sender<bool>,
 }
 
@@ -92,47 +114,50 @@ impl Load {
     /// Starts the workers on the current runtime.
     pub fn start(plan: Plan) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let mut workers = JoinSet::new();
-        let mut records = Vec::new();
-        let clock = Arc::new(Clock {
-            start: Instant::now(),
+        let record = Arc::<Mutex<Record>>::default();
+        let start = Instant::now();
+        let shared = Arc::new(Shared {
+            start,
             tickets: AtomicU64::new(0),
+            pacer: plan
+                .rate
+                .map(|rate| Pacer::new(start, rate, plan.arrivals, plan.seed).into()),
+            record: Arc::clone(&record),
+            plan,
         });
-        let streams = if plan.wire == Wire::Http2 {
-            plan.streams.max(1)
-        } else {
-            1
-        };
-        let plan = Arc::new(plan);
-        for _ in 0..plan.connections.max(1) {
-            let shared = Arc::default();
-            for _ in 0..streams {
-                let record = Arc::new(Mutex::new(Record::default()));
-                let link = Link::new(plan.wire, &shared);
-                workers.spawn(work(
-                    Arc::clone(&plan),
-                    Arc::clone(&clock),
-                    link,
-                    Arc::clone(&record),
-                    stopped.clone(),
-                ));
-                records.push(record);
+        let mut workers = JoinSet::new();
+        let connections = shared.plan.connections.max(1);
+        for _ in 0..connections {
+            let h2 = Arc::default();
+            for _ in 0..shared.plan.concurrency() / connections {
+                let link = Link::new(&shared.plan, &h2);
+                workers.spawn(work(Arc::clone(&shared), link, stopped.clone()));
             }
         }
         Self {
             workers,
-            records,
+            record,
             stop,
         }
     }
 
     /// Everything recorded so far.
     pub fn snapshot(&self) -> Record {
-        let mut total = Record::default();
-        for record in &self.records {
-            total.merge(&record.lock().unwrap_or_else(PoisonError::into_inner));
-        }
-        total
+        self.record
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Requests that have ended since the record began.
+    pub fn sent(&self) -> u64 {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.sent
+    }
+
+    /// Everything recorded so far, and begins a new record: what came before is a warm-up.
+    pub fn take(&self) -> Record {
+        std::mem::take(&mut self.record.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Sends no more, waits for the answers under way, and returns the whole record.
@@ -141,78 +166,93 @@ impl Load {
         self.finished().await
     }
 
+    /// Like [`Load::finished`]; tells how many requests have ended, twice a second.
+    pub async fn watched(mut self, mut tell: impl FnMut(u64)) -> Record {
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tokio::select! {
+                done = self.workers.join_next() => if done.is_none() {
+                    return self.take();
+                },
+                _ = tick.tick() => tell(self.sent()),
+            }
+        }
+    }
+
     /// Waits until the plan's count or duration is reached.
     pub async fn finished(mut self) -> Record {
         while self.workers.join_next().await.is_some() {}
-        self.snapshot()
+        self.take()
     }
 }
 
-/// Hands out send times in order, to whichever worker is free.
-#[derive(Debug)]
-struct Clock {
+/// What all workers of one load share.
+struct Shared {
+    plan: Plan,
     start: Instant,
     tickets: AtomicU64,
-}
-
-impl Clock {
-    /// The next request's intended time (`None` in it: at once), or `None` when the plan is done.
-    fn next(&self, plan: &Plan) -> Option<Option<Instant>> {
-        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        if plan.requests.is_some_and(|limit| ticket >= limit) {
-            return None;
-        }
-        let offset = match plan.rate {
-            Some(rate) => Duration::from_secs_f64(ticket as f64 / f64::from(rate.max(1))),
-            None => self.start.elapsed(),
-        };
-        if plan.duration.is_some_and(|limit| offset >= limit) {
-            return None;
-        }
-        Some(plan.rate.map(|_| self.start + offset))
-    }
-}
-
-async fn work(
-    plan: Arc<Plan>,
-    clock: Arc<Clock>,
-    mut link: Link,
+    /// The lock is fair: the worker that has waited longest holds it until the next request is due, and sends that.
+    pacer: Option<tokio::sync::Mutex<Pacer>>,
     record: Arc<Mutex<Record>>,
-    mut stopped: watch::Receiver<bool>,
-) {
-    while !*stopped.borrow() {
-        let Some(intended) = clock.next(&plan) else {
-            return;
+}
+
+impl Shared {
+    /// When the next request should be sent and, if a connection was free before that, by how much its sending is late;
+    /// `None` when the plan is done.
+    async fn next(&self) -> Option<(Instant, Option<Duration>)> {
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        if self.plan.requests.is_some_and(|limit| ticket >= limit) {
+            return None;
+        }
+        let end = self.plan.duration.map(|limit| self.start + limit);
+        let (due, late) = match &self.pacer {
+            Some(pacer) => pacer.lock().await.next(end).await?,
+            None => (Instant::now(), None),
         };
-        let Some(sent) = send_time(intended, &mut stopped).await else {
-            return;
-        };
-        let outcome = match tokio::time::timeout(plan.timeout, link.exchange(&plan)).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                link.abandon();
-                Err(format!("no complete answer in {:?}", plan.timeout))
-            }
-        };
-        let mut record = record.lock().unwrap_or_else(PoisonError::into_inner);
-        record.note(sent, Instant::now(), outcome);
+        if end.is_some_and(|end| due >= end) {
+            return None;
+        }
+        Some((due, late))
     }
 }
 
-/// Waits for the intended time; `None` when stopped before it.
-async fn send_time(
-    intended: Option<Instant>,
-    stopped: &mut watch::Receiver<bool>,
-) -> Option<Instant> {
-    let now = Instant::now();
-    match intended {
-        None => Some(now),
-        Some(late) if late <= now => Some(late),
-        Some(future) => {
-            tokio::select! {
-                () = tokio::time::sleep_until(future.into()) => Some(Instant::now()),
-                _ = stopped.wait_for(|stop| *stop) => None,
+async fn work(shared: Arc<Shared>, mut link: Link, mut stopped: watch::Receiver<bool>) {
+    let plan = &shared.plan;
+    // One timer for all requests of a worker, moved only when it fires: a request may live for up to twice the bound.
+    let mut alarm = std::pin::pin!(tokio::time::sleep(plan.timeout));
+    loop {
+        let next = tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stop| *stop) => return,
+            next = shared.next() => next,
+        };
+        let Some((due, late)) = next else { return };
+        let began = Instant::now();
+        let outcome = {
+            let mut exchange = std::pin::pin!(link.exchange(plan));
+            loop {
+                tokio::select! {
+                    biased;
+                    outcome = &mut exchange => break Some(outcome),
+                    () = &mut alarm => {
+                        let over = began.elapsed() >= plan.timeout;
+                        let from = if over { Instant::now() } else { began };
+                        alarm.as_mut().reset((from + plan.timeout).into());
+                        if over {
+                            break None;
+                        }
+                    }
+                }
             }
+        };
+        let outcome = outcome.unwrap_or_else(|| {
+            link.abandon();
+            Err(format!("no complete answer in {:?}", plan.timeout))
+        });
+        let mut record = shared.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.note(due, Instant::now(), outcome);
+        if let Some(late) = late {
+            record.note_late(late);
         }
     }
 }

@@ -1,21 +1,21 @@
-//! The command line: `origin`, `load`, `demo` and `figures`.
+//! The command line: `origin`, `load`, `demo`, `compare` and what reads its results.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::{Parser, Subcommand};
+use outrigger_bench::compare;
 use outrigger_bench::demo;
-use outrigger_bench::figures;
 use outrigger_bench::instructions;
-use outrigger_bench::load::{Load, Plan, Record, Wire};
+use outrigger_bench::load::command as load;
+use outrigger_bench::origin::lean::Lean;
 use outrigger_bench::origin::{self, Origin};
 
 #[derive(Parser)]
 #[command(
     version,
-    about = "Load, origin servers, the demo, and figures of what the sidecar costs"
+    about = "Load, origin servers, the demo, and the comparison with other proxies"
 )]
 struct Args {
     #[command(subcommand)]
@@ -26,55 +26,31 @@ struct Args {
 enum Command {
     /// Serve as an application that answers its name and misbehaves on request
     Origin {
-        /// Address to listen on; port 0 is any free one, printed as `origin listening on ADDR`
+        /// Address to listen on, again for more; port 0 is any free one, printed as `origin listening on ADDR`
         #[arg(long, default_value = "127.0.0.1:0")]
-        listen: SocketAddr,
+        listen: Vec<SocketAddr>,
         /// The name answered in `x-task`
-        #[arg(long, default_value = "origin")]
-        name: String,
+        #[arg(long)]
+        name: Option<String>,
         /// Opaque TCP: send this line first, then every byte back
         #[arg(long)]
         greeting: Option<String>,
+        /// For measuring: the same answer to every request, made once
+        #[arg(long, conflicts_with = "greeting")]
+        lean: bool,
+        /// Bytes of the lean answer's body
+        #[arg(long, default_value_t = 1024, requires = "lean")]
+        bytes: usize,
+        /// Milliseconds before each lean answer
+        #[arg(long, default_value_t = 0, requires = "lean")]
+        delay_ms: u64,
     },
     /// Send requests and print what came of them
-    Load {
-        /// Where connections go
-        address: SocketAddr,
-        /// Host header; the address when absent
-        #[arg(long)]
-        host: Option<String>,
-        /// Path and query
-        #[arg(long, default_value = "/")]
-        path: String,
-        /// Method
-        #[arg(long, default_value = "GET")]
-        method: http::Method,
-        /// Bytes of body with every request
-        #[arg(long, default_value_t = 0)]
-        body: usize,
-        /// What is spoken
-        #[arg(long, value_enum, default_value_t = Wire::Http1)]
-        wire: Wire,
-        /// Requests per second; absent: as fast as answers come
-        #[arg(long)]
-        rate: Option<u32>,
-        /// Connections held open
-        #[arg(long, default_value_t = 64)]
-        connections: usize,
-        /// Streams per HTTP/2 connection
-        #[arg(long, default_value_t = 16)]
-        streams: usize,
-        /// Stop after so many requests
-        #[arg(long)]
-        requests: Option<u64>,
-        /// Stop after so many seconds
-        #[arg(long, default_value_t = 10)]
-        seconds: u64,
-    },
+    Load(load::Options),
     /// Three tasks, a client and a control server on loopback: one task is killed, one drained, one added
     Demo(demo::Options),
-    /// CPU per 100,000 requests and memory, one hop and two, beside Envoy if it is installed
-    Figures(figures::Options),
+    /// Our sidecar beside Envoy, HAProxy and nginx: CPU, latency, memory, and what the ratios say
+    Compare(compare::Options),
     /// Instructions per request with a hundred times more endpoints or services, under valgrind
     Instructions(instructions::Options),
 }
@@ -86,9 +62,20 @@ fn main() -> ExitCode {
         )
         .with_writer(std::io::stderr)
         .init();
-    let runtime =
-        tokio::runtime::Runtime::new().expect("the operating system gives a runtime its threads");
-    match runtime.block_on(run(arguments())) {
+    compare::raise_descriptors();
+    let args = arguments();
+    let mut builder = match args.command {
+        // One thread: it is pinned, and what measures must cost little.
+        Command::Load(_) | Command::Compare(_) | Command::Origin { .. } => {
+            tokio::runtime::Builder::new_current_thread()
+        }
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder
+        .enable_all()
+        .build()
+        .expect("the operating system gives a runtime its threads");
+    match runtime.block_on(run(args)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -108,7 +95,7 @@ fn arguments() -> Args {
 
 async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Figures(options) => figures::run(options).await?,
+        Command::Compare(options) => compare::run(options).await?,
         Command::Instructions(options) => {
             let met = instructions::run(options).await?;
             return Ok(if met {
@@ -125,68 +112,27 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 ExitCode::FAILURE
             });
         }
+        Command::Load(options) => return load::run(options).await,
         Command::Origin {
             listen,
             name,
             greeting,
-        } => origin::run(listen, Origin { name, greeting }).await?,
-        Command::Load {
-            address,
-            host,
-            path,
-            method,
-            body,
-            wire,
-            rate,
-            connections,
-            streams,
-            requests,
-            seconds,
+            lean,
+            bytes,
+            delay_ms,
         } => {
-            let plan = Plan {
-                path,
-                method,
-                body: Bytes::from(vec![b'0'; body]),
-                wire,
-                rate,
-                connections,
-                streams,
-                requests,
-                duration: requests.is_none().then(|| Duration::from_secs(seconds)),
-                ..Plan::new(address, host.unwrap_or_else(|| address.to_string()))
-            };
-            let start = std::time::Instant::now();
-            let record = Load::start(plan).finished().await;
-            print_record(&record, start.elapsed());
-            return Ok(if record.failed == 0 {
-                ExitCode::SUCCESS
+            if lean {
+                let lean = Lean {
+                    bytes,
+                    delay: Duration::from_millis(delay_ms),
+                    name,
+                };
+                origin::lean::run(&listen, lean).await?;
             } else {
-                ExitCode::FAILURE
-            });
+                let name = name.unwrap_or_else(|| "origin".to_owned());
+                origin::run(&listen, Origin { name, greeting }).await?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn print_record(record: &Record, elapsed: Duration) {
-    let rate = record.sent as f64 / elapsed.as_secs_f64();
-    println!(
-        "requests {}  failed {}  per second {rate:.0}  bytes {}",
-        record.sent, record.failed, record.bytes
-    );
-    let at = |quantile| record.latency_ms(quantile);
-    println!(
-        "ms: p50 {:.3}  p90 {:.3}  p99 {:.3}  p99.9 {:.3}  max {:.3}",
-        at(0.5),
-        at(0.9),
-        at(0.99),
-        at(0.999),
-        at(1.0)
-    );
-    for (task, seen) in &record.by_task {
-        println!("task {task}: {}", seen.answers);
-    }
-    for (reason, count) in &record.reasons {
-        println!("failed: {reason}: {count}");
-    }
 }

@@ -15,6 +15,8 @@
 //!
 //! Every answer carries the task's name in `x-task`.
 
+pub mod lean;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
@@ -34,6 +36,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 /// The response header that names the task that answered.
 pub const TASK_HEADER: HeaderName = HeaderName::from_static("x-task");
@@ -79,11 +82,15 @@ pub async fn serve(
     }
 }
 
-/// Binds, prints `origin listening on ADDR`, and serves until SIGTERM or Ctrl-C.
-pub async fn run(listen: SocketAddr, origin: Origin) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(listen).await?;
-    println!("origin listening on {}", listener.local_addr()?);
-    serve(listener, origin, crate::stop_signal()).await?;
+/// Binds every address, prints `origin listening on ADDR` for each, and serves until SIGTERM or Ctrl-C.
+pub async fn run(addresses: &[SocketAddr], origin: Origin) -> anyhow::Result<()> {
+    let mut listeners = JoinSet::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address).await?;
+        println!("origin listening on {}", listener.local_addr()?);
+        listeners.spawn(serve(listener, origin.clone(), std::future::pending()));
+    }
+    crate::stop_signal().await;
     Ok(())
 }
 

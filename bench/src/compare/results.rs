@@ -109,6 +109,9 @@ pub struct Round {
     pub failed: u64,
     /// Share of requests that the slow endpoint got, where there is one (0–1).
     pub slow_share: Option<f64>,
+    /// Memory in [`Cell::per`] (MiB, or KiB per connection), in the cells that measure nothing else.
+    #[serde(default)]
+    pub memory: Option<f64>,
 }
 
 /// Ours against a peer's (or the best peer's) in one metric.

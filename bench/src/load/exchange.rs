@@ -4,15 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::HOST;
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::http1::{self, Connection};
 use super::record::Answer;
 use super::{Plan, Wire};
 
@@ -23,16 +23,16 @@ pub(super) type Shared = Arc<tokio::sync::Mutex<Option<http2::SendRequest<Reques
 
 /// A worker's way to the server.
 pub(super) enum Link {
-    Http1(Option<http1::SendRequest<RequestBody>>),
+    Http1(Option<Connection>, Bytes),
     Http2(Shared),
     Tcp(Option<TcpStream>),
 }
 
 impl Link {
-    pub(super) fn new(wire: Wire, shared: &Shared) -> Self {
-        match wire {
-            Wire::Http1 => Self::Http1(None),
-            Wire::Http2 => Self::Http2(Arc::clone(shared)),
+    pub(super) fn new(plan: &Plan, shared: &Shared) -> Self {
+        match plan.wire {
+            Wire::Http1 => Self::Http1(None, http1::render(plan)),
+            Wire::Http2 | Wire::Grpc => Self::Http2(Arc::clone(shared)),
             Wire::Tcp => Self::Tcp(None),
         }
     }
@@ -40,7 +40,7 @@ impl Link {
     /// After a timeout nothing on the connection can be trusted; an HTTP/2 stream is reset alone.
     pub(super) fn abandon(&mut self) {
         match self {
-            Self::Http1(connection) => *connection = None,
+            Self::Http1(connection, _) => *connection = None,
             Self::Http2(_) => {}
             Self::Tcp(stream) => *stream = None,
         }
@@ -48,7 +48,7 @@ impl Link {
 
     pub(super) async fn exchange(&mut self, plan: &Plan) -> Result<Answer, String> {
         match self {
-            Self::Http1(connection) => http1_exchange(connection, plan).await,
+            Self::Http1(connection, request) => http1_exchange(connection, request, plan).await,
             Self::Http2(shared) => http2_exchange(shared, plan).await,
             Self::Tcp(stream) => tcp_exchange(stream, plan).await,
         }
@@ -56,45 +56,18 @@ impl Link {
 }
 
 async fn http1_exchange(
-    kept: &mut Option<http1::SendRequest<RequestBody>>,
+    kept: &mut Option<Connection>,
+    request: &[u8],
     plan: &Plan,
 ) -> Result<Answer, String> {
-    let mut request = Request::builder()
-        .method(&plan.method)
-        .uri(&plan.path)
-        .header(HOST, &plan.authority)
-        .body(Full::new(plan.body.clone()))
-        .map_err(|error| error.to_string())?;
-    // A kept connection may have been closed since; a request handed back unsent was never seen by the server.
-    if let Some(mut sender) = kept.take()
-        && sender.ready().await.is_ok()
-    {
-        match sender.try_send_request(request).await {
-            Ok(response) => {
-                let answer = collect(response).await?;
-                *kept = Some(sender);
-                return Ok(answer);
-            }
-            Err(mut error) => match error.take_message() {
-                Some(unsent) => request = unsent,
-                None => return Err(reason(error.error())),
-            },
-        }
-    }
-    let stream = dial(plan.address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| reason(&error))?;
-    tokio::spawn(async move {
-        // Errors reach the request that meets them.
-        let _ = connection.await;
-    });
-    let response = sender
-        .send_request(request)
-        .await
-        .map_err(|error| reason(&error))?;
-    let answer = collect(response).await?;
-    *kept = Some(sender);
+    // A kept connection may have been closed since.
+    let mut connection = match kept.take() {
+        Some(connection) if !connection.is_closed() => connection,
+        _ => Connection::new(dial(plan.address).await?),
+    };
+    let head_only = plan.method == http::Method::HEAD;
+    let (answer, keep) = connection.exchange(request, head_only).await?;
+    *kept = keep.then_some(connection);
     Ok(answer)
 }
 

@@ -1,7 +1,7 @@
 //! What a run of load saw: counts, latencies, the tasks that answered, and every failure with its time.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
@@ -28,6 +28,8 @@ pub struct Record {
     pub bytes: u64,
     /// Microseconds from the intended send time to the last byte, of complete 2xx answers.
     pub latency: Histogram<u64>,
+    /// Microseconds by which the generator itself sent late although a connection was free; they are in `latency` too.
+    pub late: Histogram<u64>,
 }
 
 /// One task's share.
@@ -69,6 +71,8 @@ impl Default for Record {
             bytes: 0,
             latency: Histogram::new_with_bounds(1, LONGEST_MICROS, 3)
                 .expect("1 µs to one hour at 3 digits is valid"),
+            late: Histogram::new_with_bounds(1, LONGEST_MICROS, 2)
+                .expect("1 µs to one hour at 2 digits is valid"),
         }
     }
 }
@@ -101,6 +105,11 @@ impl Record {
         }
     }
 
+    pub(super) fn note_late(&mut self, late: Duration) {
+        let micros = u64::try_from(late.as_micros()).unwrap_or(LONGEST_MICROS);
+        self.late.saturating_record(micros.max(1));
+    }
+
     fn fail(&mut self, sent: Instant, at: Instant, reason: String) {
         self.failed += 1;
         if self.failures.len() < KEPT_FAILURES {
@@ -120,6 +129,9 @@ impl Record {
         self.bytes += other.bytes;
         self.latency
             .add(&other.latency)
+            .expect("both histograms have the same bounds");
+        self.late
+            .add(&other.late)
             .expect("both histograms have the same bounds");
         for (task, seen) in &other.by_task {
             let mine = self.by_task.entry(task.clone()).or_insert(TaskSeen {

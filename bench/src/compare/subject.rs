@@ -1,0 +1,228 @@
+//! One peer in one cell: its processes, and one round of measuring them.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+
+use super::Options;
+use super::cells::{Measure, Plan, Variant};
+use super::cost;
+use super::machine::Cpus;
+use super::results::{self, Round};
+use crate::load::{Load, Record};
+use crate::peers::{Chain, Job, Kind, Peer};
+
+/// The name under which a slow endpoint answers.
+pub(super) const SLOW: &str = "slow";
+
+pub(super) struct Subject {
+    pub(super) peer: Peer,
+    pub(super) variant: Variant,
+    pub(super) latency: Option<Histogram<u64>>,
+    pub(super) failed: bool,
+    chain: Option<Chain>,
+}
+
+/// What a round needs to know besides its subject.
+pub(super) struct Surroundings<'a> {
+    pub(super) options: &'a Options,
+    pub(super) plan: &'a Plan,
+    pub(super) cpus: &'a Cpus,
+    pub(super) folder: &'a Path,
+    pub(super) job: Job,
+}
+
+impl Subject {
+    pub(super) fn new(peer: Peer, variant: Variant) -> Self {
+        Self {
+            peer,
+            variant,
+            latency: None,
+            failed: false,
+            chain: None,
+        }
+    }
+
+    /// Its name in the results.
+    pub(super) fn name(&self) -> String {
+        format!("{}{}", self.peer.name, self.variant.suffix)
+    }
+
+    pub(super) fn configuration(&self) -> Vec<(String, String)> {
+        let chain = self.chain.as_ref();
+        chain.map_or_else(Vec::new, |chain| chain.configuration.clone())
+    }
+
+    /// Ends its processes and starts new ones: what differs from start to start is measured too.
+    pub(super) async fn restart(&mut self, around: &Surroundings<'_>) -> anyhow::Result<()> {
+        self.chain = None;
+        let job = Job {
+            middle: self.variant.middle,
+            balance: self.variant.balance,
+            ..around.job.clone()
+        };
+        let hops = match self.peer.kind {
+            Kind::Direct => 0,
+            _ => self.variant.hops,
+        };
+        let start = || Chain::start(&self.peer, hops, &job, around.folder);
+        let chain = around.cpus.on_proxies(around.plan.workers, start)?;
+        chain.answers(around.plan.wire).await?;
+        self.chain = Some(chain);
+        Ok(())
+    }
+
+    /// Ends its processes: it has failed, and its cell goes on without it.
+    pub(super) fn give_up(&mut self) {
+        self.chain = None;
+        self.failed = true;
+    }
+
+    pub(super) async fn measure(
+        &mut self,
+        around: &Surroundings<'_>,
+        round: u64,
+    ) -> anyhow::Result<Round> {
+        let Some(chain) = &self.chain else {
+            anyhow::bail!("{} does not run", self.name());
+        };
+        let Surroundings { options, plan, .. } = around;
+        let ids = cost::family(&chain.processes)?;
+        let load = Load::start(crate::load::Plan {
+            wire: plan.wire,
+            connections: plan.connections,
+            streams: plan.streams,
+            rate: plan.rate,
+            arrivals: options.arrivals,
+            seed: options.seed.wrapping_add(round),
+            body: body(plan),
+            method: method(plan),
+            path: path(plan).to_owned(),
+            ..crate::load::Plan::new(chain.entry, "orders")
+        });
+        // Every connection is open and has done a few requests.
+        let enough = (plan.connections * 4) as u64;
+        let warm = Instant::now();
+        while warm.elapsed() < options.warm_up || load.sent() < enough {
+            anyhow::ensure!(
+                warm.elapsed() < options.warm_up + Duration::from_secs(30),
+                "{} answered {} requests in 30 s: {:?}",
+                self.name(),
+                load.sent(),
+                load.snapshot().reasons
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        load.take();
+        let (before, began) = (cost::cpu(&ids)?, Instant::now());
+        loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let done = match options.requests {
+                Some(requests) => load.sent() >= requests,
+                None => began.elapsed() >= options.seconds,
+            };
+            // A peer that stalls must not hold up the others for ever.
+            if done || began.elapsed() > Duration::from_secs(120) {
+                break;
+            }
+        }
+        let (cpu, elapsed) = (cost::cpu(&ids)? - before, began.elapsed());
+        let record = load.take();
+        load.stop().await;
+        anyhow::ensure!(
+            record.sent > record.failed,
+            "{} answered nothing: {:?}",
+            self.name(),
+            record.reasons
+        );
+        let unit = unit(plan, &record);
+        let round = Round {
+            cpu_user: cpu.user() / unit,
+            cpu_system: cpu.system() / unit,
+            throughput: throughput(plan, &record) / elapsed.as_secs_f64(),
+            p50: record.latency.value_at_quantile(0.5) as f64,
+            p99: record.latency.value_at_quantile(0.99) as f64,
+            p999: record.latency.value_at_quantile(0.999) as f64,
+            failed: record.failed,
+            slow_share: slow_share(plan, &record),
+            memory: None,
+        };
+        match &mut self.latency {
+            Some(latency) => latency.add(&record.latency)?,
+            None => self.latency = Some(record.latency),
+        }
+        Ok(round)
+    }
+}
+
+/// What CPU seconds are divided by: hundreds of thousands of requests, or GB.
+fn unit(plan: &Plan, record: &Record) -> f64 {
+    match plan.measure {
+        Measure::Gigabytes => record.bytes as f64 / 1e9,
+        _ => record.sent as f64 / 100_000.0,
+    }
+}
+
+fn throughput(plan: &Plan, record: &Record) -> f64 {
+    match plan.measure {
+        Measure::Gigabytes => record.bytes as f64,
+        _ => record.sent as f64,
+    }
+}
+
+fn slow_share(plan: &Plan, record: &Record) -> Option<f64> {
+    let slow = record.by_task.get(SLOW).map_or(0, |seen| seen.answers);
+    (plan.slow_ms > 0).then(|| slow as f64 / record.sent as f64)
+}
+
+fn body(plan: &Plan) -> Bytes {
+    use crate::load::Wire;
+    match plan.wire {
+        Wire::Tcp => Bytes::from(vec![b'x'; plan.bytes]),
+        Wire::Grpc => Bytes::from(vec![b'x'; 100]),
+        Wire::Http1 | Wire::Http2 => Bytes::new(),
+    }
+}
+
+fn method(plan: &Plan) -> http::Method {
+    match plan.wire {
+        crate::load::Wire::Grpc => http::Method::POST,
+        _ => http::Method::GET,
+    }
+}
+
+fn path(plan: &Plan) -> &'static str {
+    match plan.wire {
+        crate::load::Wire::Grpc => "/orders.Orders/Get",
+        _ => "/",
+    }
+}
+
+/// The percentiles of a curve, dense towards the end.
+pub(super) fn curve(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
+    const PERCENTILES: [f64; 16] = [
+        0.0, 10.0, 25.0, 50.0, 60.0, 70.0, 75.0, 80.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.99,
+        100.0,
+    ];
+    PERCENTILES
+        .iter()
+        .map(|percentile| {
+            let micros = latency.value_at_quantile(percentile / 100.0);
+            (*percentile, micros as f64)
+        })
+        .collect()
+}
+
+/// A subject as the results have it, before its first round.
+pub(super) fn empty(subject: &Subject) -> results::Subject {
+    results::Subject {
+        peer: subject.name(),
+        hops: match subject.peer.kind {
+            Kind::Direct => 0,
+            _ => subject.variant.hops,
+        },
+        ..results::Subject::default()
+    }
+}

@@ -1,0 +1,85 @@
+//! What each peer is told to do.
+
+use super::*;
+
+const ALL: [Kind; 4] = [Kind::Outrigger, Kind::Envoy, Kind::HaProxy, Kind::Nginx];
+
+fn job(front: Protocol, back: Protocol, services: usize, endpoints: u16) -> Job {
+    let endpoints: Vec<SocketAddr> = (0..endpoints)
+        .map(|index| SocketAddr::from(([127, 0, 0, 9], 9000 + index)))
+        .collect();
+    Job {
+        front,
+        back,
+        middle: back,
+        balance: Balance::Shipped,
+        workers: 3,
+        services: vec![endpoints; services],
+    }
+}
+
+fn text(kind: Kind, job: &Job) -> String {
+    render(kind, job, 8000, "egress", Path::new("/run/x")).unwrap()
+}
+
+#[test]
+fn every_peer_gets_every_service_on_an_address_of_its_own_with_every_endpoint() {
+    for kind in ALL {
+        let text = text(kind, &job(Protocol::Http, Protocol::Http, 300, 3));
+        for needle in ["127.0.1.50", "orders-299", "9002"] {
+            assert!(text.contains(needle), "{kind:?} lacks {needle}");
+        }
+        assert_eq!(text.matches("9001").count(), 300, "{kind:?}");
+        assert!(!text.contains("{{") && !text.contains("{%"), "{kind:?}");
+    }
+}
+
+#[test]
+fn the_protocol_of_each_side_is_said_in_each_peers_words() {
+    let spoken = |kind, front, back| text(kind, &job(front, back, 1, 1));
+    use Protocol::{Grpc, Http, Http2, Tcp};
+    let ours = spoken(Kind::Outrigger, Http2, Http);
+    assert!(ours.contains("protocol = \"http\"\n") && !ours.contains("http2"));
+    assert!(spoken(Kind::Outrigger, Grpc, Grpc).contains("protocol = \"grpc\""));
+    assert!(spoken(Kind::Envoy, Http, Http2).contains("http2_protocol_options"));
+    assert!(!spoken(Kind::Envoy, Http2, Http).contains("http2_protocol_options"));
+    assert!(spoken(Kind::Envoy, Tcp, Tcp).contains("tcp_proxy"));
+    assert_eq!(
+        spoken(Kind::HaProxy, Http2, Http2)
+            .matches("proto h2")
+            .count(),
+        2
+    );
+    assert_eq!(
+        spoken(Kind::HaProxy, Http2, Http)
+            .matches("proto h2")
+            .count(),
+        1
+    );
+    assert!(spoken(Kind::HaProxy, Tcp, Tcp).contains("mode tcp"));
+    assert!(spoken(Kind::Nginx, Http2, Http).contains(" http2 "));
+    assert!(spoken(Kind::Nginx, Grpc, Grpc).contains("grpc_pass"));
+    assert!(spoken(Kind::Nginx, Tcp, Tcp).contains("stream {"));
+}
+
+#[test]
+fn envoys_balance_is_its_own_default_unless_a_cell_asks() {
+    let mut job = job(Protocol::Http, Protocol::Http, 1, 3);
+    assert!(text(Kind::Envoy, &job).contains("ROUND_ROBIN"));
+    job.balance = Balance::LeastRequest;
+    assert!(text(Kind::Envoy, &job).contains("LEAST_REQUEST"));
+}
+
+#[test]
+fn what_is_not_installed_and_may_not_be_is_missing_with_the_reason() {
+    let proxies = [std::env::current_exe().unwrap().display().to_string()];
+    let names = ["outrigger", "envoy", "haproxy", "nginx"].map(str::to_owned);
+    let peers = find(&names, &proxies, false).unwrap();
+    assert_eq!(peers.len(), 5);
+    assert_eq!(peers[0].name, "direct");
+    for peer in &peers {
+        assert_eq!(peer.program.is_some(), peer.missing.is_none(), "{peer:?}");
+    }
+    assert!(find(&["squid".to_owned()], &[], false).is_err());
+    assert!(find(&names[..1], &["a=/no/such".to_owned()], false).is_err());
+}
