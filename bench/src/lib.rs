@@ -7,6 +7,7 @@ pub mod instructions;
 pub mod load;
 pub mod origin;
 pub mod peers;
+pub mod report;
 
 /// Resolves at SIGTERM or Ctrl-C.
 pub async fn stop_signal() {

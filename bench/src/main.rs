@@ -11,6 +11,7 @@ use outrigger_bench::instructions;
 use outrigger_bench::load::command as load;
 use outrigger_bench::origin::lean::Lean;
 use outrigger_bench::origin::{self, Origin};
+use outrigger_bench::report;
 
 #[derive(Parser)]
 #[command(
@@ -51,6 +52,8 @@ enum Command {
     Demo(demo::Options),
     /// Our sidecar beside Envoy, HAProxy and nginx: CPU, latency, memory, and what the ratios say
     Compare(compare::Options),
+    /// What `compare` found, as an HTML page and a Markdown table
+    Report(report::Options),
     /// Instructions per request with a hundred times more endpoints or services, under valgrind
     Instructions(instructions::Options),
 }
@@ -96,6 +99,7 @@ fn arguments() -> Args {
 async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Compare(options) => compare::run(options).await?,
+        Command::Report(options) => report::run(&options)?,
         Command::Instructions(options) => {
             let met = instructions::run(options).await?;
             return Ok(if met {
