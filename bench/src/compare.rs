@@ -3,11 +3,14 @@
 mod cells;
 mod cost;
 mod machine;
+mod memory;
 pub mod results;
 mod run;
 mod stats;
 mod subject;
+mod syscalls;
 mod table;
+mod targets;
 mod verdict;
 
 use std::path::PathBuf;
@@ -60,6 +63,9 @@ pub struct Options {
     /// Seeds random arrivals
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Count system calls per request with strace after each cell's rounds
+    #[arg(long)]
+    pub syscalls: bool,
     /// Three rounds of half a second: shows that everything works, decides nothing
     #[arg(long)]
     pub quick: bool,

@@ -5,7 +5,8 @@
 //! recorded apart ([`Record::late`]): a generator that shares its CPU shows there, and in every peer measured beside it.
 
 pub mod command;
-mod exchange;
+pub(crate) mod deferred;
+pub(crate) mod exchange;
 mod http1;
 mod pace;
 mod record;
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -24,6 +26,9 @@ pub use record::{Failure, Record, TaskSeen};
 
 use exchange::Link;
 use pace::Pacer;
+
+/// Idle connections that are being opened at once.
+const OPENING: usize = 32;
 
 /// What is spoken to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -184,6 +189,32 @@ impl Load {
         while self.workers.join_next().await.is_some() {}
         self.take()
     }
+}
+
+/// Connections of HTTP/1.1 that idle; they are reset when dropped, so that none lingers in the kernel.
+#[derive(Debug)]
+pub struct Idle {
+    _connections: Vec<http1::Connection>,
+}
+
+/// Opens `count` connections, each of which does one request of the plan and then nothing.
+pub async fn hold_idle(plan: &Plan, count: usize) -> Result<Idle, String> {
+    let request = http1::render(plan);
+    let opened = futures_util::stream::iter(0..count).map(async |_| {
+        let stream = exchange::dial(plan.address).await?;
+        socket2::SockRef::from(&stream)
+            .set_linger(Some(Duration::ZERO))
+            .map_err(|error| format!("SO_LINGER: {error}"))?;
+        let mut connection = http1::Connection::new(stream);
+        let (answer, kept) = connection.exchange(&request, false).await?;
+        match (kept, answer.status.is_success()) {
+            (true, true) => Ok(connection),
+            _ => Err(format!("status {}, kept: {kept}", answer.status)),
+        }
+    });
+    Ok(Idle {
+        _connections: opened.buffer_unordered(OPENING).try_collect().await?,
+    })
 }
 
 /// What all workers of one load share.

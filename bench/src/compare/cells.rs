@@ -1,6 +1,7 @@
 //! The jobs that every peer is given.
 
-use super::verdict::{Against, Metric, Target};
+use super::targets;
+use super::verdict::Target;
 use crate::load::Wire;
 use crate::peers::{Balance, Kind, Protocol};
 
@@ -67,6 +68,33 @@ fn one_hop() -> Vec<Variant> {
         .into()
 }
 
+/// Two proxies in a row, HTTP/1.1 or HTTP/2 between them, and one Envoy to compare both of ours with.
+fn two_hops(middle: Protocol) -> Vec<Variant> {
+    let mut variants: Vec<_> = [Kind::Outrigger, Kind::Envoy, Kind::HaProxy, Kind::Nginx]
+        .map(|kind| Variant {
+            middle: match kind {
+                // It speaks no HTTP/2 to a server.
+                Kind::Nginx => Protocol::Http,
+                _ => middle,
+            },
+            ..variant(kind, 2)
+        })
+        .into();
+    variants.push(variant(Kind::Envoy, 1));
+    variants
+}
+
+/// Envoy in both ways that it has of meeting a slow endpoint.
+fn balanced() -> Vec<Variant> {
+    let mut variants = one_hop();
+    variants.push(Variant {
+        balance: Balance::LeastRequest,
+        suffix: "-least-request",
+        ..variant(Kind::Envoy, 1)
+    });
+    variants
+}
+
 /// One hop, HTTP/1.1, 64 connections, 1 KB, one endpoint, one worker, closed loop.
 fn h1(name: &'static str, title: &'static str) -> Plan {
     Plan {
@@ -100,43 +128,60 @@ impl Plan {
         }
     }
 
+    /// The name of its memory figure.
+    pub(super) fn memory_figure(&self) -> Option<&'static str> {
+        match self.measure {
+            Measure::Requests | Measure::Gigabytes => None,
+            Measure::Idle if self.services > 1 => Some("rss_services_mib"),
+            Measure::Idle => Some("rss_idle_mib"),
+            Measure::IdleConnections(_) => Some("idle_connection_kib"),
+        }
+    }
+
     /// Whether the load also goes to the origin without a proxy.
     pub(super) fn has_direct(&self) -> bool {
-        matches!(self.measure, Measure::Requests | Measure::Gigabytes)
+        self.memory_figure().is_none() && self.slow_ms == 0
     }
 
     /// The ratios that are aimed at.
     pub(super) fn targets(&self) -> Vec<Target> {
-        targets(self.name)
+        targets::of(self.name)
     }
 }
 
-fn targets(cell: &str) -> Vec<Target> {
-    use Against::{Best, Peer};
-    use Metric::{AddedP50, AddedP99, Cpu, CpuUser};
-    let target = |metric, against, ratio| Target {
-        metric,
-        against,
-        ratio,
-    };
-    match cell {
-        "h1-64-1k" => vec![
-            target(Cpu, Best(&["haproxy", "nginx"]), 0.95),
-            target(Cpu, Peer("envoy", 1), 0.45),
-            target(CpuUser, Peer("haproxy", 1), 0.9),
-        ],
-        "h1-2000rps" => vec![
-            target(Cpu, Peer("haproxy", 1), 0.95),
-            target(AddedP50, Best(&[]), 1.0),
-            target(AddedP99, Best(&[]), 1.0),
-        ],
-        _ => Vec::new(),
+/// HTTP/2 from the client, few connections with many streams.
+fn h2(name: &'static str, title: &'static str, back: Protocol) -> Plan {
+    Plan {
+        front: Protocol::Http2,
+        back,
+        wire: Wire::Http2,
+        connections: 4,
+        streams: 16,
+        ..h1(name, title)
+    }
+}
+
+fn slow(name: &'static str, title: &'static str, rate: u32) -> Plan {
+    Plan {
+        rate: Some(rate),
+        endpoints: 3,
+        slow_ms: 50,
+        connections: 256,
+        variants: balanced(),
+        ..h1(name, title)
+    }
+}
+
+fn memory(name: &'static str, title: &'static str, measure: Measure) -> Plan {
+    Plan {
+        measure,
+        ..h1(name, title)
     }
 }
 
 /// Every cell, in the order they run.
 pub(super) fn all() -> Vec<Plan> {
-    vec![
+    let mut all = vec![
         h1("h1-64-1k", "HTTP/1.1, one hop, 64 connections, 1 KB"),
         Plan {
             rate: Some(2000),
@@ -145,6 +190,181 @@ pub(super) fn all() -> Vec<Plan> {
                 "HTTP/1.1, one hop, 2,000 requests a second, 1 KB",
             )
         },
+    ];
+    all.extend(http2());
+    all.extend(pairs());
+    all.extend(bodies());
+    all.extend(shapes());
+    all.extend([
+        slow(
+            "slow-500rps",
+            "One of three endpoints takes 50 ms, 500 requests a second",
+            500,
+        ),
+        slow(
+            "slow-2000rps",
+            "One of three endpoints takes 50 ms, 2,000 requests a second",
+            2000,
+        ),
+        memory(
+            "rss-idle",
+            "Resident memory after one request",
+            Measure::Idle,
+        ),
+        Plan {
+            services: 1000,
+            endpoints: 10,
+            ..memory(
+                "rss-1000x10",
+                "Resident memory, 1,000 services of 10 endpoints, each on an address of its own",
+                Measure::Idle,
+            )
+        },
+        memory(
+            "idle-10k",
+            "Memory of 10,000 idle connections, each after one request",
+            Measure::IdleConnections(10_000),
+        ),
+    ]);
+    all
+}
+
+fn http2() -> [Plan; 3] {
+    let no_nginx = "nginx speaks no HTTP/2 to servers";
+    let without_nginx = || {
+        let mut variants = one_hop();
+        variants.retain(|variant| variant.kind != Kind::Nginx);
+        variants
+    };
+    [
+        h2(
+            "h2-h1",
+            "HTTP/2 in, HTTP/1.1 out, 4 connections of 16 streams, 1 KB",
+            Protocol::Http,
+        ),
+        Plan {
+            variants: without_nginx(),
+            notes: vec![no_nginx],
+            ..h2(
+                "h2-h2",
+                "HTTP/2 in and out, 4 connections of 16 streams, 1 KB",
+                Protocol::Http2,
+            )
+        },
+        Plan {
+            front: Protocol::Grpc,
+            wire: Wire::Grpc,
+            ..h2(
+                "grpc",
+                "gRPC unary, 4 connections of 16 streams, 100 bytes in, 1 KB out",
+                Protocol::Grpc,
+            )
+        },
+    ]
+}
+
+fn pairs() -> [Plan; 3] {
+    let mixed = "nginx speaks no HTTP/2 to servers: its pair has HTTP/1.1 between";
+    [
+        Plan {
+            variants: two_hops(Protocol::Http),
+            ..h1(
+                "two-hops-h1",
+                "Two hops, HTTP/1.1 between them, 64 connections, 1 KB",
+            )
+        },
+        Plan {
+            variants: two_hops(Protocol::Http2),
+            notes: vec![mixed],
+            ..h1(
+                "two-hops-h2",
+                "Two hops, HTTP/2 between them, 64 connections, 1 KB",
+            )
+        },
+        Plan {
+            rate: Some(2000),
+            variants: two_hops(Protocol::Http2),
+            notes: vec![mixed],
+            ..h1(
+                "two-hops-2000rps",
+                "Two hops, HTTP/2 between them, 2,000 requests a second, 1 KB",
+            )
+        },
+    ]
+}
+
+fn bodies() -> [Plan; 4] {
+    let tcp = |plan: Plan| Plan {
+        front: Protocol::Tcp,
+        back: Protocol::Tcp,
+        ..plan
+    };
+    [
+        Plan {
+            measure: Measure::Gigabytes,
+            bytes: 100_000,
+            ..h1("h1-64-100k", "HTTP/1.1, one hop, 64 connections, 100 KB")
+        },
+        Plan {
+            measure: Measure::Gigabytes,
+            bytes: 10_000_000,
+            connections: 16,
+            ..h1("h1-16-10m", "HTTP/1.1, one hop, 16 connections, 10 MB")
+        },
+        tcp(Plan {
+            measure: Measure::Gigabytes,
+            bytes: 10_000_000,
+            connections: 16,
+            ..h1("tcp-10m", "Opaque TCP, 16 connections, 10 MB at a time")
+        }),
+        tcp(Plan {
+            wire: Wire::Tcp,
+            ..h1("tcp-1k", "Opaque TCP, 64 connections, 1 KB there and back")
+        }),
+    ]
+}
+
+fn shapes() -> [Plan; 7] {
+    let connections = |connections, name, title| Plan {
+        connections,
+        ..h1(name, title)
+    };
+    let endpoints = |endpoints, name, title| Plan {
+        endpoints,
+        ..h1(name, title)
+    };
+    let workers = |workers, name, title| Plan {
+        workers,
+        ..h1(name, title)
+    };
+    [
+        connections(1, "h1-1-1k", "HTTP/1.1, one hop, 1 connection, 1 KB"),
+        connections(16, "h1-16-1k", "HTTP/1.1, one hop, 16 connections, 1 KB"),
+        connections(
+            1000,
+            "h1-1000-1k",
+            "HTTP/1.1, one hop, 1,000 connections, 1 KB",
+        ),
+        endpoints(
+            3,
+            "h1-3-endpoints",
+            "HTTP/1.1, one hop, 64 connections, 1 KB, 3 endpoints",
+        ),
+        endpoints(
+            100,
+            "h1-100-endpoints",
+            "HTTP/1.1, one hop, 64 connections, 1 KB, 100 endpoints",
+        ),
+        workers(
+            2,
+            "h1-2-workers",
+            "HTTP/1.1, one hop, 64 connections, 1 KB, 2 workers",
+        ),
+        workers(
+            4,
+            "h1-4-workers",
+            "HTTP/1.1, one hop, 64 connections, 1 KB, 4 workers",
+        ),
     ]
 }
 
@@ -159,5 +379,15 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), all().len());
         assert!(all().iter().all(|plan| !plan.variants.is_empty()));
+    }
+
+    #[test]
+    fn nginx_is_asked_for_nothing_that_it_cannot_do() {
+        let nginx = |plan: &Plan| plan.variants.iter().any(|one| one.kind == Kind::Nginx);
+        for plan in all().iter().filter(|plan| nginx(plan)) {
+            assert_ne!(plan.back, Protocol::Http2, "{}", plan.name);
+            let mut pairs = plan.variants.iter().filter(|one| one.kind == Kind::Nginx);
+            assert!(pairs.all(|one| one.middle == Protocol::Http));
+        }
     }
 }

@@ -11,8 +11,9 @@ use super::Options;
 use super::cells::{Plan, Variant};
 use super::machine::{self, Cpus};
 use super::results::{self, Cell, Results};
+use super::stats::median;
 use super::subject::{SLOW, Subject, Surroundings, curve, empty};
-use super::{cells, verdict};
+use super::{cells, cost, verdict};
 use crate::fleet::Process;
 use crate::load::Wire;
 use crate::peers::{Balance, Job, Kind, Peer};
@@ -79,15 +80,19 @@ async fn cell(
         .prefix("outrigger-compare-")
         .tempdir()?;
     cpus.to_load(plan.workers);
-    let (_origins, job) = origins(plan, folder.path()).await?;
+    let (origins, job) = origins(plan, folder.path()).await?;
+    let mut load_ids = cost::family(&origins)?;
+    load_ids.push(std::process::id());
     let around = Surroundings {
         options,
         plan,
         cpus,
         folder: folder.path(),
         job,
+        load_ids,
     };
     let mut subjects = subjects(plan, peers);
+    name_variants(results, &subjects);
     results.cells.push(Cell {
         name: plan.name.to_owned(),
         title: plan.title.to_owned(),
@@ -120,7 +125,30 @@ async fn cell(
         save(results, &options.out)?;
         progress.inc(1);
     }
+    if options.syscalls && plan.memory_figure().is_none() {
+        for (subject, kept) in subjects.iter().zip(&mut results.cells[last].subjects) {
+            match subject.syscalls(&around).await {
+                Ok(figures) => kept.figures.extend(figures),
+                Err(error) => progress.suspend(|| eprintln!("{}: {error:#}", subject.name())),
+            }
+        }
+        save(results, &options.out)?;
+    }
     Ok(())
+}
+
+/// A variant of a peer is a peer of its own in the results.
+fn name_variants(results: &mut Results, subjects: &[Subject]) {
+    for subject in subjects {
+        let name = subject.name();
+        if !results.peers.iter().any(|peer| peer.name == name) {
+            results.peers.push(results::Peer {
+                name,
+                version: subject.peer.version.clone(),
+                missing: None,
+            });
+        }
+    }
 }
 
 async fn turn(
@@ -129,7 +157,8 @@ async fn turn(
     around: &Surroundings<'_>,
     round: u64,
 ) -> anyhow::Result<()> {
-    if round.is_multiple_of(around.options.restart) {
+    let memory = around.plan.memory_figure();
+    if memory.is_some() || round.is_multiple_of(around.options.restart) {
         subject.restart(around).await?;
         if kept.configuration.is_empty() {
             kept.configuration = shortened(subject.configuration());
@@ -138,6 +167,20 @@ async fn turn(
     let measured = subject.measure(around, round).await?;
     kept.rounds.push(measured);
     kept.latency = subject.latency.as_ref().map(curve).unwrap_or_default();
+    kept.figures = match memory {
+        Some(name) => vec![results::Figure {
+            name: name.to_owned(),
+            value: median(
+                &kept
+                    .rounds
+                    .iter()
+                    .filter_map(|round| round.memory)
+                    .collect::<Vec<_>>(),
+            ),
+            unit: around.plan.per().to_owned(),
+        }],
+        None => subject.load_figures(),
+    };
     Ok(())
 }
 

@@ -10,7 +10,9 @@ use super::Options;
 use super::cells::{Measure, Plan, Variant};
 use super::cost;
 use super::machine::Cpus;
-use super::results::{self, Round};
+use super::results::{self, Figure, Round};
+use super::stats::median;
+use super::{memory, syscalls};
 use crate::load::{Load, Record};
 use crate::peers::{Chain, Job, Kind, Peer};
 
@@ -22,6 +24,8 @@ pub(super) struct Subject {
     pub(super) variant: Variant,
     pub(super) latency: Option<Histogram<u64>>,
     pub(super) failed: bool,
+    late: Option<Histogram<u64>>,
+    busy: Vec<f64>,
     chain: Option<Chain>,
 }
 
@@ -32,6 +36,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) cpus: &'a Cpus,
     pub(super) folder: &'a Path,
     pub(super) job: Job,
+    /// This process and the origins.
+    pub(super) load_ids: Vec<u32>,
 }
 
 impl Subject {
@@ -41,6 +47,8 @@ impl Subject {
             variant,
             latency: None,
             failed: false,
+            late: None,
+            busy: Vec::new(),
             chain: None,
         }
     }
@@ -90,18 +98,25 @@ impl Subject {
         };
         let Surroundings { options, plan, .. } = around;
         let ids = cost::family(&chain.processes)?;
-        let load = Load::start(crate::load::Plan {
-            wire: plan.wire,
-            connections: plan.connections,
-            streams: plan.streams,
-            rate: plan.rate,
-            arrivals: options.arrivals,
-            seed: options.seed.wrapping_add(round),
-            body: body(plan),
-            method: method(plan),
-            path: path(plan).to_owned(),
-            ..crate::load::Plan::new(chain.entry, "orders")
-        });
+        let load = load_plan(around, chain, round);
+        match plan.measure {
+            Measure::Idle => {
+                let memory = Some(memory::settled(&ids).await?);
+                return Ok(Round {
+                    memory,
+                    ..Round::default()
+                });
+            }
+            Measure::IdleConnections(count) => {
+                let memory = Some(memory::per_idle_connection(&ids, load, count).await?);
+                return Ok(Round {
+                    memory,
+                    ..Round::default()
+                });
+            }
+            Measure::Requests | Measure::Gigabytes => {}
+        }
+        let load = Load::start(load);
         // Every connection is open and has done a few requests.
         let enough = (plan.connections * 4) as u64;
         let warm = Instant::now();
@@ -116,7 +131,8 @@ impl Subject {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         load.take();
-        let (before, began) = (cost::cpu(&ids)?, Instant::now());
+        let (own, before) = (cost::cpu(&around.load_ids)?, cost::cpu(&ids)?);
+        let began = Instant::now();
         loop {
             tokio::time::sleep(Duration::from_millis(5)).await;
             let done = match options.requests {
@@ -129,6 +145,9 @@ impl Subject {
             }
         }
         let (cpu, elapsed) = (cost::cpu(&ids)? - before, began.elapsed());
+        let own = cost::cpu(&around.load_ids)? - own;
+        self.busy
+            .push((own.user() + own.system()) / elapsed.as_secs_f64());
         let record = load.take();
         load.stop().await;
         anyhow::ensure!(
@@ -149,11 +168,87 @@ impl Subject {
             slow_share: slow_share(plan, &record),
             memory: None,
         };
-        match &mut self.latency {
-            Some(latency) => latency.add(&record.latency)?,
-            None => self.latency = Some(record.latency),
-        }
+        add(&mut self.latency, record.latency)?;
+        add(&mut self.late, record.late)?;
         Ok(round)
+    }
+
+    /// System calls per request under strace, in a run of its own.
+    pub(super) async fn syscalls(&self, around: &Surroundings<'_>) -> anyhow::Result<Vec<Figure>> {
+        let Some(chain) = self
+            .chain
+            .as_ref()
+            .filter(|chain| !chain.processes.is_empty())
+        else {
+            return Ok(Vec::new());
+        };
+        let ids = cost::family(&chain.processes)?;
+        let load = Load::start(load_plan(around, chain, 0));
+        let counted = syscalls::per_request(&ids, &load, around.folder).await;
+        load.stop().await;
+        let (total, named) = counted?;
+        let figure = |name: &str, value| Figure {
+            name: name.to_owned(),
+            value,
+            unit: "per request".to_owned(),
+        };
+        let named = named
+            .iter()
+            .filter(|(_, each)| *each >= 0.01)
+            .map(|(name, each)| figure(&format!("syscall_{name}"), *each));
+        let mut figures = vec![figure("syscalls_per_request", total)];
+        figures.extend(named);
+        Ok(figures)
+    }
+
+    /// How busy the load's CPU was, and how late the generator: whether this subject's figures are the load's own.
+    pub(super) fn load_figures(&self) -> Vec<Figure> {
+        let figure = |name: &str, value, unit: &str| Figure {
+            name: name.to_owned(),
+            value,
+            unit: unit.to_owned(),
+        };
+        let mut figures = Vec::new();
+        if !self.busy.is_empty() {
+            figures.push(figure("load_cpu_share", median(&self.busy), "of one CPU"));
+        }
+        if let Some(late) = self.late.as_ref().filter(|late| !late.is_empty()) {
+            figures.push(figure(
+                "generator_late_p50_us",
+                late.value_at_quantile(0.5) as f64,
+                "µs",
+            ));
+            figures.push(figure(
+                "generator_late_p99_us",
+                late.value_at_quantile(0.99) as f64,
+                "µs",
+            ));
+        }
+        figures
+    }
+}
+
+fn add(sum: &mut Option<Histogram<u64>>, one: Histogram<u64>) -> anyhow::Result<()> {
+    match sum {
+        Some(sum) => sum.add(&one)?,
+        None => *sum = Some(one),
+    }
+    Ok(())
+}
+
+fn load_plan(around: &Surroundings<'_>, chain: &Chain, round: u64) -> crate::load::Plan {
+    let Surroundings { options, plan, .. } = around;
+    crate::load::Plan {
+        wire: plan.wire,
+        connections: plan.connections,
+        streams: plan.streams,
+        rate: plan.rate,
+        arrivals: options.arrivals,
+        seed: options.seed.wrapping_add(round),
+        body: body(plan),
+        method: method(plan),
+        path: path(plan).to_owned(),
+        ..crate::load::Plan::new(chain.entry, "orders")
     }
 }
 

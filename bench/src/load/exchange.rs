@@ -4,14 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::{CONTENT_TYPE, TE};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::deferred::{Deferred, Spawner};
 use super::http1::{self, Connection};
 use super::record::Answer;
 use super::{Plan, Wire};
@@ -81,13 +83,25 @@ async fn http2_exchange(shared: &Shared, plan: &Plan) -> Result<Answer, String> 
     let mut request = Request::builder()
         .method(&plan.method)
         .uri(uri)
-        .version(Version::HTTP_2)
-        .body(Full::new(plan.body.clone()))
+        .version(Version::HTTP_2);
+    let grpc = plan.wire == Wire::Grpc;
+    if grpc {
+        request = request
+            .header(CONTENT_TYPE, "application/grpc")
+            .header(TE, "trailers");
+    }
+    let body = if grpc {
+        message(&plan.body)
+    } else {
+        plan.body.clone()
+    };
+    let mut request = request
+        .body(Full::new(body))
         .map_err(|error| error.to_string())?;
     for _ in 0..2 {
         let mut sender = http2_sender(shared, plan.address).await?;
         match sender.try_send_request(request).await {
-            Ok(response) => return collect(response).await,
+            Ok(response) => return collect(response, grpc).await,
             Err(mut error) => match error.take_message() {
                 Some(unsent) => request = unsent,
                 None => return Err(reason(error.error())),
@@ -106,8 +120,11 @@ async fn http2_sender(
         return Ok(sender.clone());
     }
     let stream = dial(address).await?;
-    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
-    let (sender, connection) = handshake.map_err(|error| reason(&error))?;
+    let stream = Deferred::new(stream);
+    let io = TokioIo::new(stream.clone());
+    // Until the handshake is done nobody else writes.
+    let handshake = stream.turn(http2::handshake(Spawner(stream.clone()), io));
+    let (sender, connection) = handshake.await.map_err(|error| reason(&error))?;
     tokio::spawn(async move {
         // Errors reach the streams that meet them.
         let _ = connection.await;
@@ -141,7 +158,7 @@ async fn tcp_exchange(kept: &mut Option<TcpStream>, plan: &Plan) -> Result<Answe
     })
 }
 
-async fn dial(address: SocketAddr) -> Result<TcpStream, String> {
+pub(super) async fn dial(address: SocketAddr) -> Result<TcpStream, String> {
     let stream = TcpStream::connect(address)
         .await
         .map_err(|error| format!("connect {address}: {error}"))?;
@@ -151,18 +168,39 @@ async fn dial(address: SocketAddr) -> Result<TcpStream, String> {
     Ok(stream)
 }
 
-async fn collect(response: Response<Incoming>) -> Result<Answer, String> {
+async fn collect(response: Response<Incoming>, grpc: bool) -> Result<Answer, String> {
     let (head, mut body) = response.into_parts();
-    let mut bytes = 0;
+    let (mut bytes, mut trailers) = (0, None);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| format!("body cut off: {}", reason(&error)))?;
         bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        trailers = frame.into_trailers().ok().or(trailers);
+    }
+    if grpc && head.status.is_success() {
+        // An answer without a message has its trailers in the head.
+        let status = trailers
+            .as_ref()
+            .unwrap_or(&head.headers)
+            .get("grpc-status");
+        match status.and_then(|status| status.to_str().ok()) {
+            Some("0") => {}
+            other => return Err(format!("grpc-status {}", other.unwrap_or("absent"))),
+        }
     }
     Ok(Answer {
         task: head.headers.get(crate::origin::TASK_HEADER).cloned(),
         status: head.status,
         bytes,
     })
+}
+
+/// One gRPC message: not compressed, its length, itself.
+pub(crate) fn message(body: &[u8]) -> Bytes {
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let mut framed = vec![0];
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(body);
+    framed.into()
 }
 
 /// The error and what caused it: hyper's own text names only the step.

@@ -33,6 +33,7 @@ pub(super) fn render(plan: &Plan) -> Bytes {
 }
 
 /// One connection, kept between requests.
+#[derive(Debug)]
 pub(super) struct Connection {
     stream: TcpStream,
     buffer: BytesMut,
