@@ -42,7 +42,7 @@ fn opening(results: &Results) -> Markup {
             "Every peer did the same job on the same machine in the same run, in turns. Trust the ratios, not the absolute "
             "figures. A ratio is ours divided by theirs, the median over interleaved pairs, with its 95 % bootstrap interval: "
             (reading(Reading::Better)) " when the whole interval lies below the target, " (reading(Reading::Missed))
-            " when it lies above, else " (reading(Reading::Tied)) "."
+            " when it lies above, else " (reading(Reading::Tied)) ", as always with fewer than 15 pairs."
         }
         p {
             "Of all verdicts, " strong { (count(Reading::Better)) } " are better, " strong { (count(Reading::Tied)) }
@@ -63,6 +63,7 @@ fn opening(results: &Results) -> Markup {
                 td.text {
                     @match &peer.missing {
                         Some(reason) => span.missing { "missing: " (reason) },
+                        None if peer.name == "direct" => "no proxy: what the others are measured against",
                         None => (peer.version.as_deref().unwrap_or("–")),
                     }
                 }
@@ -225,7 +226,10 @@ fn cpu_bars(cell: &Cell, rows: &[Row<'_>]) -> Markup {
             let (cpu, user, system) = (row.cpu?, row.user?, row.system?);
             Some(Bar {
                 label: row.label(),
-                parts: vec![user, system],
+                // Medians of two parts do not add up to the median of the sum; the bar is as long as that.
+                parts: [user, system]
+                    .map(|part| part * cpu / (user + system))
+                    .into(),
                 text: format!(
                     "{} ({} + {})",
                     figure(Some(cpu)),
