@@ -26,7 +26,7 @@ pub use machine::raise_descriptors;
 /// What the command line may change.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Cells, separated by commas; absent: all
+    /// Cells, separated by commas; `targets`: those with a target; absent: all, which takes well over an hour
     #[arg(long, value_delimiter = ',')]
     pub cells: Vec<String>,
     /// Name the cells and leave
@@ -94,6 +94,11 @@ pub async fn run(mut options: Options) -> anyhow::Result<()> {
             println!("{:<22} {}", plan.name, plan.title);
         }
         return Ok(());
+    }
+    if let Some(place) = options.cells.iter().position(|name| name == "targets") {
+        let aimed = plans.iter().filter(|plan| !plan.targets().is_empty());
+        let names: Vec<_> = aimed.map(|plan| plan.name.to_owned()).collect();
+        options.cells.splice(place..=place, names);
     }
     for name in &options.cells {
         if !plans.iter().any(|plan| plan.name == name) {

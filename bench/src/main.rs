@@ -65,8 +65,10 @@ fn main() -> ExitCode {
         )
         .with_writer(std::io::stderr)
         .init();
-    compare::raise_descriptors();
     let args = arguments();
+    if !matches!(args.command, Command::Demo(_)) {
+        compare::raise_descriptors();
+    }
     let mut builder = match args.command {
         // One thread: it is pinned, and what measures must cost little.
         Command::Load(_) | Command::Compare(_) | Command::Origin { .. } => {

@@ -82,16 +82,26 @@ pub async fn serve(
     }
 }
 
-/// Binds every address, prints `origin listening on ADDR` for each, and serves until SIGTERM or Ctrl-C.
+/// Binds every address, prints `origin listening on ADDR` (`origin-2` for the second, and so on), and serves until SIGTERM or
+/// Ctrl-C.
 pub async fn run(addresses: &[SocketAddr], origin: Origin) -> anyhow::Result<()> {
     let mut listeners = JoinSet::new();
-    for address in addresses {
-        let listener = TcpListener::bind(address).await?;
-        println!("origin listening on {}", listener.local_addr()?);
+    for (index, address) in addresses.iter().enumerate() {
+        let listener = announced(index, *address).await?;
         listeners.spawn(serve(listener, origin.clone(), std::future::pending()));
     }
     crate::stop_signal().await;
     Ok(())
+}
+
+async fn announced(index: usize, address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    match index {
+        0 => println!("origin listening on {address}"),
+        _ => println!("origin-{} listening on {address}", index + 1),
+    }
+    Ok(listener)
 }
 
 async fn connection(stream: TcpStream, origin: Arc<Origin>) {

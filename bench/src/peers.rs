@@ -87,7 +87,7 @@ pub struct Chain {
 }
 
 #[derive(Serialize)]
-struct Context_<'a> {
+struct Values<'a> {
     workers: usize,
     folder: &'a Path,
     direction: &'a str,
@@ -203,7 +203,7 @@ fn render(
         Kind::Direct => "",
     };
     let services = job.services.iter().enumerate();
-    let context = Context_ {
+    let context = Values {
         workers: job.workers,
         folder,
         direction,

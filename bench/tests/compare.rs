@@ -70,7 +70,7 @@ async fn every_peer_is_measured_or_reported_missing() -> anyhow::Result<()> {
             .iter()
             .find(|subject| subject.peer == "outrigger")
             .with_context(|| format!("{} has nothing of ours", cell.name))?;
-        whole(&cell.name, ours)?;
+        whole(&cell.name, ours).with_context(|| format!("{:?}", cell.notes))?;
         // Two rounds decide nothing.
         let mut verdicts = cell.verdicts.iter();
         assert!(verdicts.all(|verdict| verdict.reading == Reading::Tied));

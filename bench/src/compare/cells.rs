@@ -31,7 +31,7 @@ pub(super) enum Measure {
 
 /// One job.
 #[derive(Debug, Clone)]
-pub(super) struct Plan {
+pub(super) struct CellPlan {
     pub(super) name: &'static str,
     pub(super) title: &'static str,
     pub(super) measure: Measure,
@@ -96,8 +96,8 @@ fn balanced() -> Vec<Variant> {
 }
 
 /// One hop, HTTP/1.1, 64 connections, 1 KB, one endpoint, one worker, closed loop.
-fn h1(name: &'static str, title: &'static str) -> Plan {
-    Plan {
+fn h1(name: &'static str, title: &'static str) -> CellPlan {
+    CellPlan {
         name,
         title,
         measure: Measure::Requests,
@@ -117,7 +117,7 @@ fn h1(name: &'static str, title: &'static str) -> Plan {
     }
 }
 
-impl Plan {
+impl CellPlan {
     /// What figures are divided by.
     pub(super) fn per(&self) -> &'static str {
         match self.measure {
@@ -150,8 +150,8 @@ impl Plan {
 }
 
 /// HTTP/2 from the client, few connections with many streams.
-fn h2(name: &'static str, title: &'static str, back: Protocol) -> Plan {
-    Plan {
+fn h2(name: &'static str, title: &'static str, back: Protocol) -> CellPlan {
+    CellPlan {
         front: Protocol::Http2,
         back,
         wire: Wire::Http2,
@@ -161,29 +161,28 @@ fn h2(name: &'static str, title: &'static str, back: Protocol) -> Plan {
     }
 }
 
-fn slow(name: &'static str, title: &'static str, rate: u32) -> Plan {
-    Plan {
+fn slow(name: &'static str, title: &'static str, rate: u32) -> CellPlan {
+    CellPlan {
         rate: Some(rate),
         endpoints: 3,
         slow_ms: 50,
-        connections: 256,
         variants: balanced(),
         ..h1(name, title)
     }
 }
 
-fn memory(name: &'static str, title: &'static str, measure: Measure) -> Plan {
-    Plan {
+fn memory(name: &'static str, title: &'static str, measure: Measure) -> CellPlan {
+    CellPlan {
         measure,
         ..h1(name, title)
     }
 }
 
 /// Every cell, in the order they run.
-pub(super) fn all() -> Vec<Plan> {
+pub(super) fn all() -> Vec<CellPlan> {
     let mut all = vec![
         h1("h1-64-1k", "HTTP/1.1, one hop, 64 connections, 1 KB"),
-        Plan {
+        CellPlan {
             rate: Some(2000),
             ..h1(
                 "h1-2000rps",
@@ -211,7 +210,7 @@ pub(super) fn all() -> Vec<Plan> {
             "Resident memory after one request",
             Measure::Idle,
         ),
-        Plan {
+        CellPlan {
             services: 1000,
             endpoints: 10,
             ..memory(
@@ -229,7 +228,7 @@ pub(super) fn all() -> Vec<Plan> {
     all
 }
 
-fn http2() -> [Plan; 3] {
+fn http2() -> [CellPlan; 3] {
     let no_nginx = "nginx speaks no HTTP/2 to servers";
     let without_nginx = || {
         let mut variants = one_hop();
@@ -242,7 +241,7 @@ fn http2() -> [Plan; 3] {
             "HTTP/2 in, HTTP/1.1 out, 4 connections of 16 streams, 1 KB",
             Protocol::Http,
         ),
-        Plan {
+        CellPlan {
             variants: without_nginx(),
             notes: vec![no_nginx],
             ..h2(
@@ -251,7 +250,7 @@ fn http2() -> [Plan; 3] {
                 Protocol::Http2,
             )
         },
-        Plan {
+        CellPlan {
             front: Protocol::Grpc,
             wire: Wire::Grpc,
             ..h2(
@@ -263,17 +262,17 @@ fn http2() -> [Plan; 3] {
     ]
 }
 
-fn pairs() -> [Plan; 3] {
+fn pairs() -> [CellPlan; 3] {
     let mixed = "nginx speaks no HTTP/2 to servers: its pair has HTTP/1.1 between";
     [
-        Plan {
+        CellPlan {
             variants: two_hops(Protocol::Http),
             ..h1(
                 "two-hops-h1",
                 "Two hops, HTTP/1.1 between them, 64 connections, 1 KB",
             )
         },
-        Plan {
+        CellPlan {
             variants: two_hops(Protocol::Http2),
             notes: vec![mixed],
             ..h1(
@@ -281,7 +280,7 @@ fn pairs() -> [Plan; 3] {
                 "Two hops, HTTP/2 between them, 64 connections, 1 KB",
             )
         },
-        Plan {
+        CellPlan {
             rate: Some(2000),
             variants: two_hops(Protocol::Http2),
             notes: vec![mixed],
@@ -293,47 +292,47 @@ fn pairs() -> [Plan; 3] {
     ]
 }
 
-fn bodies() -> [Plan; 4] {
-    let tcp = |plan: Plan| Plan {
+fn bodies() -> [CellPlan; 4] {
+    let tcp = |plan: CellPlan| CellPlan {
         front: Protocol::Tcp,
         back: Protocol::Tcp,
         ..plan
     };
     [
-        Plan {
+        CellPlan {
             measure: Measure::Gigabytes,
             bytes: 100_000,
             ..h1("h1-64-100k", "HTTP/1.1, one hop, 64 connections, 100 KB")
         },
-        Plan {
+        CellPlan {
             measure: Measure::Gigabytes,
             bytes: 10_000_000,
             connections: 16,
             ..h1("h1-16-10m", "HTTP/1.1, one hop, 16 connections, 10 MB")
         },
-        tcp(Plan {
+        tcp(CellPlan {
             measure: Measure::Gigabytes,
             bytes: 10_000_000,
             connections: 16,
             ..h1("tcp-10m", "Opaque TCP, 16 connections, 10 MB at a time")
         }),
-        tcp(Plan {
+        tcp(CellPlan {
             wire: Wire::Tcp,
             ..h1("tcp-1k", "Opaque TCP, 64 connections, 1 KB there and back")
         }),
     ]
 }
 
-fn shapes() -> [Plan; 7] {
-    let connections = |connections, name, title| Plan {
+fn shapes() -> [CellPlan; 7] {
+    let connections = |connections, name, title| CellPlan {
         connections,
         ..h1(name, title)
     };
-    let endpoints = |endpoints, name, title| Plan {
+    let endpoints = |endpoints, name, title| CellPlan {
         endpoints,
         ..h1(name, title)
     };
-    let workers = |workers, name, title| Plan {
+    let workers = |workers, name, title| CellPlan {
         workers,
         ..h1(name, title)
     };
@@ -383,7 +382,7 @@ mod tests {
 
     #[test]
     fn nginx_is_asked_for_nothing_that_it_cannot_do() {
-        let nginx = |plan: &Plan| plan.variants.iter().any(|one| one.kind == Kind::Nginx);
+        let nginx = |plan: &CellPlan| plan.variants.iter().any(|one| one.kind == Kind::Nginx);
         for plan in all().iter().filter(|plan| nginx(plan)) {
             assert_ne!(plan.back, Protocol::Http2, "{}", plan.name);
             let mut pairs = plan.variants.iter().filter(|one| one.kind == Kind::Nginx);

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::process::Command;
 
 use super::Options;
-use super::cells::{Plan, Variant};
+use super::cells::{CellPlan, Variant};
 use super::machine::{self, Cpus};
 use super::results::{self, Cell, Results};
 use super::stats::median;
@@ -46,7 +46,7 @@ pub(super) fn begin(peers: &[Peer]) -> anyhow::Result<Results> {
 pub(super) async fn drive(
     results: &mut Results,
     options: &Options,
-    plans: &[Plan],
+    plans: &[CellPlan],
     peers: &[Peer],
 ) -> anyhow::Result<()> {
     let cpus = Cpus::allowed()?;
@@ -59,7 +59,7 @@ pub(super) async fn drive(
     Ok(())
 }
 
-fn progress(plans: &[Plan], pairs: u64) -> ProgressBar {
+fn progress(plans: &[CellPlan], pairs: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} rounds, {eta} left  {msg}");
     let bar = ProgressBar::new(plans.len() as u64 * pairs);
     match style {
@@ -71,7 +71,7 @@ fn progress(plans: &[Plan], pairs: u64) -> ProgressBar {
 async fn cell(
     results: &mut Results,
     options: &Options,
-    plan: &Plan,
+    plan: &CellPlan,
     peers: &[Peer],
     cpus: &Cpus,
     progress: &ProgressBar,
@@ -185,7 +185,7 @@ async fn turn(
 }
 
 /// The peers that are there in the ways this cell has for them, direct first.
-fn subjects(plan: &Plan, peers: &[Peer]) -> Vec<Subject> {
+fn subjects(plan: &CellPlan, peers: &[Peer]) -> Vec<Subject> {
     let mut subjects = Vec::new();
     for peer in peers.iter().filter(|peer| peer.is_there()) {
         if peer.kind == Kind::Direct && plan.has_direct() {
@@ -200,7 +200,7 @@ fn subjects(plan: &Plan, peers: &[Peer]) -> Vec<Subject> {
     subjects
 }
 
-fn notes(plan: &Plan, peers: &[Peer]) -> Vec<String> {
+fn notes(plan: &CellPlan, peers: &[Peer]) -> Vec<String> {
     let mut notes: Vec<_> = plan.notes.iter().map(|note| (*note).to_owned()).collect();
     let missing = peers
         .iter()
@@ -210,7 +210,7 @@ fn notes(plan: &Plan, peers: &[Peer]) -> Vec<String> {
 }
 
 /// Starts the origins of a cell, on the load's CPUs.
-async fn origins(plan: &Plan, folder: &Path) -> anyhow::Result<(Vec<Process>, Job)> {
+async fn origins(plan: &CellPlan, folder: &Path) -> anyhow::Result<(Vec<Process>, Job)> {
     let mut processes = Vec::new();
     let mut endpoints = Vec::new();
     let program = std::env::current_exe().context("the running program's own path")?;
@@ -237,13 +237,17 @@ async fn origins(plan: &Plan, folder: &Path) -> anyhow::Result<(Vec<Process>, Jo
             }
         }
         for _ in 0..count {
-            let address = format!("127.0.0.1:{}", crate::peers::free_port()?);
-            command.args(["--listen", &address]);
-            endpoints.push(address.parse()?);
+            command.args(["--listen", "127.0.0.1:0"]);
         }
         let name = if is_slow { "origin-slow" } else { "origin" };
         let process = Process::spawn(name, command, folder)?;
-        process.listening("origin", START).await?;
+        for index in 1..=count {
+            let announced = match index {
+                1 => "origin".to_owned(),
+                _ => format!("origin-{index}"),
+            };
+            endpoints.push(process.listening(&announced, START).await?);
+        }
         processes.push(process);
     }
     let job = Job {

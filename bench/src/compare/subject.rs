@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 
 use super::Options;
-use super::cells::{Measure, Plan, Variant};
+use super::cells::{CellPlan, Measure, Variant};
 use super::cost;
 use super::machine::Cpus;
 use super::results::{self, Figure, Round};
@@ -15,6 +15,9 @@ use super::stats::median;
 use super::{memory, syscalls};
 use crate::load::{Load, Record};
 use crate::peers::{Chain, Job, Kind, Peer};
+
+/// Attempts to start a peer.
+const STARTS: usize = 2;
 
 /// The name under which a slow endpoint answers.
 pub(super) const SLOW: &str = "slow";
@@ -32,7 +35,7 @@ pub(super) struct Subject {
 /// What a round needs to know besides its subject.
 pub(super) struct Surroundings<'a> {
     pub(super) options: &'a Options,
-    pub(super) plan: &'a Plan,
+    pub(super) plan: &'a CellPlan,
     pub(super) cpus: &'a Cpus,
     pub(super) folder: &'a Path,
     pub(super) job: Job,
@@ -76,10 +79,20 @@ impl Subject {
             _ => self.variant.hops,
         };
         let start = || Chain::start(&self.peer, hops, &job, around.folder);
-        let chain = around.cpus.on_proxies(around.plan.workers, start)?;
-        chain.answers(around.plan.wire).await?;
-        self.chain = Some(chain);
-        Ok(())
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let chain = around.cpus.on_proxies(around.plan.workers, start)?;
+            match chain.answers(around.plan.wire).await {
+                Ok(()) => {
+                    self.chain = Some(chain);
+                    return Ok(());
+                }
+                // A free port that was chosen may be somebody else's by then.
+                Err(error) if tries == STARTS => return Err(error),
+                Err(_) => {}
+            }
+        }
     }
 
     /// Ends its processes: it has failed, and its cell goes on without it.
@@ -118,7 +131,7 @@ impl Subject {
         }
         let load = Load::start(load);
         // Every connection is open and has done a few requests.
-        let enough = (plan.connections * 4) as u64;
+        let enough = (plan.connections * 2) as u64;
         let warm = Instant::now();
         while warm.elapsed() < options.warm_up || load.sent() < enough {
             anyhow::ensure!(
@@ -253,26 +266,26 @@ fn load_plan(around: &Surroundings<'_>, chain: &Chain, round: u64) -> crate::loa
 }
 
 /// What CPU seconds are divided by: hundreds of thousands of requests, or GB.
-fn unit(plan: &Plan, record: &Record) -> f64 {
+fn unit(plan: &CellPlan, record: &Record) -> f64 {
     match plan.measure {
         Measure::Gigabytes => record.bytes as f64 / 1e9,
         _ => record.sent as f64 / 100_000.0,
     }
 }
 
-fn throughput(plan: &Plan, record: &Record) -> f64 {
+fn throughput(plan: &CellPlan, record: &Record) -> f64 {
     match plan.measure {
         Measure::Gigabytes => record.bytes as f64,
         _ => record.sent as f64,
     }
 }
 
-fn slow_share(plan: &Plan, record: &Record) -> Option<f64> {
+fn slow_share(plan: &CellPlan, record: &Record) -> Option<f64> {
     let slow = record.by_task.get(SLOW).map_or(0, |seen| seen.answers);
     (plan.slow_ms > 0).then(|| slow as f64 / record.sent as f64)
 }
 
-fn body(plan: &Plan) -> Bytes {
+fn body(plan: &CellPlan) -> Bytes {
     use crate::load::Wire;
     match plan.wire {
         Wire::Tcp => Bytes::from(vec![b'x'; plan.bytes]),
@@ -281,14 +294,14 @@ fn body(plan: &Plan) -> Bytes {
     }
 }
 
-fn method(plan: &Plan) -> http::Method {
+fn method(plan: &CellPlan) -> http::Method {
     match plan.wire {
         crate::load::Wire::Grpc => http::Method::POST,
         _ => http::Method::GET,
     }
 }
 
-fn path(plan: &Plan) -> &'static str {
+fn path(plan: &CellPlan) -> &'static str {
     match plan.wire {
         crate::load::Wire::Grpc => "/orders.Orders/Get",
         _ => "/",

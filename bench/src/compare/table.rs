@@ -31,8 +31,17 @@ fn figures(cell: &Cell) -> Table {
     } else {
         header.push(format!("CPU s / {}", cell.per));
         header.extend(["user", "system", "per second"].map(str::to_owned));
-        header
-            .extend(["p50 µs", "p99 µs", "p99.9 µs", "added p50", "added p99"].map(str::to_owned));
+        header.extend(
+            [
+                "p50 µs",
+                "p99 µs",
+                "p99.9 µs",
+                "added p50",
+                "added p99",
+                "added p99.9",
+            ]
+            .map(str::to_owned),
+        );
         if slow {
             header.push("slow one's share".to_owned());
         }
@@ -77,6 +86,7 @@ fn figures(cell: &Cell) -> Table {
             row.push(format!("{:.0}", middle(|round| round.p999)));
             row.push(added(|round| round.p50).unwrap_or_default());
             row.push(added(|round| round.p99).unwrap_or_default());
+            row.push(added(|round| round.p999).unwrap_or_default());
             if slow {
                 let share = middle(|round| round.slow_share.unwrap_or(f64::NAN));
                 row.push(format!("{:.1} %", share * 100.0));

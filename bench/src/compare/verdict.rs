@@ -27,13 +27,14 @@ impl Metric {
         }
     }
 
-    /// `None` where the round has no such figure, or one that nothing can be divided by.
+    /// `None` where the round has no such figure, or one that nothing can be divided by. What is added to direct's latency
+    /// is at least 1 µs: a difference of two noisy percentiles can be negative, and such pairs must not be left out.
     fn of(self, round: &Round, direct: Option<&Round>) -> Option<f64> {
         let value = match self {
             Self::Cpu => round.cpu_user + round.cpu_system,
             Self::CpuUser => round.cpu_user,
-            Self::AddedP50 => round.p50 - direct?.p50,
-            Self::AddedP99 => round.p99 - direct?.p99,
+            Self::AddedP50 => (round.p50 - direct?.p50).max(1.0),
+            Self::AddedP99 => (round.p99 - direct?.p99).max(1.0),
             Self::P99 => round.p99,
             Self::SlowShare => round.slow_share?,
             Self::Memory => round.memory?,

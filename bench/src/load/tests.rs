@@ -146,6 +146,57 @@ async fn the_open_loop_keeps_its_rate_and_measures_waiting_from_the_intended_tim
 }
 
 #[tokio::test]
+async fn lateness_of_the_generator_is_told_in_the_open_loop_and_is_part_of_the_latency() {
+    let address = origin("orders-1", None).await;
+    let closed = Load::start(plan(address)).finished().await;
+    assert_eq!(closed.late.len(), 0);
+    let open = Load::start(Plan {
+        rate: Some(500),
+        arrivals: Arrivals::Poisson,
+        requests: Some(50),
+        ..plan(address)
+    });
+    let record = open.finished().await;
+    assert_eq!(
+        (record.sent, record.failed),
+        (50, 0),
+        "{:?}",
+        record.reasons
+    );
+    assert!(!record.late.is_empty());
+    // Two digits of the one histogram against three of the other.
+    assert!(record.late.max() as f64 <= record.latency.max() as f64 * 1.01 + 1.0);
+}
+
+#[tokio::test]
+async fn what_comes_before_the_record_is_taken_is_not_in_the_next_one() {
+    let address = origin("orders-1", None).await;
+    let load = Load::start(Plan {
+        requests: Some(300),
+        ..plan(address)
+    });
+    while load.sent() < 10 {
+        tokio::task::yield_now().await;
+    }
+    let warm_up = load.take();
+    let measured = load.finished().await;
+    assert!(warm_up.sent >= 10);
+    assert_eq!(warm_up.sent + measured.sent, 300);
+}
+
+#[tokio::test]
+async fn idle_connections_are_held_after_one_request_each() {
+    let address = origin("orders-1", None).await;
+    assert!(hold_idle(&plan(address), 50).await.is_ok());
+    let refusing = Plan {
+        path: "/status/503".to_owned(),
+        ..plan(address)
+    };
+    let reason = hold_idle(&refusing, 2).await.unwrap_err();
+    assert!(reason.contains("503"), "{reason}");
+}
+
+#[tokio::test]
 async fn stopping_waits_for_the_answers_under_way() {
     let address = origin("slow", None).await;
     let load = Load::start(Plan {

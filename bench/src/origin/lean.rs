@@ -39,13 +39,12 @@ pub struct Lean {
     pub name: Option<String>,
 }
 
-/// Binds every address, prints `origin listening on ADDR` for each, and serves until SIGTERM or Ctrl-C.
+/// Binds every address, says where as [`super::run`] does, and serves until SIGTERM or Ctrl-C.
 pub async fn run(addresses: &[SocketAddr], lean: Lean) -> anyhow::Result<()> {
     let answers = Arc::new(Answers::new(&lean));
     let mut listeners = JoinSet::new();
-    for address in addresses {
-        let listener = TcpListener::bind(address).await?;
-        println!("origin listening on {}", listener.local_addr()?);
+    for (index, address) in addresses.iter().enumerate() {
+        let listener = super::announced(index, *address).await?;
         listeners.spawn(serve(listener, Arc::clone(&answers)));
     }
     crate::stop_signal().await;
