@@ -90,7 +90,7 @@ fn a_request_allocates_no_more_often_than_it_is_known_to() {
 
 /// A sidecar in this process, one worker; it ends with the process.
 fn sidecar(application: SocketAddr) -> SocketAddr {
-    let probe = TcpListener::bind("127.62.0.2:0").expect("loopback can be bound");
+    let probe = TcpListener::bind("127.74.0.2:0").expect("loopback can be bound");
     let listener = probe.local_addr().expect("a bound socket has an address");
     drop(probe);
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
@@ -159,7 +159,7 @@ fn exchange(client: &mut TcpStream, request: &str, times: usize) {
 
 /// An application that answers every request on every connection with the same bytes.
 fn application() -> SocketAddr {
-    let socket = TcpListener::bind("127.62.0.1:0").expect("loopback can be bound");
+    let socket = TcpListener::bind("127.74.0.1:0").expect("loopback can be bound");
     let address = socket.local_addr().expect("a bound socket has an address");
     let head =
         format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {BODY}\r\n\r\n");
