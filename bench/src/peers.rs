@@ -160,6 +160,17 @@ impl Chain {
         Ok(())
     }
 
+    /// Resolves when a process ends, and names it: one that refuses its configuration need not be waited for.
+    async fn first_ended(&self) -> &str {
+        loop {
+            let ended = |process: &&Process| process.id().is_none_or(is_zombie);
+            if let Some(process) = self.processes.iter().find(ended) {
+                return process.name();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Waits until the first proxy answers a request, or accepts where the job is opaque TCP.
     pub async fn answers(&self, wire: Wire) -> anyhow::Result<()> {
         let asked = || async {
@@ -179,12 +190,23 @@ impl Chain {
             Ok(Some(()))
         };
         let names: Vec<_> = self.processes.iter().map(Process::name).collect();
-        let waited = wait_for(&format!("{names:?} at {}", self.entry), START, asked).await;
+        let what = format!("{names:?} at {}", self.entry);
+        let waited = tokio::select! {
+            waited = wait_for(&what, START, asked) => waited,
+            name = self.first_ended() => Err(anyhow::anyhow!("{name} has ended")),
+        };
         waited.map_err(|error| {
             let logs: Vec<_> = self.processes.iter().map(Process::log_tail).collect();
             error.context(logs.join("\n"))
         })
     }
+}
+
+/// Whether a child has ended and nobody has waited for it yet.
+fn is_zombie(id: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+    after_name.is_none_or(|rest| rest.starts_with('Z'))
 }
 
 /// The configuration of one proxy.

@@ -7,6 +7,14 @@ use super::stats::median;
 use super::verdict::word;
 
 pub(super) fn print(results: &Results) {
+    for peer in &results.peers {
+        match (&peer.missing, &peer.version) {
+            (Some(reason), _) => println!("{}: missing: {reason}", peer.name),
+            (None, Some(version)) => println!("{} {version}", peer.name),
+            (None, None) => {}
+        }
+    }
+    println!("{}", results.machine.pinning);
     for cell in &results.cells {
         println!("\n{} — {}", cell.name, cell.title);
         println!("{}", figures(cell));

@@ -125,7 +125,15 @@ fn debian(name: &str, install: bool) -> anyhow::Result<PathBuf> {
         let paths = folders.iter().map(|folder| Path::new(folder).join(name));
         paths.into_iter().find(|path| path.exists())
     };
+    let stream = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
     if let Some(program) = places() {
+        if name == "nginx" && install && !stream.exists() {
+            eprintln!("installing nginx's module for opaque TCP with apt-get");
+            // Without it, the cells of opaque TCP say what nginx said.
+            if let Err(error) = apt(&["libnginx-mod-stream"]) {
+                eprintln!("{error:#}");
+            }
+        }
         return Ok(program);
     }
     if !install {
@@ -136,11 +144,17 @@ fn debian(name: &str, install: bool) -> anyhow::Result<PathBuf> {
     if name == "nginx" {
         packages.push("libnginx-mod-stream");
     }
+    apt(&packages)?;
+    places().with_context(|| format!("apt-get installed no program {name}"))
+}
+
+fn apt(packages: &[&str]) -> anyhow::Result<()> {
+    // The list of packages may be old or absent; what installing says then is the better error.
+    let _ = run(Command::new("apt-get").args(["update", "-q"]));
     run(Command::new("apt-get")
         .args(["install", "-y", "-q", "--no-install-recommends"])
         .args(packages)
-        .env("DEBIAN_FRONTEND", "noninteractive"))?;
-    places().with_context(|| format!("apt-get installed no program {name}"))
+        .env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
 fn environment() -> PathBuf {

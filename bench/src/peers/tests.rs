@@ -62,6 +62,22 @@ fn the_protocol_of_each_side_is_said_in_each_peers_words() {
     assert!(spoken(Kind::Nginx, Tcp, Tcp).contains("stream {"));
 }
 
+#[tokio::test]
+async fn a_peer_that_refuses_its_configuration_is_not_waited_for_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo bad configuration >&2; exit 1"]);
+    let chain = Chain {
+        processes: vec![Process::spawn("refuses", command, folder.path()).unwrap()],
+        entry: SocketAddr::from(([127, 0, 0, 1], 9)),
+        configuration: Vec::new(),
+    };
+    let error = chain.answers(Wire::Http1).await.unwrap_err();
+    let text = format!("{error:#}");
+    assert!(text.contains("refuses has ended"), "{text}");
+    assert!(text.contains("bad configuration"), "{text}");
+}
+
 #[test]
 fn envoys_balance_is_its_own_default_unless_a_cell_asks() {
     let mut job = job(Protocol::Http, Protocol::Http, 1, 3);
