@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use tokio::process::Command;
 
@@ -199,6 +200,19 @@ impl Chain {
             let logs: Vec<_> = self.processes.iter().map(Process::log_tail).collect();
             error.context(logs.join("\n"))
         })
+    }
+}
+
+impl Drop for Chain {
+    /// Ends whole process groups: nginx's workers outlive a master that is killed.
+    fn drop(&mut self) {
+        for process in &self.processes {
+            let group = process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+            if let Some(group) = group {
+                // It may have ended by itself.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+        }
     }
 }
 

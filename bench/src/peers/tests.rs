@@ -78,6 +78,30 @@ async fn a_peer_that_refuses_its_configuration_is_not_waited_for_and_says_why() 
     assert!(text.contains("bad configuration"), "{text}");
 }
 
+#[tokio::test]
+async fn the_children_of_a_peer_end_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let pids = folder.path().join("child");
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        "sleep 600 & echo $! > \"$0.part\"; mv \"$0.part\" \"$0\"; wait",
+    ]);
+    command.arg(&pids);
+    let chain = Chain {
+        processes: vec![Process::spawn("parent", command, folder.path()).unwrap()],
+        entry: SocketAddr::from(([127, 0, 0, 1], 9)),
+        configuration: Vec::new(),
+    };
+    let told = || async { Ok(std::fs::read_to_string(&pids).ok()) };
+    let child = wait_for("the child's id", START, told).await.unwrap();
+    let child = child.trim().parse().unwrap();
+    assert!(!is_zombie(child));
+    drop(chain);
+    let gone = || async { Ok(is_zombie(child).then_some(())) };
+    wait_for("its end", START, gone).await.unwrap();
+}
+
 #[test]
 fn envoys_balance_is_its_own_default_unless_a_cell_asks() {
     let mut job = job(Protocol::Http, Protocol::Http, 1, 3);
