@@ -74,8 +74,8 @@ pub(super) async fn serve(
             Wake::End => return,
             Wake::Input => {
                 // Apart, so that a connection holds a request's story only while there is one.
-                let conversation = worker.spare.put(Rc::clone(&connection).converse());
-                match conversation.run(&worker.spare).await {
+                let conversation = worker.conversations.put(Rc::clone(&connection).converse());
+                match conversation.run(&worker.conversations).await {
                     Next::Idle => {}
                     Next::Close => return,
                     Next::Linger => return connection.linger().await,

@@ -78,8 +78,11 @@ pub(super) async fn serve(
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     let guard = InFlight::enter(&state);
-                    let story = answer(Rc::clone(worker), slot, request, respond, guard);
-                    tokio::task::spawn_local(story);
+                    let worker = Rc::clone(worker);
+                    // A small task around the story, whose place is used again.
+                    let story = answer(Rc::clone(&worker), slot, request, respond, guard);
+                    let story = worker.streams.put(story);
+                    tokio::task::spawn_local(async move { story.run(&worker.streams).await });
                 }
                 Poll::Ready(Some(Err(error))) => break Poll::Ready(Err(error)),
                 Poll::Ready(None) => break Poll::Ready(Ok(())),
@@ -124,9 +127,8 @@ async fn answer(
 ) {
     let (parts, body) = request.into_parts();
     let body = Source::H2(Receiving::new(body, &parts.headers, None));
-    let head = RequestHead::from_h2(&parts);
     let bodiless = parts.method == Method::HEAD;
-    drop(parts);
+    let head = RequestHead::from_h2(parts);
     let response = {
         let mut story = pin!(request::serve(&worker, slot, head, body));
         let answered = poll_fn(|cx| match story.as_mut().poll(cx) {
@@ -136,10 +138,10 @@ async fn answer(
         answered.await
     };
     // The client took the request back.
-    let Some(request::Response { head, body }) = response else {
+    let Some(request::Response { mut head, body }) = response else {
         return;
     };
-    let mut head = head.to_h2(());
+    let mut head = head.h2_response(());
     let whole = body.is_end();
     if let Some(length) = body.length().filter(|_| !whole && !bodiless) {
         let entry = head.headers_mut().entry(header::CONTENT_LENGTH);

@@ -50,7 +50,7 @@ impl Receiving {
         }
         let trailers = ready!(self.stream.poll_trailers(cx)).transpose();
         Poll::Ready(
-            trailers.map(|found| found.map(|trailers| Part::Trailers(Fields::from_map(&trailers)))),
+            trailers.map(|found| found.map(|trailers| Part::Trailers(Fields::from_map(trailers)))),
         )
     }
 
@@ -133,9 +133,9 @@ impl<B: Body> Sending<B> {
                     }
                     self.waiting = Some((data, self.body.is_end()));
                 }
-                Some(Ok(Part::Trailers(fields))) => {
+                Some(Ok(Part::Trailers(mut fields))) => {
                     self.stream.reserve_capacity(0);
-                    let sent = self.stream.send_trailers(fields.to_map());
+                    let sent = self.stream.send_trailers(fields.take_map());
                     return Poll::Ready(sent.map_err(gone));
                 }
                 Some(Err(error)) => {

@@ -99,6 +99,8 @@ pub(crate) struct Fields {
     lines: Vec<Line>,
     /// One bit for each known field that is among the lines.
     present: u16,
+    /// The same as it came by HTTP/2, until something is changed: a message that leaves by HTTP/2 again needs no new map.
+    map: Option<HeaderMap>,
 }
 
 impl Fields {
@@ -111,6 +113,7 @@ impl Fields {
             text: owned,
             lines: Vec::with_capacity(count + 2),
             present: 0,
+            map: None,
         }
     }
 
@@ -131,6 +134,7 @@ impl Fields {
         let known = Known::of(self.bytes(name));
         self.present |= known.bit();
         self.lines.push(Line { name, value, known });
+        self.map = None;
     }
 
     /// Adds a field at the end.
@@ -184,6 +188,7 @@ impl Fields {
 
     /// Takes out every field that `gone` says.
     pub(crate) fn remove(&mut self, gone: impl Fn(Known, &[u8]) -> bool) {
+        self.map = None;
         let text = &self.text;
         self.lines.retain(|line| {
             let name = &text[line.name.start as usize..line.name.end as usize];
@@ -209,6 +214,7 @@ impl Fields {
         };
         let value = self.store(value);
         self.lines[place].value = value;
+        self.map = None;
         let mut at = 0;
         self.lines.retain(|line| {
             let kept = line.known != known || at == place;
@@ -218,8 +224,11 @@ impl Fields {
     }
 
     /// The same fields as HTTP/2 has them: lower-case, without order among different names. A name or value that cannot be one is
-    /// left out.
-    pub(crate) fn to_map(&self) -> HeaderMap {
+    /// left out. Made without work once, if they came so.
+    pub(crate) fn take_map(&mut self) -> HeaderMap {
+        if let Some(map) = self.map.take() {
+            return map;
+        }
         let mut map = HeaderMap::with_capacity(self.lines.len());
         for (_, name, value) in self.iter() {
             if let (Ok(name), Ok(value)) =
@@ -232,7 +241,7 @@ impl Fields {
     }
 
     /// The fields of an HTTP/2 message. Cookie crumbs are joined (RFC 9113 section 8.2.3).
-    pub(crate) fn from_map(map: &HeaderMap) -> Self {
+    pub(crate) fn from_map(map: HeaderMap) -> Self {
         let size: usize = map
             .iter()
             .map(|(name, value)| name.as_str().len() + value.len())
@@ -241,8 +250,9 @@ impl Fields {
             text: Vec::with_capacity(size + 128),
             lines: Vec::with_capacity(map.len() + 2),
             present: 0,
+            map: None,
         };
-        for (name, value) in map {
+        for (name, value) in &map {
             if name != header::COOKIE {
                 fields.push(name.as_str(), value.as_bytes());
             }
@@ -252,6 +262,7 @@ impl Fields {
             let crumbs: Vec<_> = crumbs.map(HeaderValue::as_bytes).collect();
             fields.push("cookie", &crumbs.join(&b"; "[..]));
         }
+        fields.map = Some(map);
         fields
     }
 }
@@ -329,11 +340,29 @@ mod tests {
     }
 
     #[test]
+    fn a_map_is_made_anew_after_a_change() {
+        let mut map = HeaderMap::new();
+        map.append("a", HeaderValue::from_static("1"));
+        for change in [
+            |fields: &mut Fields| fields.push("b", b"2"),
+            |fields: &mut Fields| fields.remove(|_, name| name == b"a"),
+            |fields: &mut Fields| fields.set(Known::Te, "te", b"trailers"),
+        ] {
+            let mut fields = Fields::from_map(map.clone());
+            change(&mut fields);
+            assert_ne!(fields.take_map(), map);
+        }
+        let mut kept = Fields::from_map(map.clone());
+        assert_eq!(kept.take_map(), map);
+        assert_eq!(kept.take_map(), map, "made again from the text");
+    }
+
+    #[test]
     fn cookie_crumbs_are_joined() {
         let mut map = HeaderMap::new();
         map.append("cookie", HeaderValue::from_static("a=1"));
         map.append("cookie", HeaderValue::from_static("b=2"));
-        let fields = Fields::from_map(&map);
+        let fields = Fields::from_map(map);
         assert_eq!(fields.value(Known::Cookie), Some(&b"a=1; b=2"[..]));
     }
 }

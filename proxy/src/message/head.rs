@@ -16,6 +16,8 @@ pub(crate) struct RequestHead {
     authority: Span,
     /// Path and query, or `*`.
     target: Span,
+    /// The same as it came by HTTP/2.
+    uri: Option<Uri>,
     pub(crate) fields: Fields,
 }
 
@@ -33,6 +35,7 @@ impl RequestHead {
             version,
             authority,
             target,
+            uri: None,
             fields,
         }
     }
@@ -70,32 +73,35 @@ impl RequestHead {
     }
 
     /// The head of an HTTP/2 request (RFC 9113 section 8.3.1). Host is `:authority`'s to say.
-    pub(crate) fn from_h2(parts: &request::Parts) -> Self {
-        let mut fields = Fields::from_map(&parts.headers);
+    pub(crate) fn from_h2(parts: request::Parts) -> Self {
+        let mut fields = Fields::from_map(parts.headers);
         let authority = parts.uri.authority().map_or(Span::EMPTY, |authority| {
             fields.store(authority.as_str().as_bytes())
         });
         let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let target = fields.store(target.as_bytes());
         Self {
-            method: parts.method.clone(),
+            method: parts.method,
             version: Version::HTTP_2,
             authority,
             target,
+            uri: Some(parts.uri),
             fields,
         }
     }
 
     /// As an HTTP/2 request: `:scheme` and `:authority` in the URI, no Host and nothing of the connection (RFC 9113 section 8.2.2).
-    pub(crate) fn to_h2<B>(&self, body: B) -> Result<Request<B>, ProxyError> {
-        let bad = |error: http::Error| ProxyError::caused(Kind::DownstreamProtocol, error);
-        let uri = Uri::builder()
-            .scheme(Scheme::HTTP)
-            .authority(self.authority())
-            .path_and_query(self.target())
-            .build()
-            .map_err(bad)?;
-        let mut headers = self.fields.to_map();
+    pub(crate) fn h2_request<B>(&mut self, body: B) -> Result<Request<B>, ProxyError> {
+        let uri = match self.uri.take().filter(|uri| uri.authority().is_some()) {
+            Some(uri) => uri,
+            None => Uri::builder()
+                .scheme(Scheme::HTTP)
+                .authority(self.authority())
+                .path_and_query(self.target())
+                .build()
+                .map_err(|error| ProxyError::caused(Kind::DownstreamProtocol, error))?,
+        };
+        let mut headers = self.fields.take_map();
         headers.remove(http::header::HOST);
         headers.remove(http::header::TRANSFER_ENCODING);
         let mut request = Request::new(body);
@@ -151,17 +157,17 @@ impl ResponseHead {
     }
 
     /// The head of an HTTP/2 response.
-    pub(crate) fn from_h2(parts: &response::Parts) -> Self {
-        let fields = Fields::from_map(&parts.headers);
+    pub(crate) fn from_h2(parts: response::Parts) -> Self {
+        let fields = Fields::from_map(parts.headers);
         Self::with_reason(parts.status, Span::EMPTY, fields)
     }
 
     /// As an HTTP/2 response.
-    pub(crate) fn to_h2<B>(&self, body: B) -> Response<B> {
+    pub(crate) fn h2_response<B>(&mut self, body: B) -> Response<B> {
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         *response.version_mut() = Version::HTTP_2;
-        *response.headers_mut() = self.fields.to_map();
+        *response.headers_mut() = self.fields.take_map();
         response
             .headers_mut()
             .remove(http::header::TRANSFER_ENCODING);
@@ -177,12 +183,12 @@ mod tests {
     fn an_h2_request_keeps_its_authority_over_host() {
         let mut request = Request::get("http://orders:80/a?b=1").body(()).unwrap();
         *request.version_mut() = Version::HTTP_2;
-        let mut head = RequestHead::from_h2(&request.into_parts().0);
+        let mut head = RequestHead::from_h2(request.into_parts().0);
         assert_eq!(head.target(), b"/a?b=1");
         assert_eq!(head.path(), b"/a");
         head.ensure_host(|| "other".to_owned());
         assert_eq!(head.fields.value(Known::Host), Some(&b"orders:80"[..]));
-        let back = head.to_h2(()).unwrap();
+        let back = head.h2_request(()).unwrap();
         assert_eq!(back.uri(), "http://orders:80/a?b=1");
         assert!(!back.headers().contains_key("host"));
     }
@@ -192,14 +198,14 @@ mod tests {
         let mut fields = Fields::default();
         fields.push("host", b"orders");
         let target = fields.store(b"*");
-        let head = RequestHead::new(
+        let mut head = RequestHead::new(
             Method::OPTIONS,
             Version::HTTP_11,
             Span::EMPTY,
             target,
             fields,
         );
-        let request = head.to_h2(()).unwrap();
+        let request = head.h2_request(()).unwrap();
         assert_eq!(request.uri().path_and_query().unwrap().as_str(), "*");
     }
 }

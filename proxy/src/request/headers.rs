@@ -14,6 +14,14 @@ const HOP_BY_HOP: [Known; 5] = [
     Known::Upgrade,
 ];
 
+/// Those that a message by HTTP/2 never has (RFC 9113 section 8.2.2).
+const NOT_IN_HTTP2: [Known; 4] = [
+    Known::Connection,
+    Known::KeepAlive,
+    Known::ProxyConnection,
+    Known::Upgrade,
+];
+
 /// Whether the request asks for an upgrade (RFC 9110 section 7.8).
 pub(crate) fn wants_upgrade(head: &RequestHead) -> bool {
     head.fields.has(Known::Upgrade)
@@ -43,6 +51,10 @@ pub(crate) fn strip_hop_by_hop(fields: &mut Fields, upgrade: bool) {
     let trailers = fields
         .values(Known::Te)
         .any(|value| value.eq_ignore_ascii_case(b"trailers"));
+    if trailers && !fields.has_any(&NOT_IN_HTTP2) && fields.values(Known::Te).count() == 1 {
+        // Every gRPC request says just this.
+        return;
+    }
     let named: Vec<Vec<u8>> = connection_options(fields)
         .filter(|option| !is_plain(option))
         .map(<[u8]>::to_vec)

@@ -247,7 +247,9 @@ async fn attempt(
     // An upgrade is HTTP/1.1's (RFC 9110 section 7.8), whatever the cluster speaks otherwise.
     let http2 = matches!(cluster.policy().protocol, Protocol::Http2 | Protocol::Grpc)
         && !head.fields.has(Known::Upgrade);
-    head.ensure_host(|| endpoint.address.to_string());
+    if !http2 || head.authority().is_empty() {
+        head.ensure_host(|| endpoint.address.to_string());
+    }
     let mut closed_under_us = false;
     loop {
         let open = if closed_under_us {
@@ -298,7 +300,7 @@ async fn send_h1(
 
 async fn send_h2(
     mut sender: h2::Sender,
-    head: &RequestHead,
+    head: &mut RequestHead,
     body: &Replay,
 ) -> Result<Answer, h1::Failed> {
     if head.fields.has(Known::Expect) {

@@ -21,7 +21,9 @@ pub(crate) struct Worker {
     pub(crate) id: usize,
     pub(crate) pool: Pool,
     pub(crate) buffers: Rc<Buffers>,
-    pub(crate) spare: Spare,
+    /// Places of conversations with HTTP/1.1 clients, and of streams of HTTP/2 ones.
+    pub(crate) conversations: Spare,
+    pub(crate) streams: Spare,
     pub(crate) sweep: Sweep,
     pub(crate) snapshot: Current,
     /// Set when this sidecar drains: responses then ask h1 clients to close.
@@ -36,7 +38,8 @@ impl Worker {
             id,
             pool,
             buffers,
-            spare: Spare::default(),
+            conversations: Spare::default(),
+            streams: Spare::default(),
             sweep,
             snapshot,
             draining: Cell::new(false),

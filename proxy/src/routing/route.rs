@@ -161,7 +161,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).expect("the request is valid").into_parts();
-        find(routes, &RequestHead::from_h2(&parts)).map(|route| route.cluster.name.clone())
+        find(routes, &RequestHead::from_h2(parts)).map(|route| route.cluster.name.clone())
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl Sender {
     /// Sends the request, and waits for the head of its response.
     pub(crate) async fn send<B: Body>(
         &mut self,
-        head: &RequestHead,
+        head: &mut RequestHead,
         body: B,
     ) -> Result<(ResponseHead, Exchange<B>), Failed> {
         let failed = |error| Failed {
@@ -185,7 +185,7 @@ impl Sender {
             });
         }
         let open = Rc::clone(&self.state.open);
-        let mut request = head.to_h2(()).map_err(failed)?;
+        let mut request = head.h2_request(()).map_err(failed)?;
         say_length(&mut request, &body);
         let whole = body.is_end();
         let (mut response, stream) = self
@@ -207,7 +207,7 @@ impl Sender {
         let (head, stream) = response.into_parts();
         let receiving = Receiving::new(stream, &head.headers, Some(open));
         let exchange = Exchange { sending, receiving };
-        Ok((ResponseHead::from_h2(&head), exchange))
+        Ok((ResponseHead::from_h2(head), exchange))
     }
 }
 

@@ -33,14 +33,14 @@ fn head(method: Method) -> RequestHead {
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = http::Uri::from_static("http://orders/");
-    RequestHead::from_h2(&request.into_parts().0)
+    RequestHead::from_h2(request.into_parts().0)
 }
 
 /// Sends a GET and returns the response's head.
 async fn get(sender: &mut Sender) -> Result<ResponseHead, Failed> {
     let (closed, body) = parts();
     drop(closed);
-    let (head, _) = sender.send(&head(Method::GET), body).await?;
+    let (head, _) = sender.send(&mut head(Method::GET), body).await?;
     Ok(head)
 }
 
@@ -130,7 +130,7 @@ fn a_request_body_goes_on_after_the_response_head() {
             received
         });
         body.try_send(Bytes::from_static(b"first ")).unwrap();
-        let (_, mut exchange) = sender.send(&head(Method::POST), rest).await.unwrap();
+        let (_, mut exchange) = sender.send(&mut head(Method::POST), rest).await.unwrap();
         let large = Bytes::from(vec![b'x'; 100_000]);
         body.try_send(large.clone()).unwrap();
         body.try_send(Bytes::from_static(b" last")).unwrap();
