@@ -1,12 +1,14 @@
 //! Buffers of connections that have nothing under way, kept for the next one that has: an idle connection holds none.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
 
 use bytes::BytesMut;
 
 /// What a connection starts reading with, in bytes.
 pub(crate) const SMALL: usize = 8 * 1024;
+/// What opaque connections move at once, in bytes.
+const SCRATCH: usize = 256 * 1024;
 /// Buffers of each kind one worker keeps; more connections than this at once allocate theirs.
 const KEPT: usize = 64;
 
@@ -15,6 +17,7 @@ const KEPT: usize = 64;
 pub(crate) struct Buffers {
     input: RefCell<Vec<BytesMut>>,
     output: RefCell<Vec<Vec<u8>>>,
+    scratch: RefCell<Vec<u8>>,
 }
 
 impl Buffers {
@@ -34,6 +37,13 @@ impl Buffers {
         if spare.len() < KEPT && buffer.try_reclaim(SMALL) && buffer.capacity() <= 2 * SMALL {
             spare.push(buffer);
         }
+    }
+
+    /// A large buffer for bytes that are read and written within one turn; nobody else has it meanwhile.
+    pub(crate) fn scratch(&self) -> RefMut<'_, Vec<u8>> {
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.resize(SCRATCH, 0);
+        scratch
     }
 
     /// An empty buffer to write from.

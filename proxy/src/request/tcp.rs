@@ -14,15 +14,12 @@ use super::retry::{Attempts, Ended};
 use super::worker::Worker;
 use crate::deadline::Deadline;
 use crate::error::{Kind, ProxyError};
+use crate::http1::buffers::Buffers;
 use crate::routing::snapshot::ListenerPolicy;
 use crate::upstream::cluster::{Cluster, Share};
 use crate::upstream::connect;
 use crate::upstream::endpoint::Lease;
 use crate::upstream::outlier::Outcome;
-
-/// A direction's buffer, grown when reads fill it.
-const SMALL_BUFFER: usize = 16 * 1024;
-const LARGE_BUFFER: usize = 256 * 1024;
 
 /// Serves one connection of opaque bytes. The upstream is dialled before any client byte is read: some protocols speak first.
 pub(crate) async fn serve(
@@ -52,7 +49,9 @@ async fn relay(
     let _live: Share = cluster.enter().ok_or(Kind::Overflow)?;
     let (_lease, mut task) = dial(worker, cluster).await?;
     let idle = worker.sweep.deadline();
-    let (moved, end) = copy(&mut client, &mut task, &idle, listener.tcp_idle_timeout).await;
+    let idle_timeout = listener.tcp_idle_timeout;
+    let buffers = &worker.buffers;
+    let (moved, end) = copy(&mut client, &mut task, &idle, idle_timeout, buffers).await;
     listener.metrics.shard(worker.id).bytes.add(moved);
     cluster.metrics.shard(worker.id).bytes.add(moved);
     end
@@ -105,16 +104,18 @@ pub(crate) async fn copy(
     task: &mut (impl AsyncRead + AsyncWrite + Unpin),
     idle: &Deadline,
     idle_timeout: Duration,
+    buffers: &Buffers,
 ) -> (u64, Result<(), ProxyError>) {
-    let (mut up, mut down) = (Half::new(), Half::new());
+    let (mut up, mut down) = (Half::default(), Half::default());
     idle.set_after(idle_timeout);
     let end = std::future::poll_fn(|cx| {
         let before = up.moved + down.moved;
+        let scratch = &mut *buffers.scratch();
         let up_done = up
-            .poll(cx, client, task)
+            .poll(cx, client, task, scratch)
             .map_err(|error| ProxyError::caused(Kind::ConnectionTermination, error));
         let down_done = down
-            .poll(cx, task, client)
+            .poll(cx, task, client, scratch)
             .map_err(|error| ProxyError::caused(Kind::ConnectionTermination, error));
         if up.moved + down.moved != before {
             idle.set_after(idle_timeout);
@@ -132,9 +133,10 @@ pub(crate) async fn copy(
 }
 
 /// One direction.
+#[derive(Default)]
 struct Half {
-    buffer: Box<[u8]>,
-    filled: usize,
+    /// What the writer has not taken yet; a direction that flows holds nothing.
+    rest: Vec<u8>,
     written: usize,
     moved: u64,
     read_ended: bool,
@@ -142,59 +144,58 @@ struct Half {
 }
 
 impl Half {
-    fn new() -> Self {
-        Self {
-            buffer: vec![0; SMALL_BUFFER].into(),
-            filled: 0,
-            written: 0,
-            moved: 0,
-            read_ended: false,
-            done: false,
-        }
-    }
-
+    /// `scratch` is the worker's: the same memory for all connections stays in the processor's cache.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
+        scratch: &mut [u8],
     ) -> Poll<std::io::Result<()>> {
         if self.done {
             return Poll::Ready(Ok(()));
         }
         loop {
-            while self.written < self.filled {
-                let pending = &self.buffer[self.written..self.filled];
-                let written = ready!(Pin::new(&mut *to).poll_write(cx, pending))?;
-                if written == 0 {
-                    return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
-                }
-                self.written += written;
-                self.moved += written as u64;
+            while self.written < self.rest.len() {
+                self.written += ready!(poll_write(cx, to, &self.rest[self.written..]))?;
             }
+            (self.rest, self.written) = (Vec::new(), 0);
             if self.read_ended {
                 ready!(Pin::new(&mut *to).poll_flush(cx))?;
                 ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
-            if self.filled == self.buffer.len() && self.buffer.len() < LARGE_BUFFER {
-                self.buffer = vec![0; LARGE_BUFFER].into();
+            let mut space = ReadBuf::new(scratch);
+            if Pin::new(&mut *from).poll_read(cx, &mut space)?.is_pending() {
+                ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                return Poll::Pending;
             }
-            let mut space = ReadBuf::new(&mut self.buffer);
-            let read = Pin::new(&mut *from).poll_read(cx, &mut space);
-            let read_bytes = space.filled().len();
-            (self.written, self.filled) = (0, 0);
-            match read {
-                Poll::Pending => {
-                    ready!(Pin::new(&mut *to).poll_flush(cx))?;
-                    return Poll::Pending;
+            let read = space.filled();
+            self.moved += read.len() as u64;
+            self.read_ended = read.is_empty();
+            let mut written = 0;
+            while written < read.len() {
+                match poll_write(cx, to, &read[written..])? {
+                    Poll::Ready(more) => written += more,
+                    Poll::Pending => {
+                        self.rest = read[written..].to_vec();
+                        return Poll::Pending;
+                    }
                 }
-                Poll::Ready(result) => result?,
             }
-            self.filled = read_bytes;
-            self.read_ended = read_bytes == 0;
         }
+    }
+}
+
+fn poll_write(
+    cx: &mut Context<'_>,
+    to: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
+) -> Poll<std::io::Result<usize>> {
+    match ready!(Pin::new(to).poll_write(cx, bytes))? {
+        0 => Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+        written => Poll::Ready(Ok(written)),
     }
 }
 
@@ -211,7 +212,8 @@ mod tests {
         let (mut server, mut task) = tokio::io::duplex(64);
         let sweep = Sweep::new();
         let idle = sweep.deadline();
-        let relay = copy(&mut client, &mut task, &idle, Duration::ZERO);
+        let buffers = Buffers::default();
+        let relay = copy(&mut client, &mut task, &idle, Duration::ZERO, &buffers);
         let talk = async {
             app.write_all(b"ping").await?;
             app.shutdown().await?;
@@ -232,6 +234,27 @@ mod tests {
         assert_eq!(moved, 17);
     }
 
+    #[tokio::test]
+    async fn a_slow_reader_gets_every_byte_in_order() {
+        let (mut app, mut client) = tokio::io::duplex(1 << 20);
+        let (mut server, mut task) = tokio::io::duplex(10);
+        let (sweep, buffers) = (Sweep::new(), Buffers::default());
+        let idle = sweep.deadline();
+        let relay = copy(&mut client, &mut task, &idle, Duration::ZERO, &buffers);
+        let sent: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
+        let talk = async {
+            app.write_all(&sent).await?;
+            app.shutdown().await?;
+            let mut seen = Vec::new();
+            server.read_to_end(&mut seen).await?;
+            drop((server, app));
+            Ok::<_, std::io::Error>(seen)
+        };
+        let ((moved, _), seen) = tokio::join!(relay, talk);
+        assert!(seen.expect("the duplex pipes work") == sent);
+        assert_eq!(moved, 100_000);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn silence_for_the_idle_timeout_ends_it() {
         let (_app, mut client) = tokio::io::duplex(64);
@@ -242,9 +265,8 @@ mod tests {
                 let sweep = Sweep::new();
                 tokio::task::spawn_local(sweep.clone().run());
                 let idle = sweep.deadline();
-                copy(&mut client, &mut task, &idle, Duration::from_secs(3600))
-                    .await
-                    .1
+                let (buffers, hour) = (Buffers::default(), Duration::from_secs(3600));
+                copy(&mut client, &mut task, &idle, hour, &buffers).await.1
             })
             .await;
         assert_eq!(end.expect_err("nobody spoke").kind, Kind::IdleTimeout);

@@ -9,6 +9,7 @@ use super::tcp;
 use super::worker::Worker;
 use crate::deadline::Deadline;
 use crate::http1::Stream;
+use crate::http1::buffers::Buffers;
 use crate::upstream::h1::Exchange;
 
 /// The task's end of the pipe. The request's record lives as long as it does.
@@ -17,6 +18,7 @@ pub(crate) struct Tunnel {
     record: Record,
     idle: Deadline,
     idle_timeout: Duration,
+    buffers: Rc<Buffers>,
 }
 
 impl Tunnel {
@@ -31,12 +33,14 @@ impl Tunnel {
             record,
             idle: worker.sweep.deadline(),
             idle_timeout,
+            buffers: Rc::clone(&worker.buffers),
         }
     }
 
     /// Joins it with the client's end; the client has been sent its 101.
     pub(crate) async fn run(mut self, mut client: Stream) {
-        let joined = tcp::copy(&mut client, &mut self.task, &self.idle, self.idle_timeout);
+        let (task, idle, buffers) = (&mut self.task, &self.idle, &self.buffers);
+        let joined = tcp::copy(&mut client, task, idle, self.idle_timeout, buffers);
         let (bytes, end) = joined.await;
         self.record.bytes(bytes);
         if let Err(error) = end {
