@@ -16,6 +16,8 @@ use crate::message::{Body, Part};
 pub(crate) struct Receiving {
     stream: RecvStream,
     length: Option<u64>,
+    /// Nothing will come any more. Kept here: asking the stream takes its connection's lock.
+    ended: bool,
     data_done: bool,
     /// Counts the stream as open.
     _open: Option<Rc<()>>,
@@ -27,6 +29,7 @@ impl Receiving {
         let length = headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
         Self {
+            ended: stream.is_end_stream(),
             stream,
             length,
             data_done: false,
@@ -42,6 +45,7 @@ impl Receiving {
                 Some(Ok(data)) => {
                     // An error means that the stream is gone, which the next poll says.
                     let _ = self.stream.flow_control().release_capacity(data.len());
+                    self.ended = self.stream.is_end_stream();
                     return Poll::Ready(Some(Ok(Part::Data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
@@ -49,6 +53,7 @@ impl Receiving {
             }
         }
         let trailers = ready!(self.stream.poll_trailers(cx)).transpose();
+        self.ended = true;
         Poll::Ready(
             trailers.map(|found| found.map(|trailers| Part::Trailers(Fields::from_map(trailers)))),
         )
@@ -66,7 +71,7 @@ impl Receiving {
 
     /// Whether nothing will come any more.
     pub(crate) fn is_end(&self) -> bool {
-        self.stream.is_end_stream()
+        self.ended
     }
 
     /// Bytes of data in all, where that is known.
