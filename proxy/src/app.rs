@@ -1,5 +1,6 @@
 //! The life of a sidecar: start every part, keep them told of each other, and end in order. The only file that knows all parts.
 
+mod descriptors;
 mod running;
 
 use std::io;
@@ -85,6 +86,9 @@ struct Parts {
 
 async fn live(config: Config) -> Result<(), StartError> {
     let parts = start_workers(&config)?;
+    if let Some(shortfall) = descriptors::raise() {
+        parts.ready.problem("descriptors", shortfall);
+    }
     let drain_asked = CancellationToken::new();
     let stop = CancellationToken::new();
     serve_pages(&config, &parts, &drain_asked, &stop).await?;
