@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::medians::{OURS, Row, against_best, figure, rows, word};
+use super::medians::{OURS, Row, figure, first_target, rows, word};
 use crate::compare::results::{Cell, Results};
 
 pub(super) fn render(results: &Results) -> String {
@@ -30,7 +30,7 @@ pub(super) fn render(results: &Results) -> String {
     for peer in &peers {
         push(&mut text, peer);
     }
-    text.push_str(" ours ÷ best [95 %] | target | reading | added p50 / p99 µs: ours | lowest peer |\n|---|---|");
+    text.push_str(" ours ÷ theirs [95 %] | target | reading | added p50 / p99 µs: ours | lowest peer |\n|---|---|");
     text.push_str(&"---|".repeat(peers.len() + 5));
     text.push('\n');
     for cell in results
@@ -71,7 +71,7 @@ fn row(text: &mut String, cell: &Cell, peers: &[&str]) {
             },
         );
     }
-    match against_best(cell) {
+    match first_target(cell) {
         Some(verdict) => {
             let (low, high) = (figure(Some(verdict.low)), figure(Some(verdict.high)));
             push(

@@ -95,22 +95,18 @@ pub(super) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     }
 }
 
-/// Ours against the best peer in what the cell is about: CPU, else memory. The best is named by `compare`, or is the one
-/// that leaves us the highest ratio.
-pub(super) fn against_best(cell: &Cell) -> Option<&Verdict> {
-    let about = |metric: &str| {
-        let verdicts = cell.verdicts.iter();
-        let found: Vec<_> = verdicts
-            .filter(|verdict| verdict.metric == metric && verdict.ratio.is_finite())
-            .filter(|verdict| !verdict.against.starts_with(OURS))
-            .collect();
-        let named = found
+/// The ratio that a cell is about: that against the best peer, else the cell's first target. `compare` writes targets before
+/// what is only looked at.
+pub(super) fn first_target(cell: &Cell) -> Option<&Verdict> {
+    let others = |verdict: &&Verdict| !verdict.against.starts_with(OURS);
+    let verdicts = || {
+        cell.verdicts
             .iter()
-            .find(|verdict| verdict.against.starts_with("best"));
-        let worst = found.iter().max_by(|a, b| a.ratio.total_cmp(&b.ratio));
-        named.or(worst).copied()
+            .filter(others)
+            .filter(|one| one.ratio.is_finite())
     };
-    about("cpu").or_else(|| about("memory"))
+    let best = verdicts().find(|verdict| verdict.against.starts_with("best"));
+    best.or_else(|| verdicts().next())
 }
 
 /// A reading in one word.

@@ -216,7 +216,7 @@ fn the_markdown_table_has_a_column_for_each_peer_measured_and_names_the_missing(
     let text = markdown::render(&results());
     let lines: Vec<_> = text.lines().collect();
     let columns = |line: &str| line.replace("\\|", "").matches('|').count();
-    assert!(lines[0].starts_with("| cell | per | outrigger | nginx | ours ÷ best"));
+    assert!(lines[0].starts_with("| cell | per | outrigger | nginx | ours ÷ theirs"));
     for line in &lines[1..4] {
         assert_eq!(columns(line), columns(lines[0]), "{line}");
     }

@@ -150,7 +150,12 @@ async fn answer(
     match respond.send_response(head, whole) {
         Ok(stream) if !whole => {
             let mut sending = Sending::new(body, stream);
-            if let Err(broken) = poll_fn(|cx| sending.poll(cx)).await {
+            let sent = poll_fn(|cx| match sending.poll(cx) {
+                // A client whose window stays closed keeps the body, and its timer with it, from being polled.
+                Poll::Pending => sending.body().poll_timer(cx).map(|()| None),
+                sent => sent.map(Some),
+            });
+            if let Some(Err(broken)) = sent.await {
                 tracing::debug!(?broken, "response ended early");
             }
         }

@@ -109,6 +109,11 @@ impl<B: Body> Sending<B> {
         }
     }
 
+    /// What is being sent.
+    pub(crate) fn body(&mut self) -> &mut B {
+        &mut self.body
+    }
+
     /// Sends what there is, until the body's end.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
