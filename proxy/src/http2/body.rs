@@ -55,7 +55,7 @@ impl Receiving {
         let trailers = ready!(self.stream.poll_trailers(cx)).transpose();
         self.ended = true;
         Poll::Ready(
-            trailers.map(|found| found.map(|trailers| Part::Trailers(Fields::from_map(trailers)))),
+            trailers.map(|found| found.map(|trailers| Part::Trailers(Fields::of_map(trailers)))),
         )
     }
 

@@ -101,6 +101,8 @@ pub(crate) struct Fields {
     present: u16,
     /// The same as it came by HTTP/2, until something is changed: a message that leaves by HTTP/2 again needs no new map.
     map: Option<HeaderMap>,
+    /// The map is all there is: text and lines are made when somebody changes something.
+    only_map: bool,
 }
 
 impl Fields {
@@ -114,6 +116,7 @@ impl Fields {
             lines: Vec::with_capacity(count + 2),
             present: 0,
             map: None,
+            only_map: false,
         }
     }
 
@@ -124,6 +127,7 @@ impl Fields {
 
     /// Adds text that spans may point into.
     pub(crate) fn store(&mut self, bytes: &[u8]) -> Span {
+        self.settle();
         let start = self.text.len();
         self.text.extend_from_slice(bytes);
         Span::new(start, bytes.len())
@@ -160,10 +164,12 @@ impl Fields {
         } else {
             &[]
         };
+        let in_map = self.mapped().filter(move |one| one.0 == known);
         lines
             .iter()
             .filter(move |line| line.known == known)
             .map(|line| self.bytes(line.value))
+            .chain(in_map.map(|(_, _, value)| value))
     }
 
     /// The first value of a known field.
@@ -173,10 +179,9 @@ impl Fields {
 
     /// The values of any field, in order.
     pub(crate) fn named<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        self.lines
-            .iter()
-            .filter(move |line| eq(self.bytes(line.name), name))
-            .map(|line| self.bytes(line.value))
+        self.iter()
+            .filter(move |one| eq(one.1, name))
+            .map(|(_, _, value)| value)
     }
 
     /// Names and values in order.
@@ -184,10 +189,28 @@ impl Fields {
         self.lines
             .iter()
             .map(|line| (line.known, self.bytes(line.name), self.bytes(line.value)))
+            .chain(self.mapped())
+    }
+
+    /// The same where the map is all there is.
+    fn mapped(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
+        let map = self.map.as_ref().filter(|_| self.only_map);
+        map.into_iter().flatten().map(|(name, value)| {
+            let name = name.as_str().as_bytes();
+            (Known::of(name), name, value.as_bytes())
+        })
+    }
+
+    /// Makes text and lines of a map, for a change.
+    fn settle(&mut self) {
+        if self.only_map {
+            *self = Self::from_map(self.map.take().unwrap_or_default());
+        }
     }
 
     /// Takes out every field that `gone` says.
     pub(crate) fn remove(&mut self, gone: impl Fn(Known, &[u8]) -> bool) {
+        self.settle();
         self.map = None;
         let text = &self.text;
         self.lines.retain(|line| {
@@ -209,6 +232,7 @@ impl Fields {
 
     /// Sets the one field of that name: in its first place if it has one, else at the end.
     pub(crate) fn set(&mut self, known: Known, name: &str, value: &[u8]) {
+        self.settle();
         let Some(place) = self.lines.iter().position(|line| line.known == known) else {
             return self.push(name, value);
         };
@@ -240,7 +264,18 @@ impl Fields {
         map
     }
 
-    /// The fields of an HTTP/2 message. Cookie crumbs are joined (RFC 9113 section 8.2.3).
+    /// The fields of an HTTP/2 message that is most likely to leave by HTTP/2: nothing is made of the map before it must be.
+    pub(crate) fn of_map(map: HeaderMap) -> Self {
+        let known = |name: &HeaderName| Known::of(name.as_str().as_bytes()).bit();
+        Self {
+            present: map.keys().fold(0, |bits, name| bits | known(name)),
+            map: Some(map),
+            only_map: true,
+            ..Self::default()
+        }
+    }
+
+    /// The fields of an HTTP/2 request. Cookie crumbs are joined (RFC 9113 section 8.2.3).
     pub(crate) fn from_map(map: HeaderMap) -> Self {
         let size: usize = map
             .iter()
@@ -251,6 +286,7 @@ impl Fields {
             lines: Vec::with_capacity(map.len() + 2),
             present: 0,
             map: None,
+            only_map: false,
         };
         for (name, value) in &map {
             if name != header::COOKIE {
@@ -337,6 +373,27 @@ mod tests {
         fields.remove(|known, _| known == Known::Upgrade);
         assert!(!fields.has(Known::Upgrade));
         assert_eq!(pairs(&fields), [("A".to_owned(), "1".to_owned())]);
+    }
+
+    #[test]
+    fn a_map_alone_is_read_and_changed_like_text() {
+        let mut map = HeaderMap::new();
+        map.append("te", HeaderValue::from_static("trailers"));
+        map.append("a", HeaderValue::from_static("1"));
+        map.append("a", HeaderValue::from_static("2"));
+        let mut fields = Fields::of_map(map.clone());
+        assert!(fields.has(Known::Te) && !fields.has(Known::Host));
+        assert_eq!(fields.value(Known::Te), Some(&b"trailers"[..]));
+        assert_eq!(fields.named(b"A").collect::<Vec<_>>(), [b"1", b"2"]);
+        assert_eq!(fields.clone().take_map(), map);
+        fields.push("b", b"3");
+        fields.remove_known(Known::Te);
+        let left = [("a", "1"), ("a", "2"), ("b", "3")];
+        assert_eq!(
+            pairs(&fields),
+            left.map(|(n, v)| (n.to_owned(), v.to_owned()))
+        );
+        assert_eq!(fields.take_map().len(), 3);
     }
 
     #[test]

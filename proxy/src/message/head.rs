@@ -158,7 +158,7 @@ impl ResponseHead {
 
     /// The head of an HTTP/2 response.
     pub(crate) fn from_h2(parts: response::Parts) -> Self {
-        let fields = Fields::from_map(parts.headers);
+        let fields = Fields::of_map(parts.headers);
         Self::with_reason(parts.status, Span::EMPTY, fields)
     }
 

@@ -1,12 +1,12 @@
 //! The connections one worker keeps open, by endpoint. No lock: a pool belongs to its worker.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use fnv::FnvHashMap;
 use tokio::time::Instant;
 
 use super::cluster::Cluster;
@@ -55,7 +55,7 @@ struct Kept {
 
 /// One worker's connections.
 pub(crate) struct Pool {
-    endpoints: RefCell<HashMap<u64, Kept>>,
+    endpoints: RefCell<FnvHashMap<u64, Kept>>,
     buffers: Rc<Buffers>,
 }
 
@@ -63,7 +63,7 @@ impl Pool {
     /// The buffers are the worker's.
     pub(crate) fn new(buffers: Rc<Buffers>) -> Self {
         Self {
-            endpoints: RefCell::new(HashMap::new()),
+            endpoints: RefCell::new(FnvHashMap::default()),
             buffers,
         }
     }
@@ -145,7 +145,10 @@ impl Pool {
         }
     }
 
-    fn kept<'a>(endpoints: &'a mut HashMap<u64, Kept>, endpoint: &Arc<Endpoint>) -> &'a mut Kept {
+    fn kept<'a>(
+        endpoints: &'a mut FnvHashMap<u64, Kept>,
+        endpoint: &Arc<Endpoint>,
+    ) -> &'a mut Kept {
         endpoints.entry(endpoint.id).or_insert_with(|| Kept {
             endpoint: Arc::clone(endpoint),
             h1: Vec::new(),
