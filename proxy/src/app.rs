@@ -1,6 +1,7 @@
 //! The life of a sidecar: start every part, keep them told of each other, and end in order. The only file that knows all parts.
 
 mod descriptors;
+mod memory;
 mod running;
 
 use std::io;
@@ -94,7 +95,7 @@ async fn live(config: Config) -> Result<(), StartError> {
     serve_pages(&config, &parts, &drain_asked, &stop).await?;
     let announcer = match &config.mode {
         Mode::Static(path) => {
-            let accepted = static_file::load(path)?;
+            let accepted = Arc::new(static_file::load(path)?);
             run_static(&parts, &config, accepted)?;
             None
         }
@@ -248,7 +249,7 @@ async fn serve_pages(
 }
 
 /// Runs on a file, read again at SIGHUP; a file with errors changes nothing.
-fn run_static(parts: &Parts, config: &Config, accepted: Accepted) -> Result<(), StartError> {
+fn run_static(parts: &Parts, config: &Config, accepted: Arc<Accepted>) -> Result<(), StartError> {
     let Mode::Static(path) = config.mode.clone() else {
         return Ok(());
     };
@@ -273,6 +274,7 @@ fn run_static(parts: &Parts, config: &Config, accepted: Accepted) -> Result<(), 
         while hangup.recv().await.is_some() {
             match static_file::load(&path) {
                 Ok(accepted) => {
+                    let accepted = Arc::new(accepted);
                     let change = accepted.change_from(&before);
                     report(running.lock().take(&accepted, &change), &ready);
                     ready.clear("static-file");
@@ -380,7 +382,14 @@ fn join_mesh(
 async fn bind_again(running: Shared) {
     loop {
         tokio::time::sleep(BIND_AGAIN).await;
-        running.lock().bind_missing();
+        let restructured = {
+            let mut running = running.lock();
+            running.bind_missing();
+            running.was_restructured()
+        };
+        if restructured {
+            memory::give_back();
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Running {
     /// By listener name, with the address that was asked for.
     sockets: BTreeMap<String, (SocketAddr, Bound)>,
     wanted: BTreeMap<String, SocketAddr>,
+    /// The structure has changed: what it took to get here is free by now.
+    untidy: bool,
     /// For `/config`.
     accepted: Arc<arc_swap::ArcSwap<Accepted>>,
 }
@@ -51,6 +53,7 @@ impl Running {
             ready,
             sockets: BTreeMap::new(),
             wanted: BTreeMap::new(),
+            untidy: false,
             accepted: Arc::default(),
         }
     }
@@ -61,7 +64,7 @@ impl Running {
     }
 
     /// Brings everything to `accepted`. What a listener asks for and cannot have is named; the rest is in force on return.
-    pub(crate) fn take(&mut self, accepted: &Accepted, change: &Change) -> Vec<Rejection> {
+    pub(crate) fn take(&mut self, accepted: &Arc<Accepted>, change: &Change) -> Vec<Rejection> {
         let mut rejections = Vec::new();
         if change.structure {
             let local = local_clusters(accepted);
@@ -75,6 +78,7 @@ impl Running {
                 .for_each(|set| self.clusters.set_endpoints(set));
             rejections = self.restructure(accepted);
             self.forget(accepted);
+            self.untidy = true;
         } else {
             let changed = change
                 .endpoints
@@ -82,7 +86,7 @@ impl Running {
                 .filter_map(|name| accepted.endpoints.get(name));
             changed.for_each(|set| self.clusters.set_endpoints(set));
         }
-        self.accepted.store(Arc::new(accepted.clone()));
+        self.accepted.store(Arc::clone(accepted));
         self.ready.set(LISTENERS, State::Ready);
         rejections
     }
@@ -94,7 +98,7 @@ impl Running {
             .iter()
             .map(|problem| problem.listener.as_str())
             .collect();
-        let usable = |listener: &&Listener| !refused.contains(listener.name.as_str());
+        let usable = |listener: &&Arc<Listener>| !refused.contains(listener.name.as_str());
         self.wanted = accepted
             .listeners
             .values()
@@ -113,6 +117,11 @@ impl Running {
             reason: problem.reason.clone(),
         };
         problems.iter().map(rejection).collect()
+    }
+
+    /// Whether the structure has changed since this was last asked.
+    pub(crate) fn was_restructured(&mut self) -> bool {
+        std::mem::take(&mut self.untidy)
     }
 
     /// Binds what is wanted and not bound; called again from time to time, since what was in the way may have gone.
@@ -167,7 +176,7 @@ impl Running {
 }
 
 impl Apply for Running {
-    fn apply(&mut self, accepted: &Accepted, change: &Change) -> Vec<Rejection> {
+    fn apply(&mut self, accepted: &Arc<Accepted>, change: &Change) -> Vec<Rejection> {
         self.take(accepted, change)
     }
 }
@@ -189,7 +198,7 @@ impl Shared {
 }
 
 impl Apply for Shared {
-    fn apply(&mut self, accepted: &Accepted, change: &Change) -> Vec<Rejection> {
+    fn apply(&mut self, accepted: &Arc<Accepted>, change: &Change) -> Vec<Rejection> {
         self.lock().take(accepted, change)
     }
 }

@@ -1,21 +1,29 @@
 //! The complete accepted configuration, whatever way it came in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use outrigger_xds::model::{Cluster, EndpointSet, Listener, RouteConfig};
 use serde::{Deserialize, Serialize};
+
+/// Resources of one type by name; shared by everyone who keeps them, for they are most of what a sidecar keeps.
+pub type Named<T> = BTreeMap<String, Arc<T>>;
 
 /// Everything the sidecar runs on, by resource name.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
     /// Where applications and other tasks connect.
-    pub listeners: BTreeMap<String, Listener>,
+    #[serde(with = "named")]
+    pub listeners: Named<Listener>,
     /// What HTTP listeners refer to.
-    pub routes: BTreeMap<String, RouteConfig>,
+    #[serde(with = "named")]
+    pub routes: Named<RouteConfig>,
     /// Services, as their callers see them.
-    pub clusters: BTreeMap<String, Cluster>,
+    #[serde(with = "named")]
+    pub clusters: Named<Cluster>,
     /// The endpoints of each cluster, by the cluster's name.
-    pub endpoints: BTreeMap<String, EndpointSet>,
+    #[serde(with = "named")]
+    pub endpoints: Named<EndpointSet>,
 }
 
 impl Accepted {
@@ -25,6 +33,21 @@ impl Accepted {
         self.routes.extend(other.routes);
         self.clusters.extend(other.clusters);
         self.endpoints.extend(other.endpoints);
+    }
+
+    /// The same in memory of its own, to the last byte.
+    pub fn copied(&self) -> Self {
+        fn copied<T: Clone>(named: &Named<T>) -> Named<T> {
+            let copy =
+                |(name, value): (&String, &Arc<T>)| (name.clone(), Arc::new(T::clone(value)));
+            named.iter().map(copy).collect()
+        }
+        Self {
+            listeners: copied(&self.listeners),
+            routes: copied(&self.routes),
+            clusters: copied(&self.clusters),
+            endpoints: copied(&self.endpoints),
+        }
     }
 
     /// What has to be rebuilt to go from `before` to `self`.
@@ -58,15 +81,38 @@ impl Change {
     }
 }
 
+/// Written and read as what is shared.
+mod named {
+    use super::*;
+
+    pub(super) fn serialize<T, S>(named: &Named<T>, serializer: S) -> Result<S::Ok, S::Error>
+    where
+        T: Serialize,
+        S: serde::Serializer,
+    {
+        serializer.collect_map(named.iter().map(|(name, value)| (name, &**value)))
+    }
+
+    pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<Named<T>, D::Error>
+    where
+        T: Deserialize<'de>,
+        D: serde::Deserializer<'de>,
+    {
+        let owned = BTreeMap::<String, T>::deserialize(deserializer)?;
+        let shared = |(name, value)| (name, Arc::new(value));
+        Ok(owned.into_iter().map(shared).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn set(name: &str) -> EndpointSet {
-        EndpointSet {
+    fn set(name: &str) -> Arc<EndpointSet> {
+        Arc::new(EndpointSet {
             cluster: name.to_owned(),
             endpoints: Vec::new(),
-        }
+        })
     }
 
     #[test]

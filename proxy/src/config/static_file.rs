@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_xds::model::{
@@ -17,9 +18,15 @@ use super::fields::Fields;
 use super::{ConfigError, ConfigErrors};
 
 /// Reads and checks the file; reports all errors at once.
+///
+/// It is read on a thread of its own and what is kept is copied out: glibc gives that thread a heap of its own, and everything
+/// that reading took goes back to the kernel with it instead of lying between what stays.
 pub fn load(path: &Path) -> Result<Accepted, ConfigErrors> {
     match std::fs::read_to_string(path) {
-        Ok(text) => parse(&text),
+        Ok(text) => std::thread::spawn(move || parse(&text))
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            .map(|accepted| accepted.copied()),
         Err(error) => {
             let error = ConfigError::new("--static", path.display().to_string(), error.to_string());
             Err(ConfigErrors(vec![error]))
@@ -130,8 +137,8 @@ fn cluster(
     };
     outrigger_xds::resource::sort_endpoints(&mut set);
     policies.insert(name.clone(), policy);
-    accepted.endpoints.insert(name.clone(), set);
-    accepted.clusters.insert(name, cluster);
+    accepted.endpoints.insert(name.clone(), Arc::new(set));
+    accepted.clusters.insert(name, Arc::new(cluster));
 }
 
 fn retry(fields: &mut Fields, errors: &mut Vec<ConfigError>) -> RetryPolicy {
@@ -278,7 +285,7 @@ fn listener(
     let (Some(address), Some(policy)) = (address, policy) else {
         return;
     };
-    let same = |other: &&Listener| address.port() != 0 && other.address == address;
+    let same = |other: &&Arc<Listener>| address.port() != 0 && other.address == address;
     if let Some(other) = accepted.listeners.values().find(same) {
         let reason = format!("is the address of listener {:?}, too", other.name);
         errors.push(ConfigError::new(at_address, given, reason));
@@ -286,9 +293,10 @@ fn listener(
     let target = if protocol == Protocol::Tcp {
         Target::Cluster(cluster)
     } else {
-        accepted
-            .routes
-            .insert(name.clone(), routes(&name, cluster, policy, idle_timeout));
+        accepted.routes.insert(
+            name.clone(),
+            Arc::new(routes(&name, cluster, policy, idle_timeout)),
+        );
         Target::Routes(name.clone())
     };
     let listener = Listener {
@@ -304,7 +312,7 @@ fn listener(
         max_connections,
         max_header_bytes,
     };
-    accepted.listeners.insert(name, listener);
+    accepted.listeners.insert(name, Arc::new(listener));
 }
 
 fn routes(

@@ -254,7 +254,7 @@ mod tests {
             cluster: "n/s".to_owned(),
             endpoints: Vec::new(),
         };
-        accepted.endpoints.insert("n/s".to_owned(), set);
+        accepted.endpoints.insert("n/s".to_owned(), set.into());
         accepted
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::names::{Vips, write_hosts};
 use super::state::{StateDir, StateError};
-use crate::config::accepted::{Accepted, Change};
+use crate::config::accepted::{Accepted, Change, Named};
 use crate::observe::ready::{Readiness, State};
 
 /// The readiness task that the first configuration, from the control server or from disk, makes ready.
@@ -26,7 +26,7 @@ const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// Takes a checked configuration into force; what it returns is refused by name.
 pub trait Apply: Send {
     /// Everything else is in force when this returns; of what it refuses, the previous version stays.
-    fn apply(&mut self, accepted: &Accepted, change: &Change) -> Vec<Rejection>;
+    fn apply(&mut self, accepted: &Arc<Accepted>, change: &Change) -> Vec<Rejection>;
 }
 
 /// What a subscription needs besides the wire.
@@ -54,7 +54,7 @@ pub struct Subscription<A> {
     config: SubscriptionConfig,
     apply: A,
     wire: Accepted,
-    running: Accepted,
+    running: Arc<Accepted>,
     writer: Option<watch::Sender<Arc<Accepted>>>,
 }
 
@@ -77,7 +77,7 @@ impl<A: Apply> Subscription<A> {
             config,
             apply,
             wire: Accepted::default(),
-            running: Accepted::default(),
+            running: Arc::default(),
             writer,
         };
         match kept {
@@ -98,10 +98,13 @@ impl<A: Apply> Subscription<A> {
     /// What was accepted last: not sent again when it has not changed.
     pub fn initial(&self) -> Vec<Resource> {
         let wire = self.wire.clone();
-        let clusters = wire.clusters.into_values().map(Resource::Cluster);
-        let endpoints = wire.endpoints.into_values().map(Resource::Endpoints);
-        let routes = wire.routes.into_values().map(Resource::Routes);
-        let listeners = wire.listeners.into_values().map(Resource::Listener);
+        fn owned<T: Clone>(named: Named<T>) -> impl Iterator<Item = T> {
+            named.into_values().map(Arc::unwrap_or_clone)
+        }
+        let clusters = owned(wire.clusters).map(Resource::Cluster);
+        let endpoints = owned(wire.endpoints).map(Resource::Endpoints);
+        let routes = owned(wire.routes).map(Resource::Routes);
+        let listeners = owned(wire.listeners).map(Resource::Listener);
         clusters
             .chain(endpoints)
             .chain(routes)
@@ -111,7 +114,7 @@ impl<A: Apply> Subscription<A> {
 
     /// Makes `wire` what runs, except what is refused.
     fn put(&mut self, wire: Accepted, first: bool) -> Vec<Rejection> {
-        let next = self.placed(&wire);
+        let next = Arc::new(self.placed(&wire));
         let change = next.change_from(&self.running);
         let before = std::mem::replace(&mut self.wire, wire);
         if change.is_empty() && !first {
@@ -124,7 +127,7 @@ impl<A: Apply> Subscription<A> {
         self.running = if rejections.is_empty() {
             next
         } else {
-            self.placed(&self.wire.clone())
+            Arc::new(self.placed(&self.wire.clone()))
         };
         self.write_hosts();
         rejections
@@ -152,7 +155,11 @@ impl<A: Apply> Subscription<A> {
         next
     }
 
-    fn place(&mut self, listener: &Listener, wire: &Accepted) -> Result<Listener, String> {
+    fn place(
+        &mut self,
+        listener: &Arc<Listener>,
+        wire: &Accepted,
+    ) -> Result<Arc<Listener>, String> {
         let port = listener.address.port();
         if self.config.container_ports.contains(&port) {
             return Err(format!(
@@ -160,7 +167,7 @@ impl<A: Apply> Subscription<A> {
             ));
         }
         let everywhere =
-            |own: &&Listener| own.address.ip().is_unspecified() && own.address.port() == port;
+            |own: &&Arc<Listener>| own.address.ip().is_unspecified() && own.address.port() == port;
         if let Some(own) = self.config.base.listeners.values().find(everywhere) {
             return Err(format!(
                 "not bound: {} listens on port {port} of every address",
@@ -168,7 +175,7 @@ impl<A: Apply> Subscription<A> {
             ));
         }
         let Some(offset) = listener.vip_offset else {
-            return Ok(listener.clone());
+            return Ok(Arc::clone(listener));
         };
         let name = vip_name(listener);
         let address = self.config.vips.place(name, offset).or_else(|_| {
@@ -182,15 +189,15 @@ impl<A: Apply> Subscription<A> {
             self.config.vips.place(name, offset)
         });
         let address = address.map_err(|error| error.to_string())?;
-        Ok(Listener {
+        Ok(Arc::new(Listener {
             address: (address, port).into(),
-            ..listener.clone()
-        })
+            ..Listener::clone(listener)
+        }))
     }
 
     /// Endpoints that would come straight back to this sidecar. Its own ingress is no such: a service may call itself.
     fn looping(&self, set: &EndpointSet) -> Option<Rejection> {
-        let egress = |listener: &&Listener| listener.direction == Direction::Egress;
+        let egress = |listener: &&Arc<Listener>| listener.direction == Direction::Egress;
         set.endpoints
             .iter()
             .enumerate()
@@ -263,16 +270,20 @@ impl<A: Apply> Sink for Subscription<A> {
         let mut rejections = Vec::new();
         for resource in changed {
             match resource {
-                Resource::Cluster(cluster) => {
-                    drop(wire.clusters.insert(cluster.name.clone(), cluster))
+                Resource::Cluster(cluster) => drop(
+                    wire.clusters
+                        .insert(cluster.name.clone(), Arc::new(cluster)),
+                ),
+                Resource::Routes(routes) => {
+                    drop(wire.routes.insert(routes.name.clone(), Arc::new(routes)))
                 }
-                Resource::Routes(routes) => drop(wire.routes.insert(routes.name.clone(), routes)),
-                Resource::Listener(listener) => {
-                    drop(wire.listeners.insert(listener.name.clone(), listener))
-                }
+                Resource::Listener(listener) => drop(
+                    wire.listeners
+                        .insert(listener.name.clone(), Arc::new(listener)),
+                ),
                 Resource::Endpoints(set) => match self.looping(&set) {
                     Some(rejection) => rejections.push(rejection),
-                    None => drop(wire.endpoints.insert(set.cluster.clone(), set)),
+                    None => drop(wire.endpoints.insert(set.cluster.clone(), Arc::new(set))),
                 },
             }
         }

@@ -32,18 +32,67 @@ pub(crate) fn endpoint_of(backend: &Backend) -> &Arc<Endpoint> {
         .expect("every backend is made by balance::backend, which puts the endpoint in")
 }
 
+/// What least-request chooses among. On the request path this is an endpoint and its weight: a pingora backend costs some
+/// 350 bytes more, on every task for every endpoint of every service.
+pub(crate) trait Choice {
+    fn endpoint(&self) -> &Arc<Endpoint>;
+    fn weight(&self) -> usize;
+}
+
+impl Choice for Backend {
+    fn endpoint(&self) -> &Arc<Endpoint> {
+        endpoint_of(self)
+    }
+
+    fn weight(&self) -> usize {
+        self.weight
+    }
+}
+
+impl Choice for (Arc<Endpoint>, u32) {
+    fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+
+    fn weight(&self) -> usize {
+        self.1 as usize
+    }
+}
+
 /// Power of two choices: two distinct endpoints at random (by weight), the one with fewer requests in flight first; then the
 /// others in a random rotation, each once.
-pub(crate) struct LeastRequest {
-    backends: Box<[Backend]>,
-    /// Indices into `backends`, each as often as its weight; empty when all weights are equal.
+pub(crate) struct LeastRequest<C = Backend> {
+    choices: Box<[C]>,
+    /// Indices into `choices`, each as often as its weight; empty when all weights are equal.
     weighted: Box<[u16]>,
 }
 
-impl LeastRequest {
+impl<C: Choice> LeastRequest<C> {
+    fn among(choices: Box<[C]>) -> Self {
+        let equal = choices
+            .windows(2)
+            .all(|pair| pair[0].weight() == pair[1].weight());
+        let weighted = if equal {
+            Box::default()
+        } else {
+            let repeat =
+                |(index, choice): (usize, &C)| std::iter::repeat_n(index as u16, choice.weight());
+            choices.iter().enumerate().flat_map(repeat).collect()
+        };
+        Self { choices, weighted }
+    }
+
+    fn order(self: &Arc<Self>) -> LeastRequestIter<C> {
+        LeastRequestIter {
+            selection: Arc::clone(self),
+            first: None,
+            step: 0,
+        }
+    }
+
     fn draw(&self, rng: &mut impl Rng) -> usize {
         if self.weighted.is_empty() {
-            rng.random_range(0..self.backends.len())
+            rng.random_range(0..self.choices.len())
         } else {
             usize::from(self.weighted[rng.random_range(0..self.weighted.len())])
         }
@@ -51,64 +100,48 @@ impl LeastRequest {
 
     /// Whether `a` has fewer requests in flight for its weight than `b`.
     fn is_freer(&self, a: usize, b: usize) -> bool {
-        let (a, b) = (&self.backends[a], &self.backends[b]);
-        let in_flight = |backend| u64::from(endpoint_of(backend).in_flight());
-        in_flight(a) * (b.weight as u64) < in_flight(b) * (a.weight as u64)
+        let (a, b) = (&self.choices[a], &self.choices[b]);
+        let in_flight = |choice: &C| u64::from(choice.endpoint().in_flight());
+        in_flight(a) * (b.weight() as u64) < in_flight(b) * (a.weight() as u64)
     }
 
     fn first_choice(&self) -> usize {
         let mut rng = rand::rng();
         let a = self.draw(&mut rng);
-        if self.backends.len() == 1 {
+        if self.choices.len() == 1 {
             return a;
         }
         let mut b = self.draw(&mut rng);
         if a == b && self.weighted.is_empty() {
-            b = (a + 1) % self.backends.len();
+            b = (a + 1) % self.choices.len();
         }
         if self.is_freer(b, a) { b } else { a }
     }
 }
 
 impl BackendSelection for LeastRequest {
-    type Iter = LeastRequestIter;
+    type Iter = LeastRequestIter<Backend>;
     type Config = ();
 
     fn build(backends: &BTreeSet<Backend>) -> Self {
-        let backends: Box<[Backend]> = backends.iter().cloned().collect();
-        let equal = backends
-            .windows(2)
-            .all(|pair| pair[0].weight == pair[1].weight);
-        let weighted = if equal {
-            Box::default()
-        } else {
-            let repeat = |(index, backend): (usize, &Backend)| {
-                std::iter::repeat_n(index as u16, backend.weight)
-            };
-            backends.iter().enumerate().flat_map(repeat).collect()
-        };
-        Self { backends, weighted }
+        Self::among(backends.iter().cloned().collect())
     }
 
     fn iter(self: &Arc<Self>, _key: &[u8]) -> Self::Iter {
-        LeastRequestIter {
-            selection: Arc::clone(self),
-            first: None,
-            step: 0,
-        }
+        self.order()
     }
 }
 
 /// See [`LeastRequest`].
-pub(crate) struct LeastRequestIter {
-    selection: Arc<LeastRequest>,
+pub(crate) struct LeastRequestIter<C> {
+    selection: Arc<LeastRequest<C>>,
     first: Option<usize>,
     step: usize,
 }
 
-impl BackendIter for LeastRequestIter {
-    fn next(&mut self) -> Option<&Backend> {
-        let count = self.selection.backends.len();
+impl<C: Choice> LeastRequestIter<C> {
+    fn advance(&mut self) -> Option<&C> {
+        let count = self.selection.choices.len();
         if self.step >= count {
             return None;
         }
@@ -118,7 +151,13 @@ impl BackendIter for LeastRequestIter {
         };
         let index = (first + self.step) % count;
         self.step += 1;
-        Some(&self.selection.backends[index])
+        Some(&self.selection.choices[index])
+    }
+}
+
+impl BackendIter for LeastRequestIter<Backend> {
+    fn next(&mut self) -> Option<&Backend> {
+        self.advance()
     }
 }
 
@@ -126,7 +165,7 @@ impl BackendIter for LeastRequestIter {
 pub(crate) enum Selector {
     /// Nothing can be offered.
     Empty,
-    LeastRequest(Arc<LeastRequest>),
+    LeastRequest(Arc<LeastRequest<(Arc<Endpoint>, u32)>>),
     RoundRobin(Arc<RoundRobin>),
     RingHash(Arc<Consistent>),
 }
@@ -146,15 +185,19 @@ impl Selector {
             .div_ceil(MAX_TABLE as u64)
             .max(1);
         let scaled = |weight: u32| (u64::from(weight / common) / scale).max(1) as u32;
-        let backends: BTreeSet<Backend> = endpoints
-            .iter()
-            .filter(|(_, weight)| *weight > 0)
-            .map(|(endpoint, weight)| backend(endpoint, scaled(*weight)))
-            .collect();
+        let offered = endpoints.iter().filter(|(_, weight)| *weight > 0);
+        let backends = || -> BTreeSet<Backend> {
+            let carried = |(endpoint, weight): &(_, _)| backend(endpoint, scaled(*weight));
+            offered.clone().map(carried).collect()
+        };
         match policy {
-            LbPolicy::LeastRequest => Self::LeastRequest(Arc::new(LeastRequest::build(&backends))),
-            LbPolicy::RoundRobin => Self::RoundRobin(Arc::new(RoundRobin::build(&backends))),
-            LbPolicy::RingHash => Self::RingHash(Arc::new(Consistent::build(&backends))),
+            LbPolicy::LeastRequest => {
+                let chosen = |(endpoint, weight): &(_, _)| (Arc::clone(endpoint), scaled(*weight));
+                let choices = offered.map(chosen).collect();
+                Self::LeastRequest(Arc::new(LeastRequest::among(choices)))
+            }
+            LbPolicy::RoundRobin => Self::RoundRobin(Arc::new(RoundRobin::build(&backends()))),
+            LbPolicy::RingHash => Self::RingHash(Arc::new(Consistent::build(&backends()))),
         }
     }
 
@@ -167,7 +210,15 @@ impl Selector {
     ) -> Option<Arc<Endpoint>> {
         match self {
             Self::Empty => None,
-            Self::LeastRequest(selection) => first_accepted(selection.iter(key), count, accept),
+            Self::LeastRequest(selection) => {
+                let mut order = selection.order();
+                while let Some((endpoint, _)) = order.advance() {
+                    if accept(endpoint) {
+                        return Some(Arc::clone(endpoint));
+                    }
+                }
+                None
+            }
             // The stock iterators repeat endpoints; four rounds find the last one with certainty for practical purposes,
             // and the caller's fallback covers the rest.
             Self::RoundRobin(selection) => first_accepted(selection.iter(key), count * 4, accept),

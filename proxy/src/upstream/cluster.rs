@@ -37,6 +37,9 @@ struct Ready {
     count: usize,
 }
 
+/// Active probes as they were asked for, and when the next pass is due.
+type Probing = (model::HealthCheck, Arc<Probes>, Instant);
+
 /// A member and what the registry says of it.
 struct Member {
     endpoint: Arc<Endpoint>,
@@ -67,10 +70,14 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(policy: model::Cluster, metrics: Arc<ClusterMetrics>) -> Arc<Self> {
+    pub(crate) fn new(
+        policy: impl Into<Arc<model::Cluster>>,
+        metrics: Arc<ClusterMetrics>,
+    ) -> Arc<Self> {
+        let policy = policy.into();
         Arc::new(Self {
             name: policy.name.clone(),
-            policy: ArcSwap::from_pointee(policy),
+            policy: ArcSwap::new(policy),
             members: Mutex::new(Vec::new()),
             ready: ArcSwap::from_pointee(Ready {
                 selector: Selector::Empty,
@@ -103,8 +110,8 @@ impl Cluster {
     }
 
     /// Takes over a new policy; endpoints, counters and ejections stay.
-    pub(crate) fn set_policy(&self, policy: model::Cluster) {
-        self.policy.store(Arc::new(policy));
+    pub(crate) fn set_policy(&self, policy: Arc<model::Cluster>) {
+        self.policy.store(policy);
         self.refresh();
         self.changed.notify_one();
     }
@@ -116,7 +123,7 @@ impl Cluster {
         set: impl Iterator<Item = (SocketAddr, &'a model::Endpoint)>,
     ) -> bool {
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut known: HashMap<(SocketAddr, String), Arc<Endpoint>> = members
+        let mut known: HashMap<(SocketAddr, Box<str>), Arc<Endpoint>> = members
             .drain(..)
             .map(|member| {
                 (
@@ -128,7 +135,7 @@ impl Cluster {
         let mut retired = false;
         for (address, from) in set {
             let endpoint = known
-                .remove(&(address, from.instance.clone()))
+                .remove(&(address, from.instance.as_str().into()))
                 .unwrap_or_else(|| Arc::new(Endpoint::new(address, from)));
             let draining = from.health == EndpointHealth::Draining;
             retired |= draining;
@@ -143,6 +150,7 @@ impl Cluster {
             gone.retired.store(true, Relaxed);
             retired = true;
         }
+        members.shrink_to_fit();
         drop(members);
         self.refresh();
         self.pending.store(false, Relaxed);
@@ -255,24 +263,18 @@ impl Cluster {
     }
 
     /// Rebuilds `ready` after ejections and probes, for as long as the cluster is configured. Runs on the control runtime.
+    ///
+    /// What it rarely waits for is boxed: there is such a task for every service, and most have neither probes nor ejections.
     pub(crate) async fn maintain(self: Arc<Self>) {
-        let mut probes: Option<(model::HealthCheck, Arc<Probes>, Instant)> = None;
+        let mut probes: Option<Box<Probing>> = None;
         let mut pass: Option<tokio::task::JoinHandle<()>> = None;
         loop {
-            let check = self.policy.load().health_check.clone();
-            if probes.as_ref().map(|(check, ..)| check) != check.as_ref() {
-                for endpoint in self.endpoints() {
-                    endpoint.probed_unhealthy.store(false, Relaxed);
-                }
-                probes = check.map(|check| {
-                    let made = Arc::new(Probes::new(&check, &self.name));
-                    (check, made, Instant::now())
-                });
-            }
+            self.renew(&mut probes);
             self.eject_suspects();
             let released = self.release_due();
-            if let Some((check, probes, due)) = &mut probes {
-                probes.set_members(&self.endpoints()).await;
+            if let Some(probing) = &mut probes {
+                let (check, probes, due) = &mut **probing;
+                Box::pin(probes.set_members(&self.endpoints())).await;
                 let over = pass
                     .as_ref()
                     .is_none_or(tokio::task::JoinHandle::is_finished);
@@ -290,7 +292,7 @@ impl Cluster {
                 }
             }
             self.refresh();
-            let wake = [released, probes.as_ref().map(|(.., due)| *due)]
+            let wake = [released, probes.as_ref().map(|probing| probing.2)]
                 .into_iter()
                 .flatten()
                 .min();
@@ -298,12 +300,27 @@ impl Cluster {
                 None => self.changed.notified().await,
                 Some(at) => {
                     tokio::select! {
-                        () = tokio::time::sleep_until(at) => {}
+                        () = Box::pin(tokio::time::sleep_until(at)) => {}
                         () = self.changed.notified() => {}
                     }
                 }
             }
         }
+    }
+
+    /// Makes the probes anew when the policy asks for others.
+    fn renew(&self, probes: &mut Option<Box<Probing>>) {
+        let check = self.policy.load().health_check.clone();
+        if probes.as_ref().map(|probing| &probing.0) == check.as_ref() {
+            return;
+        }
+        for endpoint in self.endpoints() {
+            endpoint.probed_unhealthy.store(false, Relaxed);
+        }
+        *probes = check.map(|check| {
+            let made = Arc::new(Probes::new(&check, &self.name));
+            Box::new((check, made, Instant::now()))
+        });
     }
 
     /// Lets back in whose ejection is over; returns when the next one ends.

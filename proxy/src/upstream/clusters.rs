@@ -19,7 +19,7 @@ type Resolved = Arc<Mutex<HashMap<(String, u16), Vec<SocketAddr>>>>;
 struct Running {
     cluster: Arc<Cluster>,
     maintenance: AbortHandle,
-    set: Option<model::EndpointSet>,
+    set: Option<Arc<model::EndpointSet>>,
     resolved: Resolved,
     watches: HashMap<(String, u16), AbortHandle>,
 }
@@ -64,20 +64,24 @@ impl Clusters {
     /// The cluster of that name; if it is not known yet, one that waits for its endpoints. `local`: it is the own application.
     pub(crate) fn get(self: &Arc<Self>, name: &str, local: bool) -> Arc<Cluster> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&self.entry(&mut running, &unknown(name), local).cluster)
+        Arc::clone(
+            &self
+                .entry(&mut running, &Arc::new(unknown(name)), local)
+                .cluster,
+        )
     }
 
     /// Takes over a cluster's policy.
-    pub(crate) fn set_policy(self: &Arc<Self>, policy: &model::Cluster, local: bool) {
+    pub(crate) fn set_policy(self: &Arc<Self>, policy: &Arc<model::Cluster>, local: bool) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = self.entry(&mut running, policy, local);
-        if **entry.cluster.policy() != *policy {
-            entry.cluster.set_policy(policy.clone());
+        if *entry.cluster.policy() != *policy {
+            entry.cluster.set_policy(Arc::clone(policy));
         }
     }
 
     /// Takes over a cluster's endpoints.
-    pub(crate) fn set_endpoints(self: &Arc<Self>, set: &model::EndpointSet) {
+    pub(crate) fn set_endpoints(self: &Arc<Self>, set: &Arc<model::EndpointSet>) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = running.get_mut(&set.cluster) else {
             return;
@@ -85,7 +89,7 @@ impl Clusters {
         if entry.set.as_ref() == Some(set) {
             return;
         }
-        entry.set = Some(set.clone());
+        entry.set = Some(Arc::clone(set));
         self.watch_hosts(entry);
         self.apply(entry);
     }
@@ -118,7 +122,7 @@ impl Clusters {
     fn entry<'a>(
         self: &Arc<Self>,
         running: &'a mut BTreeMap<String, Running>,
-        policy: &model::Cluster,
+        policy: &Arc<model::Cluster>,
         local: bool,
     ) -> &'a mut Running {
         running.entry(policy.name.clone()).or_insert_with(|| {
@@ -131,7 +135,7 @@ impl Clusters {
             } else {
                 self.metrics.cluster(&policy.name, discovery_name)
             };
-            let cluster = Cluster::new(policy.clone(), metrics);
+            let cluster = Cluster::new(Arc::clone(policy), metrics);
             if !local {
                 self.metrics
                     .watch_cluster(&policy.name, Arc::clone(&cluster) as Arc<dyn Gauges>);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_xds::model::{
@@ -93,7 +94,7 @@ pub fn ingress(
             let per_request = longest(services.iter().map(|service| service.per_request_timeout));
             accepted.routes.insert(
                 name.clone(),
-                local_routes(&name, &cluster, per_request, idle_timeout),
+                Arc::new(local_routes(&name, &cluster, per_request, idle_timeout)),
             );
             Target::Routes(name.clone())
         } else {
@@ -112,18 +113,19 @@ pub fn ingress(
             max_connections: None,
             max_header_bytes: None,
         };
-        accepted.listeners.insert(name, listener);
+        accepted.listeners.insert(name, Arc::new(listener));
         let application = SocketAddr::new(mesh.app_address, mapping.container_port);
-        accepted
-            .endpoints
-            .insert(cluster.clone(), local_endpoint(&cluster, application, mesh));
+        accepted.endpoints.insert(
+            cluster.clone(),
+            Arc::new(local_endpoint(&cluster, application, mesh)),
+        );
         let service = ServiceRef {
             namespace: mesh.namespace.clone(),
             name: first.discovery_name.clone(),
         };
         accepted.clusters.insert(
             cluster.clone(),
-            local_cluster(cluster, mapping.protocol, service),
+            Arc::new(local_cluster(cluster, mapping.protocol, service)),
         );
     }
     accepted

@@ -5,14 +5,16 @@ use outrigger_xds::model::{Endpoint, EndpointHealth, Protocol, Target};
 
 use super::*;
 
+type Seen = (Arc<Accepted>, Change);
+
 #[derive(Clone, Default)]
 struct Recorder {
-    seen: Arc<Mutex<Vec<(Accepted, Change)>>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
     refuse: Arc<Mutex<Option<Rejection>>>,
 }
 
 impl Apply for Recorder {
-    fn apply(&mut self, accepted: &Accepted, change: &Change) -> Vec<Rejection> {
+    fn apply(&mut self, accepted: &Arc<Accepted>, change: &Change) -> Vec<Rejection> {
         self.seen
             .lock()
             .expect("not poisoned")
@@ -27,7 +29,7 @@ impl Apply for Recorder {
 }
 
 impl Recorder {
-    fn last(&self) -> (Accepted, Change) {
+    fn last(&self) -> Seen {
         self.seen
             .lock()
             .expect("not poisoned")
