@@ -5,16 +5,24 @@ use std::process::ExitCode;
 use clap::Parser;
 use outrigger_proxy::app::{self, StartError};
 use outrigger_proxy::config::{Args, Config};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_env("OUTRIGGER_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,pingora_load_balancing=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // Levels by target are all that is asked for; `EnvFilter` would bring regular expressions with it.
+    let filter: Option<Targets> = std::env::var("OUTRIGGER_LOG")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let filter = filter.unwrap_or_else(|| {
+        Targets::new()
+            .with_default(LevelFilter::INFO)
+            .with_target("pingora_load_balancing", LevelFilter::WARN)
+    });
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+        .with_ansi(false);
+    tracing_subscriber::registry().with(log).with(filter).init();
     let started = Config::from_args(Args::parse())
         .map_err(StartError::from)
         .and_then(app::run);
