@@ -29,7 +29,7 @@ pub(crate) struct Running {
     ready: Arc<Readiness>,
     /// By listener name, with the address that was asked for.
     sockets: BTreeMap<String, (SocketAddr, Bound)>,
-    wanted: BTreeMap<String, SocketAddr>,
+    wanted: Vec<Arc<Listener>>,
     /// The structure has changed: what it took to get here is free by now.
     untidy: bool,
     /// For `/config`.
@@ -52,7 +52,7 @@ impl Running {
             workers,
             ready,
             sockets: BTreeMap::new(),
-            wanted: BTreeMap::new(),
+            wanted: Vec::new(),
             untidy: false,
             accepted: Arc::default(),
         }
@@ -103,11 +103,12 @@ impl Running {
             .listeners
             .values()
             .filter(usable)
-            .map(|listener| (listener.name.clone(), listener.address))
+            .cloned()
             .collect();
-        let wanted = &self.wanted;
-        self.sockets
-            .retain(|name, (asked, _)| wanted.get(name) == Some(asked));
+        self.sockets.retain(|name, (asked, _)| {
+            let wanted = accepted.listeners.get(name).filter(usable);
+            wanted.is_some_and(|listener| listener.address == *asked)
+        });
         self.current.store(Arc::new(snapshot));
         self.bind_missing();
         let rejection = |problem: &crate::routing::snapshot::Problem| Rejection {
@@ -127,7 +128,8 @@ impl Running {
     /// Binds what is wanted and not bound; called again from time to time, since what was in the way may have gone.
     pub(crate) fn bind_missing(&mut self) {
         let mut failed = BTreeSet::new();
-        for (name, address) in &self.wanted {
+        for listener in &self.wanted {
+            let (name, address) = (&listener.name, &listener.address);
             if self.sockets.contains_key(name) {
                 continue;
             }

@@ -19,14 +19,15 @@ use super::{ConfigError, ConfigErrors};
 
 /// Reads and checks the file; reports all errors at once.
 ///
-/// It is read on a thread of its own and what is kept is copied out: glibc gives that thread a heap of its own, and everything
-/// that reading took goes back to the kernel with it instead of lying between what stays.
+/// What is kept is copied by a thread of its own: glibc gives that thread a heap of its own, in which nothing lies between the
+/// copies, and everything that reading took is free again as one piece.
 pub fn load(path: &Path) -> Result<Accepted, ConfigErrors> {
     match std::fs::read_to_string(path) {
-        Ok(text) => std::thread::spawn(move || parse(&text))
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            .map(|accepted| accepted.copied()),
+        Ok(text) => {
+            let read = parse(&text)?;
+            let copied = std::thread::spawn(move || read.copied()).join();
+            Ok(copied.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        }
         Err(error) => {
             let error = ConfigError::new("--static", path.display().to_string(), error.to_string());
             Err(ConfigErrors(vec![error]))
