@@ -88,7 +88,7 @@ struct Parts {
 async fn live(config: Config) -> Result<(), StartError> {
     let parts = start_workers(&config)?;
     if let Some(shortfall) = descriptors::raise() {
-        parts.ready.problem("descriptors", shortfall);
+        tracing::warn!("{shortfall}");
     }
     let drain_asked = CancellationToken::new();
     let stop = CancellationToken::new();
