@@ -11,14 +11,20 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
     // Levels by target are all that is asked for; `EnvFilter` would bring regular expressions with it.
-    let filter: Option<Targets> = std::env::var("OUTRIGGER_LOG")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let filter = filter.unwrap_or_else(|| {
+    let asked = std::env::var("OUTRIGGER_LOG").unwrap_or_default();
+    let filter = if asked.is_empty() {
         Targets::new()
             .with_default(LevelFilter::INFO)
             .with_target("pingora_load_balancing", LevelFilter::WARN)
-    });
+    } else {
+        match asked.parse() {
+            Ok(filter) => filter,
+            Err(error) => {
+                eprintln!("outrigger-proxy: OUTRIGGER_LOG={asked:?}: {error}");
+                return ExitCode::from(2);
+            }
+        }
+    };
     let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false);

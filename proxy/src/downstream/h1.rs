@@ -168,9 +168,8 @@ impl Connection {
         };
         let request::Response { mut head, mut body } = response;
         let whole = self.client.reader.borrow().is_complete();
-        let stays = parsed.keep_alive
-            && (whole || matches!(body, ResponseBody::Upstream(_)))
-            && !self.worker.draining.get();
+        // Answered before it was read whole: the rest is taken in, but nothing after it.
+        let stays = parsed.keep_alive && whole && !self.worker.draining.get();
         let framing = frame(&mut head, &body, &method, version);
         let keep_alive = stays && framing != Framing::UntilClose;
         announce(&mut head, version, keep_alive);
@@ -215,6 +214,18 @@ impl Connection {
 
     /// Writes the response; false when it broke off, and with it the connection.
     async fn send(&self, body: &mut ResponseBody) -> bool {
+        if !matches!(body, ResponseBody::Upstream(_)) {
+            // What a task answers has a timer of its own.
+            self.deadline.set_after(self.listener.idle_timeout);
+        }
+        let sent = self.sent(body).await;
+        if !sent {
+            self.client.writer.borrow_mut().abort();
+        }
+        sent
+    }
+
+    async fn sent(&self, body: &mut ResponseBody) -> bool {
         poll_fn(|cx| {
             match self.client.writer.borrow_mut().poll_send(cx, body) {
                 Poll::Ready(Ok(())) => return Poll::Ready(true),
@@ -224,7 +235,11 @@ impl Connection {
                 }
                 Poll::Pending => {}
             }
+            if self.client.writer.borrow_mut().has_moved() {
+                body.touch();
+            }
             if body.poll_timer(cx).is_ready()
+                || self.deadline.poll_expired(cx).is_ready()
                 || self.client.reader.borrow_mut().poll_gone(cx).is_ready()
             {
                 return Poll::Ready(false);
@@ -254,9 +269,7 @@ impl Connection {
             .writer
             .borrow_mut()
             .begin_response(&head, framing);
-        self.deadline.set_after(self.listener.idle_timeout);
-        let sent = self.deadline.bound(pin!(self.send(&mut body))).await;
-        if sent == Some(true) {
+        if self.send(&mut body).await {
             Next::Linger
         } else {
             Next::Close
@@ -281,7 +294,9 @@ impl Connection {
             return tracing::error!("a connection was upgraded while its request was held");
         };
         let (reader, writer) = (client.reader.into_inner(), client.writer.into_inner());
-        tunnel.run(http1::into_stream(reader, writer)).await;
+        if let Some(client) = http1::into_stream(reader, writer) {
+            tunnel.run(client).await;
+        }
     }
 }
 

@@ -27,8 +27,9 @@ use crate::routing::snapshot::{ListenerPolicy, Slot};
 
 /// Concurrent streams one client connection may open (RFC 9113 section 5.1.2).
 const MAX_STREAMS: u32 = 256;
-/// Receive windows, of one stream and of a connection.
+/// Receive windows, of one stream and of a connection: some uploads that a task does not take must not stop the others.
 const WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * WINDOW;
 /// Bytes of one response that are kept while the client's window is closed.
 const MAX_SEND_BUFFER: usize = 256 * 1024;
 /// For an idle HTTP/2 client to take its GOAWAY.
@@ -52,7 +53,7 @@ pub(super) async fn serve(
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(listener.max_header_bytes)
         .initial_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(MAX_SEND_BUFFER)
         .handshake(stream);
     // The preface is here already: this waits for nothing but the client's leave to write.

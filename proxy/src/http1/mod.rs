@@ -17,8 +17,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 /// A connection that does not speak HTTP any more, with what was read of it beyond the last message.
 pub(crate) type Stream = Join<Chain<Cursor<BytesMut>, OwnedReadHalf>, OwnedWriteHalf>;
 
-/// Both halves as one stream; everything of the writer's must be written.
-pub(crate) fn into_stream(reader: reader::Reader, writer: writer::Writer) -> Stream {
+/// Both halves as one stream; everything of the writer's must be written. `None` after an abort.
+pub(crate) fn into_stream(reader: reader::Reader, writer: writer::Writer) -> Option<Stream> {
     let (read, first) = reader.into_parts();
-    join(Cursor::new(first).chain(read), writer.into_half())
+    Some(join(Cursor::new(first).chain(read), writer.into_half()?))
 }

@@ -42,6 +42,8 @@ pub(crate) struct Reader {
     ended: bool,
     /// How much the next read asks for.
     want: usize,
+    /// The buffer was made for more than a small read.
+    grown: bool,
     buffers: Rc<Buffers>,
 }
 
@@ -54,6 +56,7 @@ impl Reader {
             decoder: Decoder::Done,
             ended: false,
             want: SMALL,
+            grown: false,
             buffers,
         }
     }
@@ -76,7 +79,11 @@ impl Reader {
     /// Gives an empty buffer back: nothing is held while nothing comes.
     pub(crate) fn park(&mut self) {
         if self.buffer.is_empty() && self.buffer.capacity() > 0 {
-            self.buffers.give_input(std::mem::take(&mut self.buffer));
+            let buffer = std::mem::take(&mut self.buffer);
+            // One that has grown shows only what is left of it.
+            if !std::mem::take(&mut self.grown) {
+                self.buffers.give_input(buffer);
+            }
             self.want = SMALL;
         }
     }
@@ -102,6 +109,7 @@ impl Reader {
                 self.buffer = self.buffers.input();
             }
         }
+        self.grown |= self.want > SMALL;
         let missing = self.want.saturating_sub(self.buffer.len());
         self.buffer.reserve(missing.max(SMALL / 2));
         let room = self.buffer.capacity() - self.buffer.len();
@@ -111,7 +119,7 @@ impl Reader {
             &mut self.buffer
         ))?;
         if read == room && self.want < LARGE {
-            self.want *= 4;
+            self.want = LARGE.min(4 * self.want);
         }
         self.ended |= read == 0;
         Poll::Ready(Ok(read))

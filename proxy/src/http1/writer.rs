@@ -49,7 +49,8 @@ enum Encoder {
 /// The write half.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    half: OwnedWriteHalf,
+    /// Gone once the connection was aborted.
+    half: Option<OwnedWriteHalf>,
     output: Vec<u8>,
     /// Bytes of `output` that are written.
     written: usize,
@@ -59,6 +60,10 @@ pub(crate) struct Writer {
     encoder: Encoder,
     /// The body broke off; told once what came before is written.
     broken: Option<ProxyError>,
+    /// It broke off where its end is the connection's.
+    cut: bool,
+    /// Bytes have left since somebody last asked.
+    moved: bool,
     /// A byte of the message under way has been handed to the kernel.
     begun: bool,
     buffers: Rc<Buffers>,
@@ -67,13 +72,15 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(half: OwnedWriteHalf, buffers: Rc<Buffers>) -> Self {
         Self {
-            half,
+            half: Some(half),
             output: Vec::new(),
             written: 0,
             large: Bytes::new(),
             tail: b"",
             encoder: Encoder::Done,
             broken: None,
+            cut: false,
+            moved: false,
             begun: false,
             buffers,
         }
@@ -142,7 +149,7 @@ impl Writer {
                 match body.poll_part(cx) {
                     Poll::Ready(Some(Ok(part))) => self.put(part)?,
                     Poll::Ready(Some(Err(error))) => {
-                        self.reset_if_end_is_close();
+                        self.cut = self.encoder == Encoder::UntilClose;
                         self.encoder = Encoder::Done;
                         self.broken = Some(error);
                     }
@@ -166,12 +173,18 @@ impl Writer {
         }
     }
 
-    /// Where the end of the connection is the end of the body, one that broke off must not look complete.
-    fn reset_if_end_is_close(&self) {
-        if self.encoder == Encoder::UntilClose {
-            let socket = socket2::SockRef::from(AsRef::<TcpStream>::as_ref(&self.half));
-            // Without it the client takes the body for complete; there is nothing else to do about it.
+    /// Gives up a message that is not complete. Where the end of the connection is the end of the body, the connection must be
+    /// reset: closed, it would make the body look whole.
+    pub(crate) fn abort(&mut self) {
+        if !self.cut && self.encoder != Encoder::UntilClose {
+            return;
+        }
+        if let Some(half) = self.half.take() {
+            let socket = socket2::SockRef::from(AsRef::<TcpStream>::as_ref(&half));
+            // Without it the client takes the body for whole; there is nothing else to do about it.
             let _ = socket.set_linger(Some(Duration::ZERO));
+            // Dropped, it would send a FIN before the reset.
+            half.forget();
         }
     }
 
@@ -235,7 +248,10 @@ impl Writer {
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.is_waiting() {
             let output = &self.output[self.written..];
-            let half = Pin::new(&mut self.half);
+            let Some(half) = &mut self.half else {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            };
+            let half = Pin::new(half);
             let written = if self.large.is_empty() && self.tail.is_empty() {
                 ready!(half.poll_write(cx, output))?
             } else {
@@ -250,6 +266,7 @@ impl Writer {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.begun = true;
+            self.moved = true;
             self.advance(written);
         }
         if self.encoder == Encoder::Done && self.output.capacity() > 0 {
@@ -278,11 +295,19 @@ impl Writer {
     /// Ends our direction of the connection.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
-        Pin::new(&mut self.half).poll_shutdown(cx)
+        match &mut self.half {
+            Some(half) => Pin::new(half).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
 
-    /// The half, for a tunnel; everything must be written.
-    pub(crate) fn into_half(self) -> OwnedWriteHalf {
+    /// Whether bytes have left since this was last asked.
+    pub(crate) fn has_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// The half, for a tunnel; everything must be written. `None` after an abort.
+    pub(crate) fn into_half(self) -> Option<OwnedWriteHalf> {
         self.half
     }
 }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::record::Record;
 use super::timer::Timer;
@@ -76,9 +76,8 @@ pub(crate) struct Replay {
 
 pub(crate) struct State {
     source: RefCell<Source>,
-    kept: RefCell<Vec<Bytes>>,
+    kept: RefCell<BytesMut>,
     trailers: RefCell<Option<Fields>>,
-    kept_bytes: Cell<usize>,
     /// Bytes went by that were not kept.
     overflowed: Cell<bool>,
     /// The source has given its last part.
@@ -105,7 +104,6 @@ impl Replay {
             source: RefCell::new(source),
             kept: RefCell::default(),
             trailers: RefCell::default(),
-            kept_bytes: Cell::new(0),
             overflowed: Cell::new(false),
             ended: Cell::new(ended),
             broken: Cell::new(false),
@@ -203,13 +201,13 @@ impl State {
         if self.overflowed.get() {
             return;
         }
-        let total = self.kept_bytes.get() + data.len();
-        if total > self.limit {
+        // Copied: a part of one byte would keep the whole buffer that it was read into.
+        let mut kept = self.kept.borrow_mut();
+        if kept.len() + data.len() > self.limit {
             self.overflowed.set(true);
-            self.kept.borrow_mut().clear();
+            *kept = BytesMut::new();
         } else {
-            self.kept_bytes.set(total);
-            self.kept.borrow_mut().push(data.clone());
+            kept.extend_from_slice(data);
         }
     }
 
@@ -237,9 +235,10 @@ impl Body for AttemptBody {
                 "a newer attempt reads the body",
             ))));
         }
-        let kept = state.kept.borrow().get(*next).cloned();
-        if let Some(data) = kept {
-            *next += 1;
+        let kept = state.kept.borrow().len();
+        if *next < kept {
+            let data = Bytes::copy_from_slice(&state.kept.borrow()[*next..]);
+            *next = kept;
             return Poll::Ready(Some(Ok(Part::Data(data))));
         }
         if state.ended.get() {
@@ -290,6 +289,14 @@ pub(crate) enum UpstreamBody {
 }
 
 impl UpstreamBody {
+    /// Whether the request it answers has been sent to its end.
+    pub(crate) fn has_request(&self) -> bool {
+        match self {
+            Self::H1(exchange) => exchange.is_sent(),
+            Self::H2(_) => false,
+        }
+    }
+
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
         match self {
             Self::H1(exchange) => exchange.poll_part(cx),
@@ -382,6 +389,13 @@ impl Drop for Observed {
 impl ResponseBody {
     pub(crate) fn empty() -> Self {
         Self::Local(Bytes::new())
+    }
+
+    /// The client has taken a piece of a part.
+    pub(crate) fn touch(&self) {
+        if let Self::Upstream(observed) = self {
+            observed.request.timer().touch();
+        }
     }
 
     /// For a client that takes no more for now: which timeout has passed, if one has.

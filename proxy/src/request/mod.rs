@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use outrigger_xds::model::Protocol;
 
 use self::body::{MAX_REPLAY, Observed, Replay, ResponseBody, Source, UpstreamBody};
@@ -42,6 +42,17 @@ pub(crate) struct Response {
     pub(crate) body: ResponseBody,
 }
 
+impl Response {
+    /// The answer to a HEAD: what it would say of its body, without it (RFC 9110 section 9.3.2).
+    fn without_body(mut self) -> Self {
+        if let ResponseBody::Local(text) = &mut self.body {
+            let length = std::mem::take(text).len().to_string();
+            self.head.fields.push("content-length", length.as_bytes());
+        }
+        self
+    }
+}
+
 /// A response head from a task, and the body that follows it.
 type Answer = (ResponseHead, UpstreamBody);
 
@@ -57,6 +68,7 @@ pub(crate) async fn serve(
         return refuse(&Kind::NoRoute.into(), false, "");
     };
     let grpc = headers::is_grpc(&head.fields);
+    let only_head = head.method == Method::HEAD;
     let mut record = Record::open(worker, &listener, grpc);
     match respond(worker, &listener, head, body).await {
         Ok(Passed {
@@ -79,7 +91,12 @@ pub(crate) async fn serve(
         Err(error) => {
             tracing::debug!(listener = listener.name, %error, "request failed");
             record.fail(error.kind);
-            refuse(&error, grpc, &listener.name)
+            let refusal = refuse(&error, grpc, &listener.name);
+            if only_head {
+                refusal.without_body()
+            } else {
+                refusal
+            }
         }
     }
 }
@@ -101,6 +118,10 @@ async fn respond(
 ) -> Result<Passed, ProxyError> {
     if head.method == Method::CONNECT {
         return Err(Kind::MethodRefused.into());
+    }
+    if head.fields.values(Known::Host).take(2).count() > 1 {
+        // HTTP/1.1's are refused as they are read.
+        return Err(Kind::DownstreamProtocol.into());
     }
     let route = route::find(&listener.routes, &head).ok_or(Kind::NoRoute)?;
     let cluster = &route.cluster;
@@ -136,8 +157,8 @@ async fn respond(
     };
     request.timer().response_head();
     let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    if switching && !upgrade {
-        let unasked = "101 to a request that asked for no upgrade";
+    if switching && !(upgrade && body.has_request()) {
+        let unasked = "101 to a request that asked for no upgrade, or before it was sent";
         return Err(ProxyError::caused(Kind::UpstreamProtocol, unasked));
     }
     headers::strip_hop_by_hop(&mut head.fields, switching);
@@ -292,8 +313,14 @@ async fn send_h1(
     head: &mut RequestHead,
     body: &Replay,
 ) -> Result<Answer, h1::Failed> {
+    let takes_informational = head.version != Version::HTTP_10;
     let mut exchange = Exchange::new(idle, head, body.attempt());
-    let head = exchange.head(|informational| body.inform(informational));
+    let head = exchange.head(|informational| {
+        if takes_informational {
+            headers::strip_hop_by_hop(&mut informational.fields, false);
+            body.inform(informational);
+        }
+    });
     let head = head.await?;
     Ok((head, UpstreamBody::H1(exchange)))
 }
@@ -303,7 +330,7 @@ async fn send_h2(
     head: &mut RequestHead,
     body: &Replay,
 ) -> Result<Answer, h1::Failed> {
-    if head.fields.has(Known::Expect) {
+    if head.fields.has(Known::Expect) && head.version == Version::HTTP_11 {
         // The client is told here to send its body: many servers say nothing of it on HTTP/2.
         body.inform(&ResponseHead::new(StatusCode::CONTINUE));
     }

@@ -22,6 +22,8 @@ pub(crate) struct Timer {
     whole: Cell<Option<Instant>>,
     /// The request is complete and no response head has come: silence is the task's.
     waiting: Cell<bool>,
+    /// The response head has come.
+    answered: Cell<bool>,
 }
 
 impl Timer {
@@ -33,6 +35,7 @@ impl Timer {
             per_request,
             whole: Cell::new(None),
             waiting: Cell::new(false),
+            answered: Cell::new(false),
         };
         timer.arm(sweep.now());
         timer
@@ -52,9 +55,11 @@ impl Timer {
     /// The request's last byte is in: the per-request timeout starts.
     pub(crate) fn request_complete(&self) {
         let timeout = self.per_request.unwrap_or(DEFAULT_PER_REQUEST_TIMEOUT);
-        let now = self.deadline.sweep().now();
-        self.waiting.set(true);
-        if !timeout.is_zero() {
+        let now = self.deadline.sweep().tick();
+        let answered = self.answered.get();
+        self.waiting.set(!answered);
+        // Unset, it ends at the response head, also where that comes before the request's end.
+        if !timeout.is_zero() && (self.per_request.is_some() || !answered) {
             self.whole.set(Some(now + timeout));
         }
         self.arm(now);
@@ -63,6 +68,7 @@ impl Timer {
     /// The response head is here: an unset per-request timeout ends.
     pub(crate) fn response_head(&self) {
         self.waiting.set(false);
+        self.answered.set(true);
         if self.per_request.is_none() {
             self.whole.set(None);
         }
@@ -126,6 +132,30 @@ pub(crate) fn shorter(route: Option<Duration>, caller: Option<Duration>) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_ends_after_its_answer_began_starts_no_timeout_unless_one_was_set() {
+        let sweep = Sweep::new();
+        for (set, bounded) in [(None, false), (Some(Duration::from_secs(2)), true)] {
+            let timer = Timer::new(&sweep, Duration::ZERO, set);
+            timer.response_head();
+            timer.request_complete();
+            assert_eq!(timer.whole.get().is_some(), bounded, "{set:?}");
+            assert!(!timer.waiting.get());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timeout_starts_when_the_request_ends_however_long_ago_its_last_byte_came() {
+        let sweep = Sweep::new();
+        let timer = Timer::new(&sweep, Duration::ZERO, Some(Duration::from_secs(2)));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        timer.request_complete();
+        assert_eq!(
+            timer.whole.get(),
+            Some(Instant::now() + Duration::from_secs(2))
+        );
+    }
 
     #[test]
     fn grpc_timeouts_are_read_in_every_unit() {

@@ -14,7 +14,7 @@ use crate::upstream::h1::Exchange;
 
 /// The task's end of the pipe. The request's record lives as long as it does.
 pub(crate) struct Tunnel {
-    task: Stream,
+    task: Option<Stream>,
     record: Record,
     idle: Deadline,
     idle_timeout: Duration,
@@ -39,7 +39,8 @@ impl Tunnel {
 
     /// Joins it with the client's end; the client has been sent its 101.
     pub(crate) async fn run(mut self, mut client: Stream) {
-        let (task, idle, buffers) = (&mut self.task, &self.idle, &self.buffers);
+        let Some(task) = &mut self.task else { return };
+        let (idle, buffers) = (&self.idle, &self.buffers);
         let joined = tcp::copy(&mut client, task, idle, self.idle_timeout, buffers);
         let (bytes, end) = joined.await;
         self.record.bytes(bytes);

@@ -88,7 +88,7 @@ impl<B: Body> Exchange<B> {
     /// Sends, and waits for the head of the response. Informational ones go to `inform`.
     pub(crate) async fn head(
         &mut self,
-        mut inform: impl FnMut(&ResponseHead),
+        mut inform: impl FnMut(&mut ResponseHead),
     ) -> Result<ResponseHead, Failed> {
         std::future::poll_fn(|cx| self.poll_head(cx, &mut inform)).await
     }
@@ -96,7 +96,7 @@ impl<B: Body> Exchange<B> {
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        inform: &mut impl FnMut(&ResponseHead),
+        inform: &mut impl FnMut(&mut ResponseHead),
     ) -> Poll<Result<ResponseHead, Failed>> {
         if let Err(error) = self.poll_rest_of_request(cx) {
             return Poll::Ready(Err(self.failed(error)));
@@ -104,7 +104,7 @@ impl<B: Body> Exchange<B> {
         loop {
             let reader = &mut self.connection.reader;
             let read = ready!(reader.poll_response(cx, MAX_HEAD, &self.method));
-            let parsed = match read {
+            let mut parsed = match read {
                 Ok(parsed) => parsed,
                 Err(error) => return Poll::Ready(Err(self.failed(unanswered(error)))),
             };
@@ -117,7 +117,7 @@ impl<B: Body> Exchange<B> {
                 let error = ProxyError::caused(Kind::UpstreamProtocol, flood);
                 return Poll::Ready(Err(self.failed(error)));
             }
-            inform(&parsed.head);
+            inform(&mut parsed.head);
         }
     }
 
@@ -163,6 +163,11 @@ impl<B: Body> Exchange<B> {
         Poll::Ready(part.map(|part| part.map_err(cut_off)))
     }
 
+    /// Whether the request has been sent to its end.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.connection.writer.is_complete()
+    }
+
     /// Whether the response has been read to its end.
     pub(crate) fn is_end(&self) -> bool {
         self.connection.reader.is_complete()
@@ -189,7 +194,7 @@ impl<B: Body> Exchange<B> {
     }
 
     /// The connection after 101, for bytes both ways.
-    pub(crate) fn into_stream(self) -> http1::Stream {
+    pub(crate) fn into_stream(self) -> Option<http1::Stream> {
         http1::into_stream(self.connection.reader, self.connection.writer)
     }
 }

@@ -24,7 +24,8 @@ use crate::message::{Body, Part};
 
 /// Silence with open streams after which a connection is probed with PING (RFC 9113 section 6.7), and the wait for its answer.
 const PING_AFTER: Duration = Duration::from_secs(10);
-/// Receive windows: one stream may have this much in flight, and all of a connection together four times as much.
+/// Receive windows: one stream may have this much in flight, and all of a connection together 64 times as much, so that some
+/// clients that do not read do not stop the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Streams we open before the peer has said how many it allows.
 const FIRST_STREAMS: usize = 100;
@@ -95,7 +96,7 @@ pub(crate) async fn h2(stream: TcpStream) -> Result<Sender, ProxyError> {
     let (requests, connection) = Builder::new()
         .initial_max_send_streams(FIRST_STREAMS)
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(STREAM_WINDOW * 4)
+        .initial_connection_window_size(STREAM_WINDOW * 64)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buffer_size(MAX_SEND_BUFFER)
         .enable_push(false)

@@ -223,3 +223,49 @@ fn an_ambiguous_request_is_400_and_nothing_of_it_is_forwarded() {
     }
     assert!(seen.try_recv().is_err(), "a request was forwarded");
 }
+
+#[test]
+fn a_head_request_is_refused_without_a_body() {
+    let nobody = free([127, 63, 0, 17]);
+    let sidecar = sidecar(18, nobody);
+    let request = "HEAD / HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n";
+    let answer = exchange(sidecar.listener, request);
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer:?}");
+    assert!(answer.contains("content-length: "), "{answer:?}");
+    assert!(answer.ends_with("\r\n\r\n"), "{answer:?}");
+}
+
+#[test]
+fn an_answer_that_breaks_off_does_not_look_whole_to_a_client_of_http_1_0() {
+    fn breaks_off(reader: &mut BufReader<TcpStream>, _: &str) -> String {
+        let mut stream = reader.get_ref();
+        let half = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhalf \r\n";
+        stream.write_all(half.as_bytes()).expect("it is written");
+        stream
+            .shutdown(std::net::Shutdown::Both)
+            .expect("it is open");
+        String::new()
+    }
+    let (origin, _seen) = scripted([127, 63, 0, 19], breaks_off, "");
+    let sidecar = sidecar(20, origin);
+    let mut client = sidecar.connect();
+    client
+        .write_all(b"GET / HTTP/1.0\r\n\r\n")
+        .expect("it is written");
+    let mut answer = Vec::new();
+    let end = client.read_to_end(&mut answer);
+    let reset = end.expect_err("the end of the connection is the end of the body");
+    assert_eq!(reset.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_client_of_http_1_0_hears_no_informational_response() {
+    let (origin, _seen) = scripted(
+        [127, 63, 0, 21],
+        nothing,
+        "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+    );
+    let sidecar = sidecar(22, origin);
+    let answer = exchange(sidecar.listener, "GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(answer, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+}
