@@ -8,8 +8,8 @@ use super::cost;
 use crate::load::{self, Load};
 
 const READ_EVERY: Duration = Duration::from_millis(250);
-/// So many readings in a row within [`STABLE`] of each other are a stable one.
-const ALIKE: usize = 3;
+/// So many readings in a row within [`STABLE`] of each other are a stable one: 2.5 s, for who tidies up a second after its start.
+const ALIKE: usize = 10;
 const STABLE: f64 = 0.005;
 const LONGEST: Duration = Duration::from_secs(15);
 
