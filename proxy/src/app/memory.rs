@@ -5,7 +5,10 @@
 #[cfg(target_env = "gnu")]
 pub(crate) fn give_back() {
     // SAFETY: touches memory that is free alone, and locks the allocator as any allocation does.
-    #[allow(unsafe_code)]
+    #[expect(
+        unsafe_code,
+        reason = "glibc gives no safe way; 25 → 16 MiB resident with 1,000 services"
+    )]
     unsafe {
         libc::malloc_trim(0);
     }

@@ -316,10 +316,10 @@ impl fmt::Debug for Fields {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn fields(pairs: &[(&str, &str)]) -> Fields {
+    pub(crate) fn fields(pairs: &[(&str, &str)]) -> Fields {
         let mut fields = Fields::default();
         for (name, value) in pairs {
             fields.push(name, value.as_bytes());

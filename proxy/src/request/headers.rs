@@ -85,14 +85,7 @@ fn is_plain(option: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn fields(pairs: &[(&str, &str)]) -> Fields {
-        let mut fields = Fields::default();
-        for (name, value) in pairs {
-            fields.push(name, value.as_bytes());
-        }
-        fields
-    }
+    use crate::message::fields::tests::fields;
 
     fn names(fields: &Fields) -> Vec<&str> {
         let text = |name| std::str::from_utf8(name).unwrap();

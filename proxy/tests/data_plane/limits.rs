@@ -98,6 +98,18 @@ fn an_idle_connection_is_closed_after_the_idle_timeout() {
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer:?}");
 }
 
+/// What a client gets that sends a GET, then says that it sends no more.
+fn half_closed(sidecar: &Sidecar) -> String {
+    let mut stream = sidecar.connect();
+    stream
+        .write_all(GET.as_bytes())
+        .expect("the request fits the socket");
+    stream
+        .shutdown(Shutdown::Write)
+        .expect("the connection is open");
+    read_all(stream)
+}
+
 #[test]
 fn a_task_that_never_answers_is_a_504_with_its_reason() {
     let silent = TcpListener::bind("127.61.0.9:0").expect("loopback can be bound");
@@ -108,14 +120,7 @@ fn a_task_that_never_answers_is_a_504_with_its_reason() {
         &origin.to_string(),
         "per_request_timeout = \"200ms\"",
     );
-    let mut stream = sidecar.connect();
-    stream
-        .write_all(GET.as_bytes())
-        .expect("the request fits the socket");
-    stream
-        .shutdown(Shutdown::Write)
-        .expect("the connection is open");
-    let answer = read_all(stream);
+    let answer = half_closed(&sidecar);
     assert!(
         answer.starts_with("HTTP/1.1 504 ") && answer.contains("(UT"),
         "{answer:?}"
@@ -130,14 +135,7 @@ fn a_service_without_a_reachable_task_is_a_503_with_its_reason() {
         &free([127, 61, 0, 12]).to_string(),
         "",
     );
-    let mut stream = sidecar.connect();
-    stream
-        .write_all(GET.as_bytes())
-        .expect("the request fits the socket");
-    stream
-        .shutdown(Shutdown::Write)
-        .expect("the connection is open");
-    let answer = read_all(stream);
+    let answer = half_closed(&sidecar);
     assert!(
         answer.starts_with("HTTP/1.1 503 ") && answer.contains("(UF"),
         "{answer:?}"
