@@ -1,19 +1,33 @@
 //! The admin pages on loopback, and the metrics page on any address.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::ready::Readiness;
 
 /// What OpenMetrics scrapers expect.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Connections to one of the two addresses; more wait to be accepted. Descriptors are for traffic.
+const MAX_CONNECTIONS: usize = 64;
+/// For a request's head, and between two of them.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a whole connection: one that takes its answer byte by byte gives its place up as well.
+const MAX_AGE: Duration = Duration::from_secs(300);
+/// Pause after an accept error such as EMFILE.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the pages show and do.
 #[derive(Clone)]
@@ -70,10 +84,37 @@ async fn serve(
     router: Router,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let accepting = async {
+        // Closed by nobody.
+        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed on an admin address");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (router, shutdown) = (router.clone(), shutdown.clone());
+            tokio::spawn(async move {
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEADER_TIMEOUT)
+                    .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+                tokio::select! {
+                    _ = tokio::time::timeout(MAX_AGE, connection) => {}
+                    () = shutdown.cancelled() => {}
+                }
+                drop(place);
+            });
+        }
+    };
     tokio::select! {
-        served = async { axum::serve(listener, router).await } => served,
-        () = shutdown.cancelled() => Ok(()),
+        () = accepting => {}
+        () = shutdown.cancelled() => {}
     }
+    Ok(())
 }
 
 async fn ready(State(state): State<AdminState>) -> (StatusCode, Json<serde_json::Value>) {
@@ -162,6 +203,30 @@ mod tests {
         assert_eq!(drains.load(Ordering::Relaxed), 1);
         shutdown.cancel();
         server.await.expect("joins").expect("ends well");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_connections_give_their_places_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("bound");
+        let shutdown = CancellationToken::new();
+        tokio::spawn(serve_metrics(
+            listener,
+            state(&Arc::default()),
+            shutdown.clone(),
+        ));
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            let connected = tokio::net::TcpStream::connect(address).await;
+            silent.push(connected.expect("connects"));
+        }
+        let page = ask(address, "GET /metrics").await;
+        assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+        for mut stream in silent {
+            let read = stream.read(&mut [0; 1]).await;
+            assert_eq!(read.expect("closed, not reset"), 0);
+        }
+        shutdown.cancel();
     }
 
     #[tokio::test]
