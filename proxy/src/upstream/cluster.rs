@@ -26,8 +26,9 @@ pub(crate) const MAX_PENDING_CONNECTS: u32 = 1024;
 pub(crate) const MAX_LIVE_REQUESTS: u32 = 16_384;
 /// Requests that may wait for a cluster whose endpoints have not arrived yet.
 const MAX_WAITING: u32 = 1024;
-/// Retries in flight that are always allowed, whatever the share says.
-const RETRY_FLOOR: u32 = 10;
+/// Retries in flight that are always allowed, whatever the share says: all that a small sidecar has in flight may lie on one task
+/// when it dies.
+const RETRY_FLOOR: u32 = 32;
 /// Retries in flight at most, as a share of live requests (percent).
 const RETRY_SHARE: u32 = 20;
 
@@ -381,7 +382,7 @@ impl Cluster {
         Share::within(self, |cluster| &cluster.live, MAX_LIVE_REQUESTS)
     }
 
-    /// Claims a place in the retry budget: 20 % of live requests, never fewer than ten.
+    /// Claims a place in the retry budget: 20 % of live requests, never fewer than the floor.
     pub(crate) fn try_retry(self: &Arc<Self>) -> Option<Share> {
         let allowed = (self.live.load(Relaxed) * RETRY_SHARE / 100).max(RETRY_FLOOR);
         Share::within(self, |cluster| &cluster.retrying, allowed)
