@@ -75,22 +75,18 @@ fn alias(
     let [high, low] = offset.to_be_bytes();
     let name = format!("{namespace}/{dns_name}:{port}");
     let http = declared.protocol.is_http();
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 255, high, low)), port);
+    let target = if http {
+        Target::Routes(name.clone())
+    } else {
+        Target::Cluster(cluster.clone())
+    };
+    let (direction, protocol) = (Direction::Egress, declared.protocol);
     let listener = Listener {
-        name: name.clone(),
-        direction: Direction::Egress,
-        address: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 255, high, low)), port),
         names: vec![dns_name.to_owned()],
         vip_offset: Some(offset),
-        protocol: declared.protocol,
-        target: if http {
-            Target::Routes(name.clone())
-        } else {
-            Target::Cluster(cluster.clone())
-        },
-        header_timeout: None,
         idle_timeout: if http { None } else { declared.idle_timeout },
-        max_connections: None,
-        max_header_bytes: None,
+        ..Listener::new(name.clone(), direction, address, protocol, target)
     };
     let routes = http.then(|| {
         Resource::Routes(RouteConfig {

@@ -19,17 +19,7 @@ use crate::upstream::balance::{self, LeastRequest};
 use crate::upstream::cluster::Cluster;
 
 fn policy(name: &str) -> model::Cluster {
-    model::Cluster {
-        name: name.to_owned(),
-        protocol: model::Protocol::Http,
-        lb: model::LbPolicy::LeastRequest,
-        discovery: model::Discovery::Eds,
-        connect_timeout: None,
-        idle_timeout: None,
-        outlier_detection: Some(model::OutlierDetection::default()),
-        health_check: None,
-        service: None,
-    }
+    model::Cluster::new(name, model::Protocol::Http)
 }
 
 /// A cluster of so many healthy endpoints, all of weight one.

@@ -8,8 +8,8 @@ use outrigger_xds::client::Client;
 use outrigger_xds::decode::decode;
 use outrigger_xds::model::Direction;
 use outrigger_xds::model::{
-    Address, Cluster, Discovery, Endpoint, EndpointHealth, EndpointSet, LbPolicy, Listener,
-    PathMatch, Protocol, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
+    Address, Cluster, Endpoint, EndpointHealth, EndpointSet, Listener, PathMatch, Protocol,
+    RetryPolicy, Route, RouteConfig, ServiceRef, Target,
 };
 use outrigger_xds::server::Stream;
 use outrigger_xds::{NodeInfo, Resource, ResourceSet, ResourceType};
@@ -47,31 +47,22 @@ fn service(n: u16) -> [Resource; 4] {
         retry: RetryPolicy::default(),
     };
     let listener = Listener {
-        name: name.clone(),
-        direction: Direction::Egress,
-        address: ([127, 255, high, low], 80).into(),
         names: vec![format!("service-{n}")],
         vip_offset: Some(n + 1),
-        protocol: Protocol::Http,
-        target: Target::Routes(name.clone()),
-        header_timeout: None,
-        idle_timeout: None,
-        max_connections: None,
-        max_header_bytes: None,
+        ..Listener::new(
+            name.clone(),
+            Direction::Egress,
+            ([127, 255, high, low], 80).into(),
+            Protocol::Http,
+            Target::Routes(name.clone()),
+        )
     };
     let cluster = Cluster {
-        name: name.clone(),
-        protocol: Protocol::Http,
-        lb: LbPolicy::LeastRequest,
-        discovery: Discovery::Eds,
-        connect_timeout: None,
-        idle_timeout: None,
-        outlier_detection: Some(Default::default()),
-        health_check: None,
         service: Some(ServiceRef {
             namespace: "prod".to_owned(),
             name: format!("service-{n}"),
         }),
+        ..Cluster::new(name.clone(), Protocol::Http)
     };
     [
         Resource::Cluster(cluster),

@@ -57,9 +57,12 @@ pub(crate) fn listener(message: lds::Listener, problems: &mut Problems) -> Optio
         protocol: protocol(&metadata, problems).unwrap_or(implied),
         target,
         header_timeout,
+        body_timeout: parsed(&metadata, "body_timeout_ns", problems).map(Duration::from_nanos),
         idle_timeout,
         max_connections: parsed(&metadata, "max_connections", problems),
+        max_requests: parsed(&metadata, "max_requests", problems),
         max_header_bytes: parsed(&metadata, "max_header_bytes", problems),
+        max_uri_bytes: parsed(&metadata, "max_uri_bytes", problems),
     })
 }
 

@@ -246,11 +246,15 @@ fn listener(value: &Listener) -> lds::Listener {
     let numbers = [
         ("vip_offset", value.vip_offset.map(u32::from)),
         ("max_connections", value.max_connections),
+        ("max_requests", value.max_requests),
         ("max_header_bytes", value.max_header_bytes),
+        ("max_uri_bytes", value.max_uri_bytes),
     ];
     for (key, number) in numbers {
         metadata.extend(number.map(|number| (key.to_owned(), number.to_string())));
     }
+    let body_timeout = value.body_timeout.map(|time| time.as_nanos().to_string());
+    metadata.extend(body_timeout.map(|nanos| ("body_timeout_ns".to_owned(), nanos)));
     let direction = match value.direction {
         Direction::Egress => core::TrafficDirection::Outbound,
         Direction::Ingress => core::TrafficDirection::Inbound,

@@ -20,6 +20,8 @@ pub const DEFAULT_TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a client may take to send a complete request head.
 pub const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an HTTP/1.1 request that is not complete may stand still.
+pub const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Which way traffic crosses the sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -117,12 +119,46 @@ pub struct Listener {
     pub target: Target,
     /// Time for a complete request head; `None` is [`DEFAULT_HEADER_TIMEOUT`].
     pub header_timeout: Option<Duration>,
+    /// HTTP/1.1: time without a byte either way while the request is incomplete; `None` is [`DEFAULT_BODY_TIMEOUT`].
+    pub body_timeout: Option<Duration>,
     /// Time without a byte either way; `None` is the protocol's default.
     pub idle_timeout: Option<Duration>,
     /// Connections accepted at once; `None` is the sidecar's default.
     pub max_connections: Option<u32>,
+    /// Requests under way at once; `None` is the sidecar's default.
+    pub max_requests: Option<u32>,
     /// Size of a request head in bytes; `None` is the sidecar's default.
     pub max_header_bytes: Option<u32>,
+    /// Size of a request target in bytes; `None` is the sidecar's default.
+    pub max_uri_bytes: Option<u32>,
+}
+
+impl Listener {
+    /// A listener without names, on the defaults of its protocol and of the sidecar.
+    pub fn new(
+        name: impl Into<String>,
+        direction: Direction,
+        address: SocketAddr,
+        protocol: Protocol,
+        target: Target,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            direction,
+            address,
+            names: Vec::new(),
+            vip_offset: None,
+            protocol,
+            target,
+            header_timeout: None,
+            body_timeout: None,
+            idle_timeout: None,
+            max_connections: None,
+            max_requests: None,
+            max_header_bytes: None,
+            max_uri_bytes: None,
+        }
+    }
 }
 
 /// Where a listener sends its traffic.
@@ -224,6 +260,23 @@ pub struct Cluster {
     pub health_check: Option<HealthCheck>,
     /// The registry's service behind it; `None` for clusters of a static file.
     pub service: Option<ServiceRef>,
+}
+
+impl Cluster {
+    /// A cluster of pushed endpoints on the defaults, of no service in the registry.
+    pub fn new(name: impl Into<String>, protocol: Protocol) -> Self {
+        Self {
+            name: name.into(),
+            protocol,
+            lb: LbPolicy::default(),
+            discovery: Discovery::Eds,
+            connect_timeout: None,
+            idle_timeout: None,
+            outlier_detection: Some(OutlierDetection::default()),
+            health_check: None,
+            service: None,
+        }
+    }
 }
 
 /// A service of the registry.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{
-    Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, LbPolicy,
-    Listener, PathMatch, Protocol, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
+    Address, Cluster, Direction, Endpoint, EndpointHealth, EndpointSet, Listener, PathMatch,
+    Protocol, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
 };
 use crate::resource::Resource;
 use crate::set::ResourceSet;
@@ -42,18 +42,11 @@ pub(crate) fn endpoints(service: &str, hosts: &[u8]) -> Resource {
 
 pub(crate) fn cluster(service: &str) -> Cluster {
     Cluster {
-        name: format!("prod/{service}"),
-        protocol: Protocol::Http,
-        lb: LbPolicy::LeastRequest,
-        discovery: Discovery::Eds,
-        connect_timeout: None,
-        idle_timeout: None,
-        outlier_detection: Some(Default::default()),
-        health_check: None,
         service: Some(ServiceRef {
             namespace: "prod".to_owned(),
             name: service.to_owned(),
         }),
+        ..Cluster::new(format!("prod/{service}"), Protocol::Http)
     }
 }
 
@@ -70,18 +63,13 @@ pub(crate) fn route(service: &str) -> Route {
 }
 
 pub(crate) fn listener(service: &str) -> Listener {
+    let name = format!("prod/{service}:80");
+    let target = Target::Routes(name.clone());
+    let address = ([127, 255, 0, 1], 80).into();
     Listener {
-        name: format!("prod/{service}:80"),
-        direction: Direction::Egress,
-        address: ([127, 255, 0, 1], 80).into(),
         names: vec![service.to_owned()],
         vip_offset: Some(1),
-        protocol: Protocol::Http,
-        target: Target::Routes(format!("prod/{service}:80")),
-        header_timeout: None,
-        idle_timeout: None,
-        max_connections: None,
-        max_header_bytes: None,
+        ..Listener::new(name, Direction::Egress, address, Protocol::Http, target)
     }
 }
 

@@ -268,9 +268,12 @@ fn listener(
         ));
     }
     let header_timeout = fields.duration("header_timeout", errors);
+    let body_timeout = fields.duration("body_timeout", errors);
     let idle_timeout = fields.duration("idle_timeout", errors);
     let max_connections = fields.count("max_connections", 1, errors);
+    let max_requests = fields.count("max_requests", 1, errors);
     let max_header_bytes = fields.count("max_header_bytes", 256, errors);
+    let max_uri_bytes = fields.count("max_uri_bytes", 64, errors);
     no_tls(&mut fields, errors);
     let path = fields.at("name");
     let at_address = fields.at("address");
@@ -300,18 +303,16 @@ fn listener(
         );
         Target::Routes(name.clone())
     };
+    let direction = direction.unwrap_or(Direction::Egress);
     let listener = Listener {
-        name: name.clone(),
-        direction: direction.unwrap_or(Direction::Egress),
-        address,
-        names: Vec::new(),
-        vip_offset: None,
-        protocol,
-        target,
         header_timeout,
+        body_timeout,
         idle_timeout: idle_timeout.or(policy.idle_timeout),
         max_connections,
+        max_requests,
         max_header_bytes,
+        max_uri_bytes,
+        ..Listener::new(name.clone(), direction, address, protocol, target)
     };
     accepted.listeners.insert(name, Arc::new(listener));
 }

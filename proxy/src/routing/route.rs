@@ -134,17 +134,7 @@ mod tests {
             idle_timeout: None,
             retry: RetryPolicy::default(),
         };
-        let policy = model::Cluster {
-            name: cluster.into(),
-            protocol: model::Protocol::Http,
-            lb: model::LbPolicy::LeastRequest,
-            discovery: model::Discovery::Eds,
-            connect_timeout: None,
-            idle_timeout: None,
-            outlier_detection: None,
-            health_check: None,
-            service: None,
-        };
+        let policy = model::Cluster::new(cluster, model::Protocol::Http);
         Arc::new(
             Route::new(&from, Cluster::new(policy, Sharded::unregistered()))
                 .expect("the conditions are valid"),

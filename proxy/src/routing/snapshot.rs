@@ -15,8 +15,12 @@ use crate::upstream::clusters::Clusters;
 
 /// Connections one listener accepts at once unless it says otherwise.
 pub(crate) const MAX_CONNECTIONS: u32 = 10_000;
+/// Requests under way at once on one listener unless it says otherwise: as many as it takes connections.
+pub(crate) const MAX_REQUESTS: u32 = 10_000;
 /// Largest request head in bytes unless the listener says otherwise.
 pub(crate) const MAX_HEADER_BYTES: u32 = 64 * 1024;
+/// Longest request target in bytes unless the listener says otherwise; RFC 9112 section 3 asks for at least 8,000.
+pub(crate) const MAX_URI_BYTES: u32 = 16 * 1024;
 
 /// What a connection on one listener needs to know.
 pub(crate) struct ListenerPolicy {
@@ -27,10 +31,17 @@ pub(crate) struct ListenerPolicy {
     /// Where opaque TCP goes: the TCP target, or the first route's cluster when detection ends in TCP.
     pub(crate) tcp: Option<Arc<Cluster>>,
     pub(crate) header_timeout: Duration,
+    /// HTTP/1.1 alone: an HTTP/2 stream may be quiet while its request is incomplete.
+    #[allow(dead_code, reason = "its readers follow")]
+    pub(crate) body_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) tcp_idle_timeout: Duration,
     pub(crate) max_connections: u32,
+    #[allow(dead_code, reason = "its readers follow")]
+    pub(crate) max_requests: u32,
     pub(crate) max_header_bytes: u32,
+    #[allow(dead_code, reason = "its readers follow")]
+    pub(crate) max_uri_bytes: u32,
     pub(crate) metrics: Arc<ListenerMetrics>,
 }
 
@@ -155,12 +166,15 @@ fn resolve(
         header_timeout: listener
             .header_timeout
             .unwrap_or(model::DEFAULT_HEADER_TIMEOUT),
+        body_timeout: listener.body_timeout.unwrap_or(model::DEFAULT_BODY_TIMEOUT),
         idle_timeout: listener.idle_timeout.unwrap_or(default_idle),
         tcp_idle_timeout: listener
             .idle_timeout
             .unwrap_or(model::DEFAULT_TCP_IDLE_TIMEOUT),
         max_connections: listener.max_connections.unwrap_or(MAX_CONNECTIONS),
+        max_requests: listener.max_requests.unwrap_or(MAX_REQUESTS),
         max_header_bytes: listener.max_header_bytes.unwrap_or(MAX_HEADER_BYTES),
+        max_uri_bytes: listener.max_uri_bytes.unwrap_or(MAX_URI_BYTES),
         metrics: metrics.listener(&listener.name, direction.as_str(), discovery_name),
     })
 }

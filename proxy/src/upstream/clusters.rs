@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use outrigger_xds::model::{self, Address, Discovery};
+use outrigger_xds::model::{self, Address};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -239,15 +239,5 @@ impl Clusters {
 
 /// What a cluster is until its policy arrives: nothing is known of it but the name.
 fn unknown(name: &str) -> model::Cluster {
-    model::Cluster {
-        name: name.to_owned(),
-        protocol: model::Protocol::Http,
-        lb: model::LbPolicy::default(),
-        discovery: Discovery::Eds,
-        connect_timeout: None,
-        idle_timeout: None,
-        outlier_detection: Some(model::OutlierDetection::default()),
-        health_check: None,
-        service: None,
-    }
+    model::Cluster::new(name, model::Protocol::Http)
 }

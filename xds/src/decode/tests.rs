@@ -39,12 +39,16 @@ prop_compose! {
     fn listener()(
         name in name(), address in socket(), names in vec("[a-z]{1,8}", 0..3), egress in any::<bool>(),
         vip_offset in option::of(any::<u16>()), protocol in prop_oneof![Just(Protocol::Auto), protocol()],
-        to_routes in any::<bool>(), target in name(), header_timeout in time(), idle_timeout in time(),
-        max_connections in option::of(any::<u32>()), max_header_bytes in option::of(any::<u32>()),
+        to_routes in any::<bool>(), target in name(), times in (time(), time(), time()),
+        limits in vec(option::of(any::<u32>()), 4),
     ) -> Listener {
         let direction = if egress { Direction::Egress } else { Direction::Ingress };
         let target = if to_routes { Target::Routes(target) } else { Target::Cluster(target) };
-        Listener { name, direction, address, names, vip_offset, protocol, target, header_timeout, idle_timeout, max_connections, max_header_bytes }
+        let (header_timeout, body_timeout, idle_timeout) = times;
+        Listener {
+            name, direction, address, names, vip_offset, protocol, target, header_timeout, body_timeout, idle_timeout,
+            max_connections: limits[0], max_requests: limits[1], max_header_bytes: limits[2], max_uri_bytes: limits[3],
+        }
     }
 }
 

@@ -66,6 +66,9 @@ fn every_option_is_taken() {
         idle_timeout = "0s"
         max_connections = 10
         max_header_bytes = 4096
+        max_uri_bytes = 1024
+        max_requests = 20
+        body_timeout = "7s"
         [[cluster]]
         name = "db"
         protocol = "tcp"
@@ -98,6 +101,11 @@ fn every_option_is_taken() {
     assert_eq!(
         (listener.idle_timeout, listener.max_connections),
         (Some(Duration::ZERO), Some(10))
+    );
+    assert_eq!(listener.body_timeout, Some(Duration::from_secs(7)));
+    assert_eq!(
+        (listener.max_requests, listener.max_uri_bytes),
+        (Some(20), Some(1024))
     );
     assert!(accepted.routes.is_empty());
     let off = toml.replace(

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_xds::model::{
-    Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, LbPolicy,
-    Listener, PathMatch, Protocol, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
+    Address, Cluster, Direction, Endpoint, EndpointHealth, EndpointSet, LbPolicy, Listener,
+    PathMatch, Protocol, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
 };
 
 use super::ServiceConnect;
@@ -100,18 +100,10 @@ pub fn ingress(
         } else {
             Target::Cluster(cluster.clone())
         };
+        let (direction, address) = (Direction::Ingress, SocketAddr::new(bind, *port));
         let listener = Listener {
-            name: name.clone(),
-            direction: Direction::Ingress,
-            address: SocketAddr::new(bind, *port),
-            names: Vec::new(),
-            vip_offset: None,
-            protocol: mapping.protocol,
-            target,
-            header_timeout: None,
             idle_timeout,
-            max_connections: None,
-            max_header_bytes: None,
+            ..Listener::new(name.clone(), direction, address, mapping.protocol, target)
         };
         accepted.listeners.insert(name, Arc::new(listener));
         let application = SocketAddr::new(mesh.app_address, mapping.container_port);
@@ -184,14 +176,9 @@ fn local_endpoint(cluster: &str, application: SocketAddr, mesh: &MeshConfig) -> 
 
 fn local_cluster(name: String, protocol: Protocol, service: ServiceRef) -> Cluster {
     Cluster {
-        name,
-        protocol,
         lb: LbPolicy::RoundRobin,
-        discovery: Discovery::Eds,
-        connect_timeout: None,
-        idle_timeout: None,
         outlier_detection: None,
-        health_check: None,
         service: Some(service),
+        ..Cluster::new(name, protocol)
     }
 }

@@ -56,17 +56,15 @@ fn config(dir: &std::path::Path) -> SubscriptionConfig {
 
 fn listener(name: &str, offset: u16, port: u16) -> Resource {
     Resource::Listener(Listener {
-        name: format!("n/{name}:{port}"),
-        direction: Direction::Egress,
-        address: (Ipv4Addr::new(127, 255, 3, 7), port).into(),
         names: vec![name.to_owned()],
         vip_offset: Some(offset),
-        protocol: Protocol::Tcp,
-        target: Target::Cluster(format!("n/{name}")),
-        header_timeout: None,
-        idle_timeout: None,
-        max_connections: None,
-        max_header_bytes: None,
+        ..Listener::new(
+            format!("n/{name}:{port}"),
+            Direction::Egress,
+            (Ipv4Addr::new(127, 255, 3, 7), port).into(),
+            Protocol::Tcp,
+            Target::Cluster(format!("n/{name}")),
+        )
     })
 }
 

@@ -4,17 +4,7 @@ use super::super::endpoint::tests::model_endpoint;
 use super::*;
 
 fn cluster() -> Arc<Cluster> {
-    let policy = model::Cluster {
-        name: "shop/orders".into(),
-        protocol: model::Protocol::Http,
-        lb: LbPolicy::LeastRequest,
-        discovery: model::Discovery::Eds,
-        connect_timeout: None,
-        idle_timeout: None,
-        outlier_detection: Some(model::OutlierDetection::default()),
-        health_check: None,
-        service: None,
-    };
+    let policy = model::Cluster::new("shop/orders", model::Protocol::Http);
     Cluster::new(policy, ClusterMetrics::unregistered())
 }
 
