@@ -162,7 +162,9 @@ impl Connection {
     async fn exchange(&self, parsed: Parsed<RequestHead>) -> Next {
         let (method, version) = (parsed.head.method.clone(), parsed.head.version);
         let source = Source::H1(Rc::clone(&self.client));
-        let story = pin!(request::serve(&self.worker, self.slot, parsed.head, source));
+        let inform = |head: &mut ResponseHead| self.client.writer.borrow_mut().inform(head);
+        let story = request::serve(&self.worker, self.slot, parsed.head, source, &inform);
+        let story = pin!(story);
         let Some(response) = self.unless_gone(story).await else {
             return Next::Close;
         };

@@ -1,6 +1,6 @@
 //! An HTTP/2 client's connection (RFC 9113), a task of this worker for each of its streams.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ use crate::drain::{Drain, Phase};
 use crate::http2::batch::batched;
 use crate::http2::body::{Receiving, Sending};
 use crate::message::Body;
-use crate::message::head::RequestHead;
+use crate::message::head::{RequestHead, ResponseHead};
 use crate::request;
 use crate::request::body::Source;
 use crate::request::worker::Worker;
@@ -123,18 +123,25 @@ async fn answer(
     worker: Rc<Worker>,
     slot: Slot,
     request: http::Request<h2::RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    respond: SendResponse<Bytes>,
     _guard: InFlight,
 ) {
     let (parts, body) = request.into_parts();
     let body = Source::H2(Receiving::new(body, &parts.headers, None));
     let bodiless = parts.method == Method::HEAD;
     let head = RequestHead::from_h2(parts);
+    let respond = RefCell::new(respond);
+    let inform = |head: &mut ResponseHead| {
+        // A client that is gone is noticed below.
+        let _ = respond
+            .borrow_mut()
+            .send_informational(head.h2_response(()));
+    };
     let response = {
-        let mut story = pin!(request::serve(&worker, slot, head, body));
+        let mut story = pin!(request::serve(&worker, slot, head, body, &inform));
         let answered = poll_fn(|cx| match story.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+            Poll::Pending => respond.borrow_mut().poll_reset(cx).map(|_| None),
         });
         answered.await
     };
@@ -142,6 +149,7 @@ async fn answer(
     let Some(request::Response { mut head, body }) = response else {
         return;
     };
+    let mut respond = respond.into_inner();
     let mut head = head.h2_response(());
     let whole = body.is_end();
     if let Some(length) = body.length().filter(|_| !whole && !bodiless) {

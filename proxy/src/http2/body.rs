@@ -24,9 +24,11 @@ pub(crate) struct Receiving {
 }
 
 impl Receiving {
-    /// `headers` are the message's own; `open` is held as long as the body.
+    /// `headers` are the message's own; `open` is held as long as the body. One that announces trailers has no length: HTTP/1.1
+    /// has trailers after a chunked body alone.
     pub(crate) fn new(stream: RecvStream, headers: &HeaderMap, open: Option<Rc<()>>) -> Self {
         let length = headers.get(header::CONTENT_LENGTH);
+        let length = length.filter(|_| !headers.contains_key(header::TRAILER));
         let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
         Self {
             ended: stream.is_end_stream(),

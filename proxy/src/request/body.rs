@@ -1,11 +1,12 @@
 //! The replayable request body, and the observed response body that ends the lease and writes the record.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 
+use super::headers::Named;
 use super::record::Record;
 use super::timer::Timer;
 use super::tunnel::Tunnel;
@@ -14,7 +15,6 @@ use crate::http1::reader::Reader;
 use crate::http1::writer::Writer;
 use crate::http2::body::Receiving;
 use crate::message::fields::Fields;
-use crate::message::head::ResponseHead;
 use crate::message::{Body, Part};
 use crate::upstream::{h1, h2};
 
@@ -59,13 +59,6 @@ impl Source {
             Self::H2(body) => body.length(),
         }
     }
-
-    /// Passes an informational response on. HTTP/2 clients go without.
-    fn inform(&self, head: &ResponseHead) {
-        if let Self::H1(client) = self {
-            client.writer.borrow_mut().inform(head);
-        }
-    }
 }
 
 /// A request body that can be sent again while it is small enough. Clones share it.
@@ -89,12 +82,15 @@ pub(crate) struct State {
     limit: usize,
     length: Option<u64>,
     bytes: Cell<u64>,
+    /// Fields for one hop, which trailers may have as well: the request's, and the response's.
+    named: Named,
+    response_named: OnceCell<Named>,
     timer: Timer,
 }
 
 impl Replay {
     /// `limit` is how many bytes are kept; zero when the request will not be tried again.
-    pub(crate) fn new(source: Source, limit: usize, timer: Timer) -> Self {
+    pub(crate) fn new(source: Source, named: Named, limit: usize, timer: Timer) -> Self {
         let ended = source.is_end();
         if ended {
             timer.request_complete();
@@ -111,6 +107,8 @@ impl Replay {
             limit,
             length,
             bytes: Cell::new(0),
+            named,
+            response_named: OnceCell::new(),
             timer,
         };
         Self {
@@ -121,11 +119,6 @@ impl Replay {
     /// The stream's deadline.
     pub(crate) fn timer(&self) -> &Timer {
         &self.state.timer
-    }
-
-    /// Passes an informational response on to the client.
-    pub(crate) fn inform(&self, head: &ResponseHead) {
-        self.state.source.borrow().inform(head);
     }
 
     /// The body for one more attempt, from its first byte; earlier attempts' bodies end with an error.
@@ -153,6 +146,21 @@ impl Replay {
         self.state.broken.get()
     }
 
+    /// An answer has come; `named` are its fields for one hop.
+    pub(crate) fn answered(&self, named: Named) {
+        self.state.timer.response_head();
+        // An answer is passed on once.
+        let _ = self.state.response_named.set(named);
+    }
+
+    /// Takes out of the answer's trailers what does not pass.
+    fn strip_answers(&self, trailers: &mut Fields) {
+        self.state
+            .response_named
+            .get_or_init(Named::default)
+            .strip(trailers);
+    }
+
     /// Body bytes read from the client.
     pub(crate) fn bytes(&self) -> u64 {
         self.state.bytes.get()
@@ -172,7 +180,10 @@ pub(crate) enum AttemptBody {
 
 impl State {
     fn poll_source(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
-        let polled = ready!(self.source.borrow_mut().poll_part(cx));
+        let mut polled = ready!(self.source.borrow_mut().poll_part(cx));
+        if let Some(Ok(Part::Trailers(trailers))) = &mut polled {
+            self.named.strip(trailers);
+        }
         match &polled {
             None => self.end(),
             Some(Err(_)) => self.broken.set(true),
@@ -356,10 +367,11 @@ impl Observed {
         let timer = self.request.timer();
         match body.poll_part(cx) {
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Ready(Some(Ok(part))) => {
+            Poll::Ready(Some(Ok(mut part))) => {
                 timer.touch();
-                if let Part::Data(data) = &part {
-                    self.record.bytes(data.len() as u64);
+                match &mut part {
+                    Part::Data(data) => self.record.bytes(data.len() as u64),
+                    Part::Trailers(trailers) => self.request.strip_answers(trailers),
                 }
                 Poll::Ready(Some(Ok(part)))
             }

@@ -1,9 +1,9 @@
 //! What a message's fields need on their way from one hop to the next (RFC 9110 section 7.6).
 
-use http::Version;
+use http::{StatusCode, Version};
 
 use crate::message::fields::{Fields, Known};
-use crate::message::head::RequestHead;
+use crate::message::head::{RequestHead, ResponseHead};
 
 /// Fields that are for one hop alone, or may be (RFC 9110 section 7.6.1).
 const HOP_BY_HOP: [Known; 5] = [
@@ -11,6 +11,19 @@ const HOP_BY_HOP: [Known; 5] = [
     Known::KeepAlive,
     Known::ProxyConnection,
     Known::Te,
+    Known::Upgrade,
+];
+
+/// Those that say how a message travels, which its trailers cannot (RFC 9110 section 6.5.1).
+const NOT_IN_TRAILERS: [Known; 9] = [
+    Known::Connection,
+    Known::ContentLength,
+    Known::Host,
+    Known::KeepAlive,
+    Known::ProxyConnection,
+    Known::Te,
+    Known::Trailer,
+    Known::TransferEncoding,
     Known::Upgrade,
 ];
 
@@ -43,35 +56,59 @@ fn connection_options(fields: &Fields) -> impl Iterator<Item = &[u8]> {
         .map(<[u8]>::trim_ascii)
 }
 
+/// Names of fields that a message's `Connection` keeps from passing, in its trailers as well.
+#[derive(Debug, Default)]
+pub(crate) struct Named(Vec<Vec<u8>>);
+
+impl Named {
+    fn has(&self, name: &[u8]) -> bool {
+        self.0.iter().any(|one| one.eq_ignore_ascii_case(name))
+    }
+
+    /// Takes out of trailers what does not pass, or must not be among them (RFC 9110 section 6.5.1).
+    pub(crate) fn strip(&self, trailers: &mut Fields) {
+        if !self.0.is_empty() || trailers.has_any(&NOT_IN_TRAILERS) {
+            trailers.remove(|known, name| NOT_IN_TRAILERS.contains(&known) || self.has(name));
+        }
+    }
+}
+
 /// Takes out what is meant for this hop alone (RFC 9110 section 7.6.1). An upgrade keeps its two fields.
-pub(crate) fn strip_hop_by_hop(fields: &mut Fields, upgrade: bool) {
+pub(crate) fn strip_hop_by_hop(fields: &mut Fields, upgrade: bool) -> Named {
     if !fields.has_any(&HOP_BY_HOP) {
-        return;
+        return Named::default();
     }
     let trailers = fields
         .values(Known::Te)
         .any(|value| value.eq_ignore_ascii_case(b"trailers"));
     if trailers && !fields.has_any(&NOT_IN_HTTP2) && fields.values(Known::Te).count() == 1 {
         // Every gRPC request says just this.
-        return;
+        return Named::default();
     }
-    let named: Vec<Vec<u8>> = connection_options(fields)
-        .filter(|option| !is_plain(option))
-        .map(<[u8]>::to_vec)
-        .collect();
+    let named = connection_options(fields).filter(|option| !is_plain(option));
+    let named = Named(named.map(<[u8]>::to_vec).collect());
     fields.remove(|known, name| match known {
         Known::Connection | Known::KeepAlive | Known::ProxyConnection => true,
         Known::Te => !trailers,
         Known::Upgrade => !upgrade,
         // A message keeps what says where it goes and where it ends, whatever `Connection` names.
         Known::Host | Known::ContentLength | Known::TransferEncoding => false,
-        _ => named.iter().any(|one| one.eq_ignore_ascii_case(name)),
+        _ => named.has(name),
     });
     if trailers {
         fields.set(Known::Te, "te", b"trailers");
     }
     if upgrade {
         fields.push("connection", b"upgrade");
+    }
+    named
+}
+
+/// Takes out what a message that cannot have a body says of one (RFC 9110 section 8.6, RFC 9112 section 6.1).
+pub(crate) fn strip_framing(head: &mut ResponseHead) {
+    if head.status.is_informational() || head.status == StatusCode::NO_CONTENT {
+        head.fields.remove_known(Known::ContentLength);
+        head.fields.remove_known(Known::TransferEncoding);
     }
 }
 
@@ -107,6 +144,20 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut given, false);
         assert_eq!(names(&given), ["X-Kept", "Host", "te", "Content-Length"]);
+    }
+
+    #[test]
+    fn what_connection_names_does_not_pass_in_trailers_either() {
+        let mut head = fields(&[("Connection", "X-Secret")]);
+        let named = strip_hop_by_hop(&mut head, false);
+        let mut trailers = fields(&[
+            ("x-secret", "1"),
+            ("Content-Length", "3"),
+            ("X-Sum", "7"),
+            ("trailer", "x"),
+        ]);
+        named.strip(&mut trailers);
+        assert_eq!(names(&trailers), ["X-Sum"]);
     }
 
     #[test]

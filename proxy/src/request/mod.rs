@@ -56,12 +56,23 @@ impl Response {
 /// A response head from a task, and the body that follows it.
 type Answer = (ResponseHead, UpstreamBody);
 
+/// Passes an informational response on to the client, which may be gone (RFC 9110 section 15.2).
+pub(crate) type Inform<'a> = &'a dyn Fn(&mut ResponseHead);
+
+/// What each attempt sends, and who hears of what comes before the answer.
+struct Asked<'a> {
+    head: RequestHead,
+    body: Replay,
+    inform: Inform<'a>,
+}
+
 /// Answers one request. It never fails: what goes wrong becomes a response that says so.
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
     slot: Slot,
     head: RequestHead,
     body: Source,
+    inform: Inform<'_>,
 ) -> Response {
     let listener = worker.snapshot.load().listener(slot).cloned();
     let Some(listener) = listener else {
@@ -70,7 +81,7 @@ pub(crate) async fn serve(
     let grpc = headers::is_grpc(&head.fields);
     let only_head = head.method == Method::HEAD;
     let mut record = Record::open(worker, &listener, grpc);
-    match respond(worker, &listener, head, body).await {
+    match respond(worker, &listener, head, body, inform).await {
         Ok(Passed {
             head,
             body,
@@ -115,6 +126,7 @@ async fn respond(
     listener: &ListenerPolicy,
     mut head: RequestHead,
     body: Source,
+    inform: Inform<'_>,
 ) -> Result<Passed, ProxyError> {
     if head.method == Method::CONNECT {
         return Err(Kind::MethodRefused.into());
@@ -128,17 +140,22 @@ async fn respond(
     let live = cluster.enter().ok_or(Kind::Overflow)?;
     let timer = Timer::new(&worker.sweep, route.idle_timeout, timeout(route, &head));
     let upgrade = headers::wants_upgrade(&head);
-    headers::strip_hop_by_hop(&mut head.fields, upgrade);
+    let named = headers::strip_hop_by_hop(&mut head.fields, upgrade);
     let keep = if route.retry.num_retries > 0 {
         MAX_REPLAY
     } else {
         0
     };
-    let request = Replay::new(body, keep, timer);
+    let request = Replay::new(body, named, keep, timer);
+    let mut asked = Asked {
+        head,
+        body: request.clone(),
+        inform,
+    };
 
     let trying = Cell::new(None);
     let answered = {
-        let attempts = pin!(attempts(worker, route, &mut head, &request, &trying));
+        let attempts = pin!(attempts(worker, route, &mut asked, &trying));
         request.timer().bound(attempts).await
     };
     let ((mut head, body), lease) = match answered {
@@ -155,13 +172,13 @@ async fn respond(
             return Err(kind.into());
         }
     };
-    request.timer().response_head();
     let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
     if switching && !(upgrade && body.has_request()) {
         let unasked = "101 to a request that asked for no upgrade, or before it was sent";
         return Err(ProxyError::caused(Kind::UpstreamProtocol, unasked));
     }
-    headers::strip_hop_by_hop(&mut head.fields, switching);
+    request.answered(headers::strip_hop_by_hop(&mut head.fields, switching));
+    headers::strip_framing(&mut head);
     let claim = Claim {
         cluster: Arc::clone(cluster),
         lease,
@@ -185,30 +202,29 @@ fn timeout(route: &Route, head: &RequestHead) -> Option<std::time::Duration> {
 async fn attempts(
     worker: &Rc<Worker>,
     route: &Route,
-    head: &mut RequestHead,
-    body: &Replay,
+    asked: &mut Asked<'_>,
     trying: &Cell<Option<Arc<Endpoint>>>,
 ) -> Result<(Answer, Lease), ProxyError> {
     let cluster = &route.cluster;
     cluster.arrived().await.ok_or(Kind::Overflow)?;
-    let mut attempts = Attempts::new(&route.retry, &head.method);
+    let mut attempts = Attempts::new(&route.retry, &asked.head.method);
     // Held from the decision to retry until that retry has ended.
     let mut _budget: Option<Share>;
     loop {
         let lease = cluster
-            .pick(head.path(), attempts.tried())
+            .pick(asked.head.path(), attempts.tried())
             .ok_or(Kind::NoHealthyEndpoint)?;
         attempts.begin(lease.endpoint().id);
         trying.set(Some(Arc::clone(lease.endpoint())));
-        let attempted = attempt(worker, cluster, &lease, head, body).await;
-        report(cluster, lease.endpoint(), &attempted, body);
+        let attempted = attempt(worker, cluster, &lease, asked).await;
+        report(cluster, lease.endpoint(), &attempted, &asked.body);
         trying.set(None);
         let ended = match &attempted {
             Ok((head, _)) => Ended::Answered(head.status),
-            Err(_) if body.is_broken() => return Err(Kind::DownstreamTermination.into()),
+            Err(_) if asked.body.is_broken() => return Err(Kind::DownstreamTermination.into()),
             Err(error) => Ended::Failed(error.kind),
         };
-        let wanted = attempts.allows(ended) && body.is_replayable();
+        let wanted = attempts.allows(ended) && asked.body.is_replayable();
         let Some(budget) = wanted.then(|| budget(worker, cluster)).flatten() else {
             return attempted.map(|answer| (answer, lease));
         };
@@ -261,15 +277,14 @@ async fn attempt(
     worker: &Rc<Worker>,
     cluster: &Arc<Cluster>,
     lease: &Lease,
-    head: &mut RequestHead,
-    body: &Replay,
+    asked: &mut Asked<'_>,
 ) -> Result<Answer, ProxyError> {
     let endpoint = lease.endpoint();
     // An upgrade is HTTP/1.1's (RFC 9110 section 7.8), whatever the cluster speaks otherwise.
     let http2 = matches!(cluster.policy().protocol, Protocol::Http2 | Protocol::Grpc)
-        && !head.fields.has(Known::Upgrade);
-    if !http2 || head.authority().is_empty() {
-        head.ensure_host(|| endpoint.address.to_string());
+        && !asked.head.fields.has(Known::Upgrade);
+    if !http2 || asked.head.authority().is_empty() {
+        asked.head.ensure_host(|| endpoint.address.to_string());
     }
     let mut closed_under_us = false;
     loop {
@@ -290,13 +305,13 @@ async fn attempt(
             }
         };
         let sent = match connection {
-            Connection::H1(idle) => send_h1(idle, head, body).await,
-            Connection::H2(sender) => send_h2(sender, head, body).await,
+            Connection::H1(idle) => send_h1(idle, asked).await,
+            Connection::H2(sender) => send_h2(sender, asked).await,
         };
         match sent {
             Ok(answer) => return Ok(answer),
             // The kept connection had closed under us: nothing was written, so a new one is simply made.
-            Err(h1::Failed { unsent: true, .. }) if reused && body.is_replayable() => {
+            Err(h1::Failed { unsent: true, .. }) if reused && asked.body.is_replayable() => {
                 closed_under_us = true;
             }
             Err(h1::Failed {
@@ -308,34 +323,30 @@ async fn attempt(
     }
 }
 
-async fn send_h1(
-    idle: h1::Idle,
-    head: &mut RequestHead,
-    body: &Replay,
-) -> Result<Answer, h1::Failed> {
-    let takes_informational = head.version != Version::HTTP_10;
-    let mut exchange = Exchange::new(idle, head, body.attempt());
-    let head = exchange.head(|informational| {
-        if takes_informational {
-            headers::strip_hop_by_hop(&mut informational.fields, false);
-            body.inform(informational);
-        }
-    });
+async fn send_h1(idle: h1::Idle, asked: &mut Asked<'_>) -> Result<Answer, h1::Failed> {
+    let version = asked.head.version;
+    let mut exchange = Exchange::new(idle, &mut asked.head, asked.body.attempt());
+    let head = exchange.head(|head| inform(head, version, asked.inform));
     let head = head.await?;
     Ok((head, UpstreamBody::H1(exchange)))
 }
 
-async fn send_h2(
-    mut sender: h2::Sender,
-    head: &mut RequestHead,
-    body: &Replay,
-) -> Result<Answer, h1::Failed> {
-    if head.fields.has(Known::Expect) && head.version == Version::HTTP_11 {
-        // The client is told here to send its body: many servers say nothing of it on HTTP/2.
-        body.inform(&ResponseHead::new(StatusCode::CONTINUE));
-    }
-    let (head, exchange) = sender.send(head, body.attempt()).await?;
+async fn send_h2(mut sender: h2::Sender, asked: &mut Asked<'_>) -> Result<Answer, h1::Failed> {
+    let version = asked.head.version;
+    let sent = sender.send(&mut asked.head, asked.body.attempt(), |head| {
+        inform(head, version, asked.inform);
+    });
+    let (head, exchange) = sent.await?;
     Ok((head, UpstreamBody::H2(exchange)))
+}
+
+/// HTTP/1.0 knows no informational responses (RFC 9110 section 15.2).
+fn inform(head: &mut ResponseHead, version: Version, client: Inform<'_>) {
+    if version != Version::HTTP_10 {
+        headers::strip_hop_by_hop(&mut head.fields, false);
+        headers::strip_framing(head);
+        client(head);
+    }
 }
 
 /// The sidecar's own answer: the status of the error's kind and a sentence, or gRPC's trailers-only form.

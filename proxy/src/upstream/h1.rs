@@ -24,7 +24,7 @@ use crate::message::{Body, Part};
 /// The largest response head.
 const MAX_HEAD: usize = 64 * 1024;
 /// Informational responses before the one that counts; more are a flood.
-const MAX_INFORMATIONAL: u32 = 32;
+pub(crate) const MAX_INFORMATIONAL: u32 = 32;
 
 /// An open connection with nothing under way. It holds no buffer.
 pub(crate) struct Idle(Box<Halves>);
@@ -206,7 +206,12 @@ fn frame(head: &mut RequestHead, body: &impl Body) -> Framing {
     match body.length() {
         Some(0) if body.is_end() => {
             head.fields.remove_known(Known::TransferEncoding);
-            // A client's `Content-Length: 0` stays where it was.
+            // A client's `Content-Length: 0` stays where it was. HTTP/2 says it by the end of the stream.
+            let expected = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+            if expected && head.version == Version::HTTP_2 && !head.fields.has(Known::ContentLength)
+            {
+                head.fields.push("content-length", b"0");
+            }
             Framing::Length(0)
         }
         Some(length) => {
@@ -217,6 +222,7 @@ fn frame(head: &mut RequestHead, body: &impl Body) -> Framing {
             Framing::Length(length)
         }
         None => {
+            head.fields.remove_known(Known::ContentLength);
             if !head.fields.has(Known::TransferEncoding) || head.version == Version::HTTP_2 {
                 let (known, name) = (Known::TransferEncoding, "transfer-encoding");
                 head.fields.set(known, name, b"chunked");

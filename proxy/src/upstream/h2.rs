@@ -4,18 +4,17 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
 use h2::{Ping, Reason};
-use http::header::{self, HeaderValue};
-use http::{Method, Request};
+use http::{Response, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::h1::Failed;
+use super::h1::{Failed, MAX_INFORMATIONAL};
 use crate::error::{Kind, ProxyError};
 use crate::http2::batch::{Batched, Outbox, batched};
 use crate::http2::body::{Broken, Receiving, Sending};
@@ -164,11 +163,12 @@ impl Sender {
         Rc::strong_count(&self.state.open) - 1
     }
 
-    /// Sends the request, and waits for the head of its response.
+    /// Sends the request, and waits for the head of its response. Informational ones go to `inform`.
     pub(crate) async fn send<B: Body>(
         &mut self,
         head: &mut RequestHead,
         body: B,
+        mut inform: impl FnMut(&mut ResponseHead),
     ) -> Result<(ResponseHead, Exchange<B>), Failed> {
         let failed = |error| Failed {
             error,
@@ -186,20 +186,25 @@ impl Sender {
             });
         }
         let open = Rc::clone(&self.state.open);
-        let mut request = head.h2_request(()).map_err(failed)?;
-        say_length(&mut request, &body);
+        let request = head.h2_request(()).map_err(failed)?;
         let whole = body.is_end();
         let (mut response, stream) = self
             .requests
             .send_request(request, whole)
             .map_err(|error| failed(classify(error)))?;
         let mut sending = (!whole).then(|| Sending::new(body, stream));
+        let mut informational = 0;
         let response = poll_fn(|cx| {
             match sending.as_mut().map(|sending| sending.poll(cx)) {
                 Some(Poll::Ready(Err(Broken::Body(error)))) => return Poll::Ready(Err(error)),
                 // A peer that resets the stream may have answered before.
                 Some(Poll::Ready(_)) => sending = None,
                 Some(Poll::Pending) | None => {}
+            }
+            while let Some(head) = ready!(response.poll_informational(cx)) {
+                informational += 1;
+                let mut head = may_inform(head, informational)?;
+                inform(&mut head);
             }
             Pin::new(&mut response).poll(cx).map_err(classify)
         })
@@ -212,26 +217,29 @@ impl Sender {
     }
 }
 
-/// Content-Length where the body's length is known (RFC 9113 section 8.1.1).
-fn say_length(request: &mut Request<()>, body: &impl Body) {
-    let Some(length) = body.length() else { return };
-    let expected = !matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::DELETE
-    );
-    if length > 0 || expected {
-        let entry = request.headers_mut().entry(header::CONTENT_LENGTH);
-        entry.or_insert_with(|| HeaderValue::from(length));
-    }
+/// An informational response that is passed on: never a 101 (RFC 9113 section 8.6), and not too many of them.
+fn may_inform(
+    head: Result<Response<()>, h2::Error>,
+    informational: u32,
+) -> Result<ResponseHead, ProxyError> {
+    let (head, ()) = head.map_err(classify)?.into_parts();
+    let wrong = match head.status {
+        StatusCode::SWITCHING_PROTOCOLS => "101 on HTTP/2",
+        _ if informational > MAX_INFORMATIONAL => "too many informational responses",
+        _ => return Ok(ResponseHead::from_h2(head)),
+    };
+    Err(ProxyError::caused(Kind::UpstreamProtocol, wrong))
 }
 
 /// What an error means for the request that was on its way.
 fn classify(error: h2::Error) -> ProxyError {
     let kind = match error.reason() {
-        Some(Reason::REFUSED_STREAM) => Kind::RefusedStream,
+        Some(Reason::REFUSED_STREAM) if error.is_remote() => Kind::RefusedStream,
         // h2 fails only the streams above GOAWAY's last id with it (RFC 9113 section 6.8): they were not processed.
         Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => Kind::RefusedStream,
         Some(_) if error.is_reset() && error.is_remote() => Kind::RemoteReset,
+        // What h2 finds malformed it resets itself (RFC 9113 section 8.1.1).
+        Some(_) if error.is_library() => Kind::UpstreamProtocol,
         _ => Kind::ConnectionTermination,
     };
     ProxyError::caused(kind, error)

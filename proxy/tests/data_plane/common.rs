@@ -35,11 +35,22 @@ impl Sidecar {
         origin: &str,
         cluster_fields: &str,
     ) -> Self {
+        Self::speaking("http", listener, listener_fields, origin, cluster_fields)
+    }
+
+    /// One that speaks `protocol` to the application.
+    pub(crate) fn speaking(
+        protocol: &str,
+        listener: SocketAddr,
+        listener_fields: &str,
+        origin: &str,
+        cluster_fields: &str,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         let file = dir.path().join("static.toml");
         let text = format!(
             "[[listener]]\nname = \"in\"\ndirection = \"egress\"\naddress = \"{listener}\"\nprotocol = \"http\"\n\
-             cluster = \"app\"\n{listener_fields}\n[[cluster]]\nname = \"app\"\nprotocol = \"http\"\n\
+             cluster = \"app\"\n{listener_fields}\n[[cluster]]\nname = \"app\"\nprotocol = \"{protocol}\"\n\
              endpoints = [{{ address = \"{origin}\" }}]\n{cluster_fields}\n"
         );
         std::fs::write(&file, text).expect("the folder is ours");

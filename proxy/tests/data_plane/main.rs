@@ -2,5 +2,8 @@
 
 mod clusters;
 mod common;
+mod informational;
 mod limits;
+mod peers;
+mod trailers;
 mod transparent;

@@ -1,6 +1,6 @@
 //! One connection and a peer that is told what to do, over loopback.
 
-use http::Response;
+use http::{Method, Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, Receiver};
 
@@ -40,7 +40,7 @@ fn head(method: Method) -> RequestHead {
 async fn get(sender: &mut Sender) -> Result<ResponseHead, Failed> {
     let (closed, body) = parts();
     drop(closed);
-    let (head, _) = sender.send(&mut head(Method::GET), body).await?;
+    let (head, _) = sender.send(&mut head(Method::GET), body, |_| ()).await?;
     Ok(head)
 }
 
@@ -130,7 +130,9 @@ fn a_request_body_goes_on_after_the_response_head() {
             received
         });
         body.try_send(Bytes::from_static(b"first ")).unwrap();
-        let (_, mut exchange) = sender.send(&mut head(Method::POST), rest).await.unwrap();
+        let mut request = head(Method::POST);
+        let sent = sender.send(&mut request, rest, |_| ());
+        let (_, mut exchange) = sent.await.unwrap();
         let large = Bytes::from(vec![b'x'; 100_000]);
         body.try_send(large.clone()).unwrap();
         body.try_send(Bytes::from_static(b" last")).unwrap();
