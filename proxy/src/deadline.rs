@@ -141,6 +141,12 @@ impl Deadline {
         self.set((!after.is_zero()).then(|| self.sweep.now() + after));
     }
 
+    /// When it passes, if it is set.
+    #[cfg(test)]
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.sweep.0.inner.borrow().entries[self.key].due
+    }
+
     /// The worker's clock.
     pub(crate) fn sweep(&self) -> &Sweep {
         &self.sweep

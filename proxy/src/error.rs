@@ -56,6 +56,10 @@ pub(crate) enum Kind {
     RequestTimeout,
     /// No byte moved either way for the idle timeout.
     IdleTimeout,
+    /// The client began a request head and did not end it in time.
+    HeaderTimeout,
+    /// No byte moved while the client owed the rest of its request.
+    BodyTimeout,
     /// A limit of this sidecar was reached.
     Overflow,
     /// The client went away or broke off its request.
@@ -70,7 +74,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind, for the metric's label set.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::NoRoute,
         Self::NoCluster,
         Self::NoHealthyEndpoint,
@@ -83,6 +87,8 @@ impl Kind {
         Self::UpstreamProtocol,
         Self::RequestTimeout,
         Self::IdleTimeout,
+        Self::HeaderTimeout,
+        Self::BodyTimeout,
         Self::Overflow,
         Self::DownstreamTermination,
         Self::DownstreamProtocol,
@@ -105,6 +111,8 @@ impl Kind {
             | Self::RequestTimeout
             | Self::UpgradeFailed => Source::Upstream,
             Self::IdleTimeout
+            | Self::HeaderTimeout
+            | Self::BodyTimeout
             | Self::DownstreamTermination
             | Self::DownstreamProtocol
             | Self::MethodRefused => Source::Downstream,
@@ -127,7 +135,9 @@ impl Kind {
             | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamProtocol | Self::UpgradeFailed => StatusCode::BAD_GATEWAY,
             Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::IdleTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::IdleTimeout | Self::HeaderTimeout | Self::BodyTimeout => {
+                StatusCode::REQUEST_TIMEOUT
+            }
             Self::DownstreamTermination | Self::DownstreamProtocol => StatusCode::BAD_REQUEST,
             Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
         }
@@ -144,10 +154,10 @@ impl Kind {
             Self::ConnectionTermination => "UC",
             Self::UpstreamProtocol | Self::UpgradeFailed => "UPE",
             Self::RequestTimeout => "UT",
-            Self::IdleTimeout => "SI",
+            Self::IdleTimeout | Self::BodyTimeout => "SI",
             Self::Overflow => "UO",
             Self::DownstreamTermination => "DC",
-            Self::DownstreamProtocol | Self::MethodRefused => "DPE",
+            Self::HeaderTimeout | Self::DownstreamProtocol | Self::MethodRefused => "DPE",
         }
     }
 
@@ -165,6 +175,8 @@ impl Kind {
             | Self::NoHealthyEndpoint
             | Self::RequestTimeout
             | Self::IdleTimeout
+            | Self::HeaderTimeout
+            | Self::BodyTimeout
             | Self::Overflow
             | Self::DownstreamTermination
             | Self::DownstreamProtocol
@@ -188,6 +200,8 @@ impl Kind {
             | Self::Unsent
             | Self::RefusedStream
             | Self::IdleTimeout
+            | Self::HeaderTimeout
+            | Self::BodyTimeout
             | Self::Overflow
             | Self::DownstreamTermination
             | Self::DownstreamProtocol
@@ -210,6 +224,8 @@ impl Kind {
             Self::UpstreamProtocol => "the task's answer is not valid HTTP",
             Self::RequestTimeout => "the task did not answer within the request timeout",
             Self::IdleTimeout => "no byte moved within the idle timeout",
+            Self::HeaderTimeout => "the request head did not come whole within the header timeout",
+            Self::BodyTimeout => "the request body stood still for the body timeout",
             Self::Overflow => "a limit of the sidecar was reached",
             Self::DownstreamTermination => "the client broke off its request",
             Self::DownstreamProtocol => "the request is not valid HTTP",

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod config;
+mod date;
 mod deadline;
 mod downstream;
 mod drain;

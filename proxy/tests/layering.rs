@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each wing may use, itself aside. `app` and `main` know everything.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     (
         "downstream",
         &[
@@ -49,6 +49,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
             "upstream",
             "observe::metrics",
             "drain",
+            "date",
             "deadline",
             "spare",
             "config",
@@ -75,6 +76,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ("http2", &["message", "error"]),
     ("message", &["error"]),
     ("drain", &["error"]),
+    ("date", &["message"]),
     ("deadline", &["error"]),
     ("spare", &[]),
     // The service-connect document is part of the command line: its model lives with its parser, in mesh.

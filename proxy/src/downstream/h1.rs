@@ -1,6 +1,6 @@
 //! An HTTP/1.1 client's connection (RFC 9112): one request after the other, and nothing but the socket while it idles.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
-use crate::error::Kind;
+use crate::error::{Kind, ProxyError};
 use crate::http1;
 use crate::http1::body::Framing;
 use crate::http1::head::{Parsed, Refused};
@@ -31,15 +31,15 @@ use crate::routing::snapshot::{ListenerPolicy, Slot};
 
 /// How long a client that is answered before it has sent everything may go on sending: closing at once would reset the answer
 /// away (RFC 9112 section 9.6).
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves the connection to its end. `first` is what detection has read.
+/// Serves the connection to its end. `first` is what detection has read, `deadline` when the first head must be whole.
 pub(super) async fn serve(
     worker: &Rc<Worker>,
     slot: Slot,
     listener: &Arc<ListenerPolicy>,
-    stream: TcpStream,
-    first: BytesMut,
+    (stream, first): (TcpStream, BytesMut),
+    deadline: Deadline,
     drain: Drain,
 ) {
     let (read, write) = stream.into_split();
@@ -52,9 +52,9 @@ pub(super) async fn serve(
         slot,
         listener: Arc::clone(listener),
         client,
-        deadline: worker.sweep.deadline(),
+        deadline,
+        within_head: Cell::new(true),
     });
-    connection.deadline.set_after(listener.header_timeout);
     let mut stopped = pin!(drain.reached(Phase::Stopped));
     let mut registered = false;
     loop {
@@ -108,6 +108,8 @@ struct Connection {
     client: Rc<Client>,
     /// Header timeout within a head, idle timeout between messages; within a request its own timer runs.
     deadline: Deadline,
+    /// It is the header timeout that runs.
+    within_head: Cell<bool>,
 }
 
 impl Connection {
@@ -127,8 +129,10 @@ impl Connection {
             let parsed = match self.head().await {
                 Some(Ok(parsed)) => parsed,
                 Some(Err(ReadError::Refused(refused))) => return self.refuse(refused).await,
+                None if self.client.reader.borrow().has_input() => return self.too_late().await,
                 Some(Err(_)) | None => return Next::Close,
             };
+            self.within_head.set(false);
             self.deadline.set(None);
             match self.exchange(parsed).await {
                 Next::Idle => self.deadline.set_after_now(self.listener.idle_timeout),
@@ -143,15 +147,13 @@ impl Connection {
     /// The next head; `None` when it takes too long.
     async fn head(&self) -> Option<Result<Parsed<RequestHead>, ReadError>> {
         let limit = self.listener.max_header_bytes as usize;
-        let mut waits = false;
         poll_fn(|cx| {
             let mut reader = self.client.reader.borrow_mut();
             if let Poll::Ready(read) = reader.poll_request(cx, limit) {
                 return Poll::Ready(Some(read));
             }
-            if !waits {
+            if !self.within_head.replace(true) {
                 self.deadline.set_after(self.listener.header_timeout);
-                waits = true;
             }
             self.deadline.poll_expired(cx).map(|()| None)
         })
@@ -172,6 +174,9 @@ impl Connection {
         let whole = self.client.reader.borrow().is_complete();
         // Answered before it was read whole: the rest is taken in, but nothing after it.
         let stays = parsed.keep_alive && whole && !self.worker.draining.get();
+        if let ResponseBody::Local(_) = body {
+            self.worker.date.stamp(&mut head);
+        }
         let framing = frame(&mut head, &body, &method, version);
         let keep_alive = stays && framing != Framing::UntilClose;
         announce(&mut head, version, keep_alive);
@@ -261,9 +266,23 @@ impl Connection {
             Refused::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         };
         let text = format!("outrigger: {}: {refused}\n", self.listener.name);
+        self.close_with(status, text).await
+    }
+
+    /// Answers a head that did not come to its end (RFC 9110 section 15.5.9), and closes.
+    async fn too_late(&self) -> Next {
+        let kind = Kind::HeaderTimeout;
+        self.listener.metrics.shard(self.worker.id).error(kind);
+        let (name, error) = (&self.listener.name, ProxyError::new(kind));
+        let text = format!("outrigger: {name}: {error}\n");
+        self.close_with(kind.status(), text).await
+    }
+
+    async fn close_with(&self, status: StatusCode, text: String) -> Next {
         let mut head = ResponseHead::new(status);
         head.fields
             .push("content-type", b"text/plain; charset=utf-8");
+        self.worker.date.stamp(&mut head);
         let mut body = ResponseBody::Local(Bytes::from(text));
         let framing = frame(&mut head, &body, &Method::GET, Version::HTTP_11);
         announce(&mut head, Version::HTTP_11, false);

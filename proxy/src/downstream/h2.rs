@@ -21,7 +21,7 @@ use crate::http2::body::{Receiving, Sending};
 use crate::message::Body;
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::request;
-use crate::request::body::Source;
+use crate::request::body::{ResponseBody, Source};
 use crate::request::worker::Worker;
 use crate::routing::snapshot::{ListenerPolicy, Slot};
 
@@ -150,6 +150,9 @@ async fn answer(
         return;
     };
     let mut respond = respond.into_inner();
+    if let ResponseBody::Local(_) = body {
+        worker.date.stamp(&mut head);
+    }
     let mut head = head.h2_response(());
     let whole = body.is_end();
     if let Some(length) = body.length().filter(|_| !whole && !bodiless) {

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use outrigger_xds::model;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
-use super::protocol;
+use super::{farewell, protocol};
 use crate::drain::Drain;
 use crate::request::worker::Worker;
 use crate::routing::snapshot::{ListenerPolicy, Slot};
@@ -218,6 +219,9 @@ fn serve(
     if accepting.open.fetch_add(1, Relaxed) >= listener.max_connections {
         accepting.open.fetch_sub(1, Relaxed);
         shard.refused_connections.add(1);
+        if listener.protocol != model::Protocol::Tcp {
+            farewell::begin(worker, place, listener, stream);
+        }
         return;
     }
     shard.connections.add(1);

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{h1, h2};
+use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::http1::buffers::Buffers;
 use crate::request::tcp;
@@ -38,23 +39,33 @@ pub(crate) async fn serve(
     drain: Drain,
 ) {
     let mut stream = Stream::new(stream);
+    let deadline = worker.sweep.deadline();
     let speaks = match listener.protocol {
         Protocol::Tcp => Some(Speaks::Tcp),
-        Protocol::Auto => detect(worker, &mut stream, SILENCE, Some(Speaks::Tcp)).await,
+        Protocol::Auto => {
+            deadline.set_after(SILENCE);
+            let speaks = detect(&mut stream, &worker.buffers, &deadline).await;
+            deadline.set_after(listener.header_timeout);
+            speaks.or_tcp()
+        }
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
-            detect(worker, &mut stream, listener.header_timeout, None)
-                .await
-                .map(Speaks::or_http)
+            deadline.set_after(listener.header_timeout);
+            let detected = detect(&mut stream, &worker.buffers, &deadline).await;
+            detected.or_http()
         }
     };
     match speaks {
         Some(Speaks::Http1) => {
-            let (stream, first) = stream.into_parts();
-            h1::serve(worker, slot, listener, stream, first, drain).await;
+            let parts = stream.into_parts();
+            h1::serve(worker, slot, listener, parts, deadline, drain).await;
         }
         // Boxed, so that an idle HTTP/1.1 connection is not as large as what these hold.
-        Some(Speaks::Http2) => Box::pin(h2::serve(worker, slot, listener, stream, drain)).await,
+        Some(Speaks::Http2) => {
+            drop(deadline);
+            Box::pin(h2::serve(worker, slot, listener, stream, drain)).await;
+        }
         Some(Speaks::Tcp) => {
+            drop(deadline);
             let relay = Box::pin(tcp::serve(worker, listener, &mut stream));
             tokio::select! {
                 () = relay => {}
@@ -67,16 +78,40 @@ pub(crate) async fn serve(
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Speaks {
+pub(super) enum Speaks {
     Http1,
     Http2,
     Tcp,
 }
 
-impl Speaks {
+/// How detection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Detected {
+    Clear(Speaks),
+    /// The time is over, and a few bytes are here that may become anything.
+    Begun,
+    /// The time is over without a byte.
+    Silent,
+    Gone,
+}
+
+impl Detected {
     /// On an HTTP listener whatever is not HTTP/2 is HTTP/1.1's to refuse.
-    fn or_http(self) -> Self {
-        if self == Self::Tcp { Self::Http1 } else { self }
+    pub(super) fn or_http(self) -> Option<Speaks> {
+        match self {
+            Self::Clear(Speaks::Http2) => Some(Speaks::Http2),
+            Self::Clear(Speaks::Http1 | Speaks::Tcp) | Self::Begun => Some(Speaks::Http1),
+            Self::Silent | Self::Gone => None,
+        }
+    }
+
+    /// Where anything may come, a client that does not go on waits for the server.
+    fn or_tcp(self) -> Option<Speaks> {
+        match self {
+            Self::Clear(speaks) => Some(speaks),
+            Self::Begun | Self::Silent => Some(Speaks::Tcp),
+            Self::Gone => None,
+        }
     }
 }
 
@@ -109,28 +144,26 @@ const fn is_token(byte: u8) -> bool {
         || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
-/// Reads until the protocol is clear; `silent` if nothing came for `wait`, `None` if the client left or dawdled.
-async fn detect(
-    worker: &Rc<Worker>,
+/// Reads until the protocol is clear, the deadline passes or the client is gone.
+pub(super) async fn detect(
     stream: &mut Stream,
-    wait: Duration,
-    silent: Option<Speaks>,
-) -> Option<Speaks> {
-    let deadline = worker.sweep.deadline();
-    deadline.set_after(wait);
+    buffers: &Buffers,
+    deadline: &Deadline,
+) -> Detected {
     loop {
         let read = {
-            let fill = pin!(stream.fill(&worker.buffers));
+            let fill = pin!(stream.fill(buffers));
             deadline.bound(fill).await
         };
         match read {
-            None => return silent,
-            Some(Err(_)) => return None,
-            Some(Ok(0)) if stream.prefix.is_empty() => return None,
-            Some(Ok(0)) => return Some(Speaks::Tcp),
+            None if stream.prefix.is_empty() => return Detected::Silent,
+            None => return Detected::Begun,
+            Some(Err(_)) => return Detected::Gone,
+            Some(Ok(0)) if stream.prefix.is_empty() => return Detected::Gone,
+            Some(Ok(0)) => return Detected::Clear(Speaks::Tcp),
             Some(Ok(_)) => {
                 if let Some(speaks) = recognise(&stream.prefix) {
-                    return Some(speaks);
+                    return Detected::Clear(speaks);
                 }
             }
         }
@@ -144,7 +177,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: TcpStream) -> Self {
         Self {
             prefix: BytesMut::new(),
             stream,
@@ -152,12 +185,17 @@ impl Stream {
     }
 
     /// Reads a little more for detection. A client that is silent costs no buffer.
-    async fn fill(&mut self, buffers: &Buffers) -> io::Result<usize> {
+    pub(super) async fn fill(&mut self, buffers: &Buffers) -> io::Result<usize> {
         if self.prefix.is_empty() {
             self.stream.readable().await?;
             self.prefix = buffers.input();
         }
         self.stream.read_buf(&mut self.prefix).await
+    }
+
+    /// What was read so far.
+    pub(super) fn prefix(&self) -> &[u8] {
+        &self.prefix
     }
 
     fn into_parts(self) -> (TcpStream, BytesMut) {

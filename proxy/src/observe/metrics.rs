@@ -139,6 +139,16 @@ impl<T: Default> Sharded<T> {
     }
 }
 
+impl ListenerMetrics {
+    /// Whether at most `limit` requests are under way, that of the asking worker included. A worker that stays within its
+    /// equal share reads nobody's counts but its own.
+    pub(crate) fn is_within(&self, worker: usize, limit: u32) -> bool {
+        let (own, limit) = (&self.shards[worker], u64::from(limit));
+        let under_way = own.requests.get() - own.finished.get();
+        under_way <= limit / self.shards.len() as u64 || in_flight(self) <= limit
+    }
+}
+
 /// What an upstream cluster knows about itself beyond the shards; read at scrape time.
 pub(crate) trait Gauges: Send + Sync {
     fn ejections(&self) -> u64;

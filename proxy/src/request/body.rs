@@ -180,7 +180,10 @@ pub(crate) enum AttemptBody {
 
 impl State {
     fn poll_source(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
-        let mut polled = ready!(self.source.borrow_mut().poll_part(cx));
+        let Poll::Ready(mut polled) = self.source.borrow_mut().poll_part(cx) else {
+            self.timer.owed();
+            return Poll::Pending;
+        };
         if let Some(Ok(Part::Trailers(trailers))) = &mut polled {
             self.named.strip(trailers);
         }
@@ -193,7 +196,7 @@ impl State {
     }
 
     fn note(&self, part: &Part) {
-        self.timer.touch();
+        self.timer.received();
         match part {
             Part::Data(data) => {
                 self.bytes.set(self.bytes.get() + data.len() as u64);

@@ -13,6 +13,7 @@ use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
@@ -128,6 +129,9 @@ async fn respond(
     body: Source,
     inform: Inform<'_>,
 ) -> Result<Passed, ProxyError> {
+    if !listener.metrics.is_within(worker.id, listener.max_requests) {
+        return Err(Kind::Overflow.into());
+    }
     if head.method == Method::CONNECT {
         return Err(Kind::MethodRefused.into());
     }
@@ -138,7 +142,12 @@ async fn respond(
     let route = route::find(&listener.routes, &head).ok_or(Kind::NoRoute)?;
     let cluster = &route.cluster;
     let live = cluster.enter().ok_or(Kind::Overflow)?;
+    let body_timeout = match &body {
+        Source::H1(_) => listener.body_timeout,
+        Source::H2(_) => Duration::ZERO,
+    };
     let timer = Timer::new(&worker.sweep, route.idle_timeout, timeout(route, &head));
+    let timer = timer.with_body(body_timeout);
     let upgrade = headers::wants_upgrade(&head);
     let named = headers::strip_hop_by_hop(&mut head.fields, upgrade);
     let keep = if route.retry.num_retries > 0 {
@@ -194,7 +203,7 @@ async fn respond(
 }
 
 /// The route's per-request timeout, or the caller's `grpc-timeout` where that is shorter.
-fn timeout(route: &Route, head: &RequestHead) -> Option<std::time::Duration> {
+fn timeout(route: &Route, head: &RequestHead) -> Option<Duration> {
     timer::shorter(route.per_request_timeout, timer::grpc_timeout(&head.fields))
 }
 
@@ -377,7 +386,7 @@ pub(crate) fn refuse(error: &ProxyError, grpc: bool, listener: &str) -> Response
 /// gRPC's status code for an error of the sidecar (gRPC "Status codes and their use").
 const fn grpc_status(kind: Kind) -> &'static str {
     match kind {
-        Kind::RequestTimeout | Kind::IdleTimeout => "4",
+        Kind::RequestTimeout | Kind::IdleTimeout | Kind::HeaderTimeout | Kind::BodyTimeout => "4",
         Kind::NoRoute | Kind::MethodRefused => "12",
         Kind::Overflow => "8",
         Kind::DownstreamTermination => "1",

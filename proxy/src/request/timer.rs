@@ -1,7 +1,8 @@
-//! The timer rules of one stream: per-request timeout and idle timeout on one deadline of the worker's sweep.
+//! The timer rules of one stream: per-request, idle and body timeout on one deadline of the worker's sweep.
 //!
 //! Unset, the per-request timeout is 15 s and ends at the response head, after which only idle applies, so streams live. Set, it
-//! covers the whole response (ECS `perRequestTimeoutSeconds`). It starts when the request is complete. Idle is no byte either way.
+//! covers the whole response (ECS `perRequestTimeoutSeconds`). It starts when the request is complete. Idle is no byte either way;
+//! the body timeout is the same, and shorter, while the client owes the next byte of its request.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -18,12 +19,15 @@ use crate::message::fields::{Fields, Known};
 pub(crate) struct Timer {
     deadline: Deadline,
     idle: Duration,
+    body: Duration,
     per_request: Option<Duration>,
     whole: Cell<Option<Instant>>,
     /// The request is complete and no response head has come: silence is the task's.
     waiting: Cell<bool>,
     /// The response head has come.
     answered: Cell<bool>,
+    /// The task would take more of the request, and the client has not sent it.
+    owed: Cell<bool>,
 }
 
 impl Timer {
@@ -32,19 +36,37 @@ impl Timer {
         let timer = Self {
             deadline: sweep.deadline(),
             idle,
+            body: Duration::ZERO,
             per_request,
             whole: Cell::new(None),
             waiting: Cell::new(false),
             answered: Cell::new(false),
+            owed: Cell::new(false),
         };
         timer.arm(sweep.now());
         timer
     }
 
+    /// Bounds how long the client may owe the next byte of its request; zero is off.
+    pub(crate) fn with_body(self, body: Duration) -> Self {
+        Self { body, ..self }
+    }
+
     fn arm(&self, now: Instant) {
-        let idle = (!self.idle.is_zero()).then(|| now + self.idle);
+        let quiet = if self.is_stalled() {
+            self.body
+        } else {
+            self.idle
+        };
+        let quiet = (!quiet.is_zero()).then(|| now + quiet);
         self.deadline
-            .set([idle, self.whole.get()].into_iter().flatten().min());
+            .set([quiet, self.whole.get()].into_iter().flatten().min());
+    }
+
+    /// The body timeout applies, and is the shorter one.
+    fn is_stalled(&self) -> bool {
+        let shorter = self.idle.is_zero() || self.body < self.idle;
+        self.owed.get() && !self.body.is_zero() && shorter
     }
 
     /// A byte moved.
@@ -52,11 +74,25 @@ impl Timer {
         self.arm(self.deadline.sweep().tick());
     }
 
+    /// A part of the request came.
+    pub(crate) fn received(&self) {
+        self.owed.set(false);
+        self.touch();
+    }
+
+    /// More of the request is wanted, and the client has not sent it yet.
+    pub(crate) fn owed(&self) {
+        if !self.body.is_zero() && !self.owed.replace(true) {
+            self.touch();
+        }
+    }
+
     /// The request's last byte is in: the per-request timeout starts.
     pub(crate) fn request_complete(&self) {
         let timeout = self.per_request.unwrap_or(DEFAULT_PER_REQUEST_TIMEOUT);
         let now = self.deadline.sweep().tick();
         let answered = self.answered.get();
+        self.owed.set(false);
         self.waiting.set(!answered);
         // Unset, it ends at the response head, also where that comes before the request's end.
         if !timeout.is_zero() && (self.per_request.is_some() || !answered) {
@@ -92,6 +128,7 @@ impl Timer {
         match self.whole.get() {
             Some(at) if at <= self.deadline.sweep().tick() => Kind::RequestTimeout,
             _ if self.waiting.get() => Kind::RequestTimeout,
+            _ if self.is_stalled() => Kind::BodyTimeout,
             _ => Kind::IdleTimeout,
         }
     }
@@ -142,6 +179,44 @@ mod tests {
             timer.request_complete();
             assert_eq!(timer.whole.get().is_some(), bounded, "{set:?}");
             assert!(!timer.waiting.get());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_body_timeout_runs_only_while_the_client_owes_a_byte_and_each_byte_restarts_it() {
+        let s = Duration::from_secs;
+        let sweep = Sweep::new();
+        let timer = Timer::new(&sweep, s(300), None).with_body(s(60));
+        let due = || timer.deadline.due().map(|at| at - Instant::now());
+        assert_eq!(due(), Some(s(300)), "nobody has asked for the body yet");
+        timer.owed();
+        assert_eq!(due(), Some(s(60)));
+        tokio::time::advance(s(50)).await;
+        timer.owed();
+        assert_eq!(due(), Some(s(10)), "asking again extends nothing");
+        timer.touch();
+        assert_eq!(due(), Some(s(60)), "a byte of the answer moved");
+        assert_eq!(timer.expired(), Kind::BodyTimeout);
+        timer.received();
+        assert_eq!(due(), Some(s(300)));
+        timer.owed();
+        timer.request_complete();
+        assert_eq!(timer.expired(), Kind::RequestTimeout);
+    }
+
+    #[tokio::test]
+    async fn a_shorter_idle_timeout_wins_over_the_body_timeout_and_zero_is_off() {
+        let s = Duration::from_secs;
+        let sweep = Sweep::new();
+        for (idle, body, kind) in [
+            (s(5), s(60), Kind::IdleTimeout),
+            (s(60), s(5), Kind::BodyTimeout),
+            (s(60), s(0), Kind::IdleTimeout),
+            (s(0), s(60), Kind::BodyTimeout),
+        ] {
+            let timer = Timer::new(&sweep, idle, None).with_body(body);
+            timer.owed();
+            assert_eq!(timer.expired(), kind, "{idle:?} {body:?}");
         }
     }
 

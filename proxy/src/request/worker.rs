@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::date::Date;
 use crate::deadline::Sweep;
 use crate::http1::buffers::Buffers;
 use crate::routing::snapshot::Current;
@@ -25,7 +26,10 @@ pub(crate) struct Worker {
     pub(crate) conversations: Spare,
     pub(crate) streams: Spare,
     pub(crate) sweep: Sweep,
+    pub(crate) date: Date,
     pub(crate) snapshot: Current,
+    /// Connections over a limit that are being told so.
+    pub(crate) farewells: Cell<usize>,
     /// Set when this sidecar drains: responses then ask h1 clients to close.
     pub(crate) draining: Cell<bool>,
 }
@@ -41,7 +45,9 @@ impl Worker {
             conversations: Spare::default(),
             streams: Spare::default(),
             sweep,
+            date: Date::default(),
             snapshot,
+            farewells: Cell::new(0),
             draining: Cell::new(false),
         })
     }

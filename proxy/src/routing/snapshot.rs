@@ -32,15 +32,13 @@ pub(crate) struct ListenerPolicy {
     pub(crate) tcp: Option<Arc<Cluster>>,
     pub(crate) header_timeout: Duration,
     /// HTTP/1.1 alone: an HTTP/2 stream may be quiet while its request is incomplete.
-    #[allow(dead_code, reason = "its readers follow")]
     pub(crate) body_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) tcp_idle_timeout: Duration,
     pub(crate) max_connections: u32,
-    #[allow(dead_code, reason = "its readers follow")]
     pub(crate) max_requests: u32,
     pub(crate) max_header_bytes: u32,
-    #[allow(dead_code, reason = "its readers follow")]
+    #[allow(dead_code, reason = "the reader of heads asks for it")]
     pub(crate) max_uri_bytes: u32,
     pub(crate) metrics: Arc<ListenerMetrics>,
 }

@@ -35,7 +35,8 @@ impl Sidecar {
         origin: &str,
         cluster_fields: &str,
     ) -> Self {
-        Self::speaking("http", listener, listener_fields, origin, cluster_fields)
+        let fields = [listener_fields, cluster_fields];
+        Self::launch(listener, ["http", "http"], fields, origin, &[])
     }
 
     /// One that speaks `protocol` to the application.
@@ -46,11 +47,33 @@ impl Sidecar {
         origin: &str,
         cluster_fields: &str,
     ) -> Self {
+        let fields = [listener_fields, cluster_fields];
+        Self::launch(listener, ["http", protocol], fields, origin, &[])
+    }
+
+    /// `protocol` is spoken on both sides; `fields` are the listener's and the cluster's.
+    pub(crate) fn start_with(
+        listener: SocketAddr,
+        protocol: &str,
+        fields: [&str; 2],
+        origin: &str,
+        arguments: &[&str],
+    ) -> Self {
+        Self::launch(listener, [protocol, protocol], fields, origin, arguments)
+    }
+
+    fn launch(
+        listener: SocketAddr,
+        [downstream, upstream]: [&str; 2],
+        [listener_fields, cluster_fields]: [&str; 2],
+        origin: &str,
+        arguments: &[&str],
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         let file = dir.path().join("static.toml");
         let text = format!(
-            "[[listener]]\nname = \"in\"\ndirection = \"egress\"\naddress = \"{listener}\"\nprotocol = \"http\"\n\
-             cluster = \"app\"\n{listener_fields}\n[[cluster]]\nname = \"app\"\nprotocol = \"{protocol}\"\n\
+            "[[listener]]\nname = \"in\"\ndirection = \"egress\"\naddress = \"{listener}\"\nprotocol = \"{downstream}\"\n\
+             cluster = \"app\"\n{listener_fields}\n[[cluster]]\nname = \"app\"\nprotocol = \"{upstream}\"\n\
              endpoints = [{{ address = \"{origin}\" }}]\n{cluster_fields}\n"
         );
         std::fs::write(&file, text).expect("the folder is ours");
@@ -58,6 +81,7 @@ impl Sidecar {
             .arg("--static")
             .arg(&file)
             .args(["--admin", "127.0.0.1:0"])
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .expect("the binary was built");
@@ -99,6 +123,38 @@ impl Sidecar {
             self.admin,
             &format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"),
         )
+    }
+
+    /// The value of a metric whose labels contain all of `labels`; 0 while there is none.
+    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> u64 {
+        let page = self.page("/metrics");
+        let wanted = |line: &&str| {
+            let labelled = line.strip_prefix(name).unwrap_or_default();
+            labelled.starts_with('{') && labels.iter().all(|label| labelled.contains(label))
+        };
+        let value = |line: &str| line.rsplit(' ').next()?.parse::<u64>().ok();
+        page.lines().filter(wanted).filter_map(value).sum()
+    }
+
+    /// Waits until the metric is at least `least`.
+    pub(crate) fn until_metric(&self, name: &str, labels: &[&str], least: u64) {
+        let start = Instant::now();
+        while self.metric(name, labels) < least {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{name}{labels:?} stays below {least}: {}",
+                self.page("/metrics")
+            );
+        }
+    }
+
+    /// Resident memory of the process in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = std::fs::read_to_string(path).expect("the process lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
+        1024 * kib.expect("the kernel says how much is resident")
     }
 
     pub(crate) fn connect(&self) -> TcpStream {

@@ -2,8 +2,10 @@
 
 mod clusters;
 mod common;
+mod full;
 mod informational;
 mod limits;
 mod peers;
+mod slow;
 mod trailers;
 mod transparent;
