@@ -17,7 +17,7 @@ use crate::error::{Kind, ProxyError};
 use crate::http1::buffers::SMALL;
 use crate::http1::head::write_response;
 use crate::request;
-use crate::request::body::ResponseBody;
+use crate::request::response::ResponseBody;
 use crate::request::worker::Worker;
 use crate::routing::snapshot::ListenerPolicy;
 

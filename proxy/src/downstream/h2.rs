@@ -21,7 +21,8 @@ use crate::http2::body::{Receiving, Sending};
 use crate::message::Body;
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::request;
-use crate::request::body::{ResponseBody, Source};
+use crate::request::body::Source;
+use crate::request::response::ResponseBody;
 use crate::request::worker::Worker;
 use crate::routing::snapshot::{ListenerPolicy, Slot};
 
@@ -55,6 +56,7 @@ pub(super) async fn serve(
         .initial_window_size(WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(MAX_SEND_BUFFER)
+        .enable_connect_protocol()
         .handshake(stream);
     // The preface is here already: this waits for nothing but the client's leave to write.
     let mut connection = match state.deadline.bound(pin!(handshake)).await {
@@ -154,6 +156,13 @@ async fn answer(
         worker.date.stamp(&mut head);
     }
     let mut head = head.h2_response(());
+    if let ResponseBody::Tunnel(tunnel) = body {
+        match respond.send_response(head, false) {
+            Ok(stream) => Box::pin(tunnel.run_on_stream(stream)).await,
+            Err(error) => tracing::debug!(%error, "response cannot be sent"),
+        }
+        return;
+    }
     let whole = body.is_end();
     if let Some(length) = body.length().filter(|_| !whole && !bodiless) {
         let entry = head.headers_mut().entry(header::CONTENT_LENGTH);

@@ -96,8 +96,9 @@ struct Gathering<S> {
     unsent: Held,
     /// What a write at the end of a turn met; the next write or flush tells it.
     failed: Option<io::Error>,
-    /// Bytes have come since somebody last asked.
+    /// Bytes have come since somebody last asked; and at all.
     has_read: bool,
+    begun: bool,
 }
 
 impl<S: AsyncWrite + Unpin> Gathering<S> {
@@ -170,6 +171,7 @@ pub(crate) fn batched<S>(stream: S) -> (Batched<S>, Outbox<S>) {
         unsent: Held::default(),
         failed: None,
         has_read: false,
+        begun: false,
     }));
     (Batched(Rc::clone(&gathering)), Outbox(gathering))
 }
@@ -191,6 +193,11 @@ impl<S> Outbox<S> {
     pub(crate) fn has_read(&self) -> bool {
         std::mem::take(&mut self.0.borrow_mut().has_read)
     }
+
+    /// Whether the peer has said anything at all.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.0.borrow().begun
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Batched<S> {
@@ -210,6 +217,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Batched<S> {
                 return polled;
             }
             gathering.has_read = true;
+            gathering.begun = true;
         }
         let fits = read.len().min(buf.remaining());
         buf.put_slice(&read.bytes()[..fits]);

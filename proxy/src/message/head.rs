@@ -1,5 +1,6 @@
 //! The heads of requests and responses, whichever version of HTTP they came by.
 
+use h2::ext::Protocol;
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version, request, response};
 
@@ -18,6 +19,8 @@ pub(crate) struct RequestHead {
     target: Span,
     /// The same as it came by HTTP/2.
     uri: Option<Uri>,
+    /// What an extended CONNECT asks for (RFC 8441 section 4).
+    pub(crate) protocol: Option<Protocol>,
     pub(crate) fields: Fields,
 }
 
@@ -36,6 +39,7 @@ impl RequestHead {
             authority,
             target,
             uri: None,
+            protocol: None,
             fields,
         }
     }
@@ -73,7 +77,7 @@ impl RequestHead {
     }
 
     /// The head of an HTTP/2 request (RFC 9113 section 8.3.1). Host is `:authority`'s to say.
-    pub(crate) fn from_h2(parts: request::Parts) -> Self {
+    pub(crate) fn from_h2(mut parts: request::Parts) -> Self {
         let mut fields = Fields::from_map(parts.headers);
         let authority = parts.uri.authority().map_or(Span::EMPTY, |authority| {
             fields.store(authority.as_str().as_bytes())
@@ -86,6 +90,7 @@ impl RequestHead {
             authority,
             target,
             uri: Some(parts.uri),
+            protocol: parts.extensions.remove(),
             fields,
         }
     }
@@ -109,6 +114,9 @@ impl RequestHead {
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
+        if let Some(protocol) = &self.protocol {
+            request.extensions_mut().insert(protocol.clone());
+        }
         Ok(request)
     }
 }

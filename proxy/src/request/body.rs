@@ -1,4 +1,4 @@
-//! The replayable request body, and the observed response body that ends the lease and writes the record.
+//! The replayable request body: what is kept of it for another attempt, and how each attempt reads it.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
@@ -7,16 +7,14 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 
 use super::headers::Named;
-use super::record::Record;
 use super::timer::Timer;
-use super::tunnel::Tunnel;
 use crate::error::{Kind, ProxyError};
 use crate::http1::reader::Reader;
 use crate::http1::writer::Writer;
 use crate::http2::body::Receiving;
 use crate::message::fields::Fields;
+use crate::message::head::RequestHead;
 use crate::message::{Body, Part};
-use crate::upstream::{h1, h2};
 
 /// Bytes of a request body kept for another attempt; beyond it the body streams and the request is no longer retriable.
 pub(crate) const MAX_REPLAY: usize = 64 * 1024;
@@ -31,9 +29,19 @@ pub(crate) struct Client {
 pub(crate) enum Source {
     H1(Rc<Client>),
     H2(Receiving),
+    /// What the client sends is not the request's.
+    Nothing,
 }
 
 impl Source {
+    /// Keeps apart what follows an extended CONNECT: bytes for the tunnel, not a body (RFC 8441 section 5).
+    pub(crate) fn without_tunnel(self, head: &RequestHead) -> (Self, Option<Receiving>) {
+        match self {
+            Self::H2(client) if head.protocol.is_some() => (Self::Nothing, Some(client)),
+            body => (body, None),
+        }
+    }
+
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
         match self {
             Self::H1(client) => {
@@ -43,13 +51,16 @@ impl Source {
                 }))
             }
             Self::H2(body) => body.poll_part(cx, Kind::DownstreamTermination),
+            Self::Nothing => Poll::Ready(None),
         }
     }
 
-    fn is_end(&self) -> bool {
+    /// Whether nothing will come any more.
+    pub(crate) fn is_end(&self) -> bool {
         match self {
             Self::H1(client) => client.reader.borrow().is_complete(),
             Self::H2(body) => body.is_end(),
+            Self::Nothing => true,
         }
     }
 
@@ -57,6 +68,7 @@ impl Source {
         match self {
             Self::H1(client) => client.reader.borrow().remaining(),
             Self::H2(body) => body.length(),
+            Self::Nothing => Some(0),
         }
     }
 }
@@ -154,7 +166,7 @@ impl Replay {
     }
 
     /// Takes out of the answer's trailers what does not pass.
-    fn strip_answers(&self, trailers: &mut Fields) {
+    pub(super) fn strip_answers(&self, trailers: &mut Fields) {
         self.state
             .response_named
             .get_or_init(Named::default)
@@ -292,163 +304,6 @@ impl Body for AttemptBody {
         match self {
             Self::Empty => Some(0),
             Self::Replayed { state, .. } => state.length,
-        }
-    }
-}
-
-/// A response's body as it comes from the task.
-pub(crate) enum UpstreamBody {
-    H1(h1::Exchange<AttemptBody>),
-    H2(h2::Exchange<AttemptBody>),
-}
-
-impl UpstreamBody {
-    /// Whether the request it answers has been sent to its end.
-    pub(crate) fn has_request(&self) -> bool {
-        match self {
-            Self::H1(exchange) => exchange.is_sent(),
-            Self::H2(_) => false,
-        }
-    }
-
-    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
-        match self {
-            Self::H1(exchange) => exchange.poll_part(cx),
-            Self::H2(exchange) => exchange.poll_part(cx),
-        }
-    }
-
-    fn is_end(&self) -> bool {
-        match self {
-            Self::H1(exchange) => exchange.is_end(),
-            Self::H2(exchange) => exchange.is_end(),
-        }
-    }
-
-    fn length(&self) -> Option<u64> {
-        match self {
-            Self::H1(exchange) => exchange.remaining(),
-            Self::H2(exchange) => exchange.length(),
-        }
-    }
-}
-
-/// What a client is answered with.
-pub(crate) enum ResponseBody {
-    /// A text of ours.
-    Local(Bytes),
-    /// The task's, as it comes.
-    Upstream(Observed),
-    /// 101 Switching Protocols: what follows are bytes both ways.
-    Tunnel(Box<Tunnel>),
-}
-
-/// A response body under observation. Dropping it, finished or not, ends the lease and writes the record.
-pub(crate) struct Observed {
-    body: Option<UpstreamBody>,
-    request: Replay,
-    record: Record,
-}
-
-impl Observed {
-    pub(crate) fn new(body: UpstreamBody, request: Replay, record: Record) -> Self {
-        Self {
-            body: Some(body),
-            request,
-            record,
-        }
-    }
-
-    fn is_end(&self) -> bool {
-        self.body.as_ref().is_none_or(UpstreamBody::is_end)
-    }
-
-    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
-        let Some(body) = &mut self.body else {
-            return Poll::Ready(None);
-        };
-        let timer = self.request.timer();
-        match body.poll_part(cx) {
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Ready(Some(Ok(mut part))) => {
-                timer.touch();
-                match &mut part {
-                    Part::Data(data) => self.record.bytes(data.len() as u64),
-                    Part::Trailers(trailers) => self.request.strip_answers(trailers),
-                }
-                Poll::Ready(Some(Ok(part)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                self.record.fail(error.kind);
-                Poll::Ready(Some(Err(error)))
-            }
-            Poll::Pending => timer.poll(cx).map(|kind| {
-                self.record.fail(kind);
-                Some(Err(kind.into()))
-            }),
-        }
-    }
-}
-
-impl Drop for Observed {
-    fn drop(&mut self) {
-        self.record.bytes(self.request.bytes());
-        if let Some(UpstreamBody::H1(exchange)) = self.body.take()
-            && let Some(idle) = exchange.into_idle()
-        {
-            self.record.give_back(idle);
-        }
-    }
-}
-
-impl ResponseBody {
-    pub(crate) fn empty() -> Self {
-        Self::Local(Bytes::new())
-    }
-
-    /// The client has taken a piece of a part.
-    pub(crate) fn touch(&self) {
-        if let Self::Upstream(observed) = self {
-            observed.request.timer().touch();
-        }
-    }
-
-    /// For a client that takes no more for now: which timeout has passed, if one has.
-    pub(crate) fn poll_timer(&mut self, cx: &Context<'_>) -> Poll<()> {
-        let Self::Upstream(observed) = self else {
-            return Poll::Pending;
-        };
-        let timer = observed.request.timer();
-        timer.poll(cx).map(|kind| observed.record.fail(kind))
-    }
-}
-
-impl Body for ResponseBody {
-    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
-        match self {
-            Self::Local(text) if text.is_empty() => Poll::Ready(None),
-            Self::Local(text) => Poll::Ready(Some(Ok(Part::Data(std::mem::take(text))))),
-            Self::Upstream(observed) => observed.poll_part(cx),
-            Self::Tunnel(_) => Poll::Ready(None),
-        }
-    }
-
-    fn is_end(&self) -> bool {
-        match self {
-            Self::Local(text) => text.is_empty(),
-            Self::Upstream(observed) => observed.is_end(),
-            Self::Tunnel(_) => true,
-        }
-    }
-
-    fn length(&self) -> Option<u64> {
-        match self {
-            Self::Local(text) => Some(text.len() as u64),
-            Self::Upstream(observed) => match &observed.body {
-                Some(body) => body.length(),
-                None => Some(0),
-            },
-            Self::Tunnel(_) => Some(0),
         }
     }
 }

@@ -35,10 +35,13 @@ const NOT_IN_HTTP2: [Known; 4] = [
     Known::Upgrade,
 ];
 
-/// Whether the request asks for an upgrade (RFC 9110 section 7.8).
+/// Whether the request asks for an upgrade (RFC 9110 section 7.8). One to HTTP/2 itself is not passed on: its requests would
+/// run through the tunnel unseen (RFC 9113 section 3.1 has made it obsolete).
 pub(crate) fn wants_upgrade(head: &RequestHead) -> bool {
+    let h2c = |value: &[u8]| value.eq_ignore_ascii_case(b"h2c");
     head.fields.has(Known::Upgrade)
         && head.version == Version::HTTP_11
+        && !options(&head.fields, Known::Upgrade).any(h2c)
         && connection_options(&head.fields).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
 }
 
@@ -50,8 +53,12 @@ pub(crate) fn is_grpc(fields: &Fields) -> bool {
 }
 
 fn connection_options(fields: &Fields) -> impl Iterator<Item = &[u8]> {
+    options(fields, Known::Connection)
+}
+
+fn options(fields: &Fields, of: Known) -> impl Iterator<Item = &[u8]> {
     fields
-        .values(Known::Connection)
+        .values(of)
         .flat_map(|value| value.split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii)
 }
@@ -105,8 +112,8 @@ pub(crate) fn strip_hop_by_hop(fields: &mut Fields, upgrade: bool) -> Named {
 }
 
 /// Takes out what a message that cannot have a body says of one (RFC 9110 section 8.6, RFC 9112 section 6.1).
-pub(crate) fn strip_framing(head: &mut ResponseHead) {
-    if head.status.is_informational() || head.status == StatusCode::NO_CONTENT {
+pub(crate) fn strip_framing(head: &mut ResponseHead, upgraded: bool) {
+    if upgraded || head.status.is_informational() || head.status == StatusCode::NO_CONTENT {
         head.fields.remove_known(Known::ContentLength);
         head.fields.remove_known(Known::TransferEncoding);
     }

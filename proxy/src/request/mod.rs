@@ -3,10 +3,12 @@
 pub(crate) mod body;
 pub(crate) mod headers;
 mod record;
+pub(crate) mod response;
 pub(crate) mod retry;
 pub(crate) mod tcp;
 pub(crate) mod timer;
 pub(crate) mod tunnel;
+mod upgrade;
 pub(crate) mod worker;
 
 use std::cell::Cell;
@@ -19,11 +21,13 @@ use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 use outrigger_xds::model::Protocol;
 
-use self::body::{MAX_REPLAY, Observed, Replay, ResponseBody, Source, UpstreamBody};
+use self::body::{MAX_REPLAY, Replay, Source};
 use self::record::{Claim, Record};
+use self::response::{Observed, ResponseBody, UpstreamBody};
 use self::retry::{Attempts, Ended};
 use self::timer::Timer;
 use self::tunnel::Tunnel;
+use self::upgrade::{Handshake, Upgrade};
 use self::worker::Worker;
 use crate::error::{Kind, ProxyError};
 use crate::message::fields::Known;
@@ -64,6 +68,7 @@ pub(crate) type Inform<'a> = &'a dyn Fn(&mut ResponseHead);
 struct Asked<'a> {
     head: RequestHead,
     body: Replay,
+    upgrade: Upgrade,
     inform: Inform<'a>,
 }
 
@@ -82,21 +87,22 @@ pub(crate) async fn serve(
     let grpc = headers::is_grpc(&head.fields);
     let only_head = head.method == Method::HEAD;
     let mut record = Record::open(worker, &listener, grpc);
+    let (body, client) = body.without_tunnel(&head);
     match respond(worker, &listener, head, body, inform).await {
         Ok(Passed {
             head,
             body,
             request,
             claim,
+            upgraded,
         }) => {
             record.answered(claim);
-            let body = match body {
-                UpstreamBody::H1(exchange) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                    let idle_timeout = listener.idle_timeout;
-                    let tunnel = Tunnel::new(worker, exchange, record, idle_timeout);
-                    ResponseBody::Tunnel(Box::new(tunnel))
-                }
-                body => ResponseBody::Upstream(Observed::new(body, request, record)),
+            let body = if upgraded {
+                let idle_timeout = listener.idle_timeout;
+                let tunnel = Tunnel::new(worker, body, client, record, idle_timeout);
+                ResponseBody::Tunnel(Box::new(tunnel))
+            } else {
+                ResponseBody::Upstream(Observed::new(body, request, record))
             };
             Response { head, body }
         }
@@ -119,6 +125,7 @@ struct Passed {
     body: UpstreamBody,
     request: Replay,
     claim: Claim,
+    upgraded: bool,
 }
 
 /// Finds the route, then tries endpoints until one gives a response that is passed on.
@@ -132,9 +139,7 @@ async fn respond(
     if !listener.metrics.is_within(worker.id, listener.max_requests) {
         return Err(Kind::Overflow.into());
     }
-    if head.method == Method::CONNECT {
-        return Err(Kind::MethodRefused.into());
-    }
+    let upgrade = Upgrade::asked(&head, body.is_end())?;
     if head.fields.values(Known::Host).take(2).count() > 1 {
         // HTTP/1.1's are refused as they are read.
         return Err(Kind::DownstreamProtocol.into());
@@ -144,12 +149,11 @@ async fn respond(
     let live = cluster.enter().ok_or(Kind::Overflow)?;
     let body_timeout = match &body {
         Source::H1(_) => listener.body_timeout,
-        Source::H2(_) => Duration::ZERO,
+        Source::H2(_) | Source::Nothing => Duration::ZERO,
     };
     let timer = Timer::new(&worker.sweep, route.idle_timeout, timeout(route, &head));
     let timer = timer.with_body(body_timeout);
-    let upgrade = headers::wants_upgrade(&head);
-    let named = headers::strip_hop_by_hop(&mut head.fields, upgrade);
+    let named = headers::strip_hop_by_hop(&mut head.fields, upgrade.is_asked());
     let keep = if route.retry.num_retries > 0 {
         MAX_REPLAY
     } else {
@@ -159,6 +163,7 @@ async fn respond(
     let mut asked = Asked {
         head,
         body: request.clone(),
+        upgrade,
         inform,
     };
 
@@ -181,13 +186,14 @@ async fn respond(
             return Err(kind.into());
         }
     };
+    let upgraded = asked.upgrade.is_granted(head.status);
     let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    if switching && !(upgrade && body.has_request()) {
-        let unasked = "101 to a request that asked for no upgrade, or before it was sent";
+    if (switching && !upgraded) || (upgraded && !body.has_request()) {
+        let unasked = "an upgrade that was not asked for, or granted before it was";
         return Err(ProxyError::caused(Kind::UpstreamProtocol, unasked));
     }
     request.answered(headers::strip_hop_by_hop(&mut head.fields, switching));
-    headers::strip_framing(&mut head);
+    headers::strip_framing(&mut head, upgraded);
     let claim = Claim {
         cluster: Arc::clone(cluster),
         lease,
@@ -199,6 +205,7 @@ async fn respond(
         body,
         request,
         claim,
+        upgraded,
     })
 }
 
@@ -289,12 +296,9 @@ async fn attempt(
     asked: &mut Asked<'_>,
 ) -> Result<Answer, ProxyError> {
     let endpoint = lease.endpoint();
-    // An upgrade is HTTP/1.1's (RFC 9110 section 7.8), whatever the cluster speaks otherwise.
-    let http2 = matches!(cluster.policy().protocol, Protocol::Http2 | Protocol::Grpc)
-        && !asked.head.fields.has(Known::Upgrade);
-    if !http2 || asked.head.authority().is_empty() {
-        asked.head.ensure_host(|| endpoint.address.to_string());
-    }
+    // Most upgrades are HTTP/1.1's (RFC 9110 section 7.8), whatever the cluster speaks otherwise.
+    let mut http2 = matches!(cluster.policy().protocol, Protocol::Http2 | Protocol::Grpc)
+        && asked.upgrade.fits_http2();
     let mut closed_under_us = false;
     loop {
         let open = if closed_under_us {
@@ -313,6 +317,17 @@ async fn attempt(
                 made
             }
         };
+        if let Connection::H2(sender) = &connection
+            && asked.upgrade.is_asked()
+            && !sender.takes_connect().await
+        {
+            // It is asked for by HTTP/1.1 then.
+            http2 = false;
+            continue;
+        }
+        if !http2 || asked.head.authority().is_empty() {
+            asked.head.ensure_host(|| endpoint.address.to_string());
+        }
         let sent = match connection {
             Connection::H1(idle) => send_h1(idle, asked).await,
             Connection::H2(sender) => send_h2(sender, asked).await,
@@ -334,26 +349,45 @@ async fn attempt(
 
 async fn send_h1(idle: h1::Idle, asked: &mut Asked<'_>) -> Result<Answer, h1::Failed> {
     let version = asked.head.version;
-    let mut exchange = Exchange::new(idle, &mut asked.head, asked.body.attempt());
+    let mut handshake = asked.upgrade.translate(&asked.head, false);
+    let own = handshake.as_mut().map(|handshake| &mut handshake.head);
+    let head = own.unwrap_or(&mut asked.head);
+    let mut exchange = Exchange::new(idle, head, asked.body.attempt());
     let head = exchange.head(|head| inform(head, version, asked.inform));
-    let head = head.await?;
+    let head = conclude(handshake, head.await?)?;
     Ok((head, UpstreamBody::H1(exchange)))
 }
 
 async fn send_h2(mut sender: h2::Sender, asked: &mut Asked<'_>) -> Result<Answer, h1::Failed> {
     let version = asked.head.version;
-    let sent = sender.send(&mut asked.head, asked.body.attempt(), |head| {
+    let mut handshake = asked.upgrade.translate(&asked.head, true);
+    let own = handshake.as_mut().map(|handshake| &mut handshake.head);
+    let head = own.unwrap_or(&mut asked.head);
+    let sent = sender.send(head, asked.body.attempt(), |head| {
         inform(head, version, asked.inform);
     });
     let (head, exchange) = sent.await?;
+    let head = conclude(handshake, head)?;
     Ok((head, UpstreamBody::H2(exchange)))
+}
+
+/// The answer in the client's words, where the request was put into the task's.
+fn conclude(
+    handshake: Option<Box<Handshake>>,
+    mut head: ResponseHead,
+) -> Result<ResponseHead, h1::Failed> {
+    let concluded = handshake.map_or(Ok(()), |handshake| handshake.conclude(&mut head));
+    concluded.map(|()| head).map_err(|error| h1::Failed {
+        error,
+        unsent: false,
+    })
 }
 
 /// HTTP/1.0 knows no informational responses (RFC 9110 section 15.2).
 fn inform(head: &mut ResponseHead, version: Version, client: Inform<'_>) {
     if version != Version::HTTP_10 {
         headers::strip_hop_by_hop(&mut head.fields, false);
-        headers::strip_framing(head);
+        headers::strip_framing(head, false);
         client(head);
     }
 }

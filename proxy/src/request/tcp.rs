@@ -113,10 +113,10 @@ pub(crate) async fn copy(
         let scratch = &mut *buffers.scratch();
         let up_done = up
             .poll(cx, client, task, scratch)
-            .map_err(|error| ProxyError::caused(Kind::ConnectionTermination, error));
+            .map_err(|ended| ended.blame(Kind::DownstreamTermination, Kind::ConnectionTermination));
         let down_done = down
             .poll(cx, task, client, scratch)
-            .map_err(|error| ProxyError::caused(Kind::ConnectionTermination, error));
+            .map_err(|ended| ended.blame(Kind::ConnectionTermination, Kind::DownstreamTermination));
         if up.moved + down.moved != before {
             idle.set_after(idle_timeout);
         }
@@ -130,6 +130,21 @@ pub(crate) async fn copy(
     })
     .await;
     (up.moved + down.moved, end)
+}
+
+/// Which end of a direction broke it off.
+enum Broken {
+    From(std::io::Error),
+    To(std::io::Error),
+}
+
+impl Broken {
+    fn blame(self, from: Kind, to: Kind) -> ProxyError {
+        match self {
+            Self::From(error) => ProxyError::caused(from, error),
+            Self::To(error) => ProxyError::caused(to, error),
+        }
+    }
 }
 
 /// One direction.
@@ -151,24 +166,26 @@ impl Half {
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
         scratch: &mut [u8],
-    ) -> Poll<std::io::Result<()>> {
+    ) -> Poll<Result<(), Broken>> {
         if self.done {
             return Poll::Ready(Ok(()));
         }
         loop {
             while self.written < self.rest.len() {
-                self.written += ready!(poll_write(cx, to, &self.rest[self.written..]))?;
+                let written = ready!(poll_write(cx, to, &self.rest[self.written..]));
+                self.written += written.map_err(Broken::To)?;
             }
             (self.rest, self.written) = (Vec::new(), 0);
             if self.read_ended {
-                ready!(Pin::new(&mut *to).poll_flush(cx))?;
-                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broken::To)?;
+                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Broken::To)?;
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
             let mut space = ReadBuf::new(scratch);
-            if Pin::new(&mut *from).poll_read(cx, &mut space)?.is_pending() {
-                ready!(Pin::new(&mut *to).poll_flush(cx))?;
+            let polled = Pin::new(&mut *from).poll_read(cx, &mut space);
+            if polled.map_err(Broken::From)?.is_pending() {
+                ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broken::To)?;
                 return Poll::Pending;
             }
             let read = space.filled();
@@ -176,7 +193,7 @@ impl Half {
             self.read_ended = read.is_empty();
             let mut written = 0;
             while written < read.len() {
-                match poll_write(cx, to, &read[written..])? {
+                match poll_write(cx, to, &read[written..]).map_err(Broken::To)? {
                     Poll::Ready(more) => written += more,
                     Poll::Pending => {
                         self.rest = read[written..].to_vec();

@@ -1,20 +1,52 @@
-//! After 101 Switching Protocols (RFC 9110 section 7.8): both connections are one pipe until both ends are done.
+//! After an upgrade (RFC 9110 section 7.8) or an extended CONNECT (RFC 8441): both ends are one pipe until both are done.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::body::AttemptBody;
+use bytes::Bytes;
+use h2::SendStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
 use super::record::Record;
+use super::response::UpstreamBody;
 use super::tcp;
 use super::worker::Worker;
 use crate::deadline::Deadline;
+use crate::error::Kind;
 use crate::http1::Stream;
 use crate::http1::buffers::Buffers;
-use crate::upstream::h1::Exchange;
+use crate::http2::body::Receiving;
+use crate::http2::pipe::Pipe;
+
+/// One end of the pipe: an HTTP/1.1 connection, or an HTTP/2 stream.
+trait End: AsyncRead + AsyncWrite + Unpin {
+    /// Breaks off, so that the peer does not take what it has for all there was.
+    fn reset(self: Box<Self>);
+}
+
+impl End for Stream {
+    fn reset(self: Box<Self>) {
+        let (_, half) = self.into_inner();
+        let socket = socket2::SockRef::from(AsRef::<TcpStream>::as_ref(&half));
+        // Without it the peer sees an end in order; there is nothing else to do about it.
+        let _ = socket.set_linger(Some(Duration::ZERO));
+        // Dropped, it would send a FIN before the reset.
+        half.forget();
+    }
+}
+
+impl End for Pipe {
+    fn reset(mut self: Box<Self>) {
+        Pipe::reset(&mut self);
+    }
+}
 
 /// The task's end of the pipe. The request's record lives as long as it does.
 pub(crate) struct Tunnel {
-    task: Option<Stream>,
+    task: Option<Box<dyn End>>,
+    /// What an HTTP/2 client sends on its stream.
+    client: Option<Receiving>,
     record: Record,
     idle: Deadline,
     idle_timeout: Duration,
@@ -22,14 +54,21 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
+    /// `client` is what follows an extended CONNECT.
     pub(crate) fn new(
         worker: &Rc<Worker>,
-        exchange: Exchange<AttemptBody>,
+        task: UpstreamBody,
+        client: Option<Receiving>,
         record: Record,
         idle_timeout: Duration,
     ) -> Self {
+        let task = match task {
+            UpstreamBody::H1(exchange) => exchange.into_stream().map(boxed),
+            UpstreamBody::H2(exchange) => exchange.into_pipe().map(boxed),
+        };
         Self {
-            task: exchange.into_stream(),
+            task,
+            client,
             record,
             idle: worker.sweep.deadline(),
             idle_timeout,
@@ -37,16 +76,37 @@ impl Tunnel {
         }
     }
 
-    /// Joins it with the client's end; the client has been sent its 101.
-    pub(crate) async fn run(mut self, mut client: Stream) {
-        let Some(task) = &mut self.task else { return };
+    /// Joins it with the client's connection; the client has been sent its 101.
+    pub(crate) async fn run(self, client: Stream) {
+        self.join(boxed(client)).await;
+    }
+
+    /// Joins it with the client's stream; the client has been sent its 200.
+    pub(crate) async fn run_on_stream(mut self, sending: SendStream<Bytes>) {
+        if let Some(receiving) = self.client.take() {
+            self.join(boxed(Pipe::new(receiving, sending))).await;
+        }
+    }
+
+    async fn join(mut self, mut client: Box<dyn End>) {
+        let Some(mut task) = self.task.take() else {
+            return;
+        };
         let (idle, buffers) = (&self.idle, &self.buffers);
-        let joined = tcp::copy(&mut client, task, idle, self.idle_timeout, buffers);
+        let joined = tcp::copy(&mut client, &mut task, idle, self.idle_timeout, buffers);
         let (bytes, end) = joined.await;
         self.record.bytes(bytes);
         if let Err(error) = end {
             self.record.fail(error.kind);
-            tracing::debug!(%error, "upgraded connection ended");
+            tracing::debug!(%error, "tunnel ended");
+            if error.kind != Kind::IdleTimeout {
+                client.reset();
+                task.reset();
+            }
         }
     }
+}
+
+fn boxed(end: impl End + 'static) -> Box<dyn End> {
+    Box::new(end)
 }

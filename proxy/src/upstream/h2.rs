@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
-use h2::{Ping, Reason};
+use h2::{Ping, Reason, SendStream};
 use http::{Response, StatusCode};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::h1::{Failed, MAX_INFORMATIONAL};
 use crate::error::{Kind, ProxyError};
 use crate::http2::batch::{Batched, Outbox, batched};
 use crate::http2::body::{Broken, Receiving, Sending};
+use crate::http2::pipe::Pipe;
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::message::{Body, Part};
 
@@ -44,6 +46,10 @@ struct State {
     closed: Cell<bool>,
     /// Has one holder more than there are streams.
     open: Rc<()>,
+    /// The peer has said something, and its SETTINGS come first (RFC 9113 section 3.4).
+    heard: Cell<bool>,
+    /// Told of that, and of the end.
+    news: Notify,
 }
 
 impl Clone for Sender {
@@ -57,8 +63,33 @@ impl Clone for Sender {
 
 /// One response, and what is still to be sent of its request.
 pub(crate) struct Exchange<B> {
-    sending: Option<Sending<B>>,
+    outgoing: Outgoing<B>,
     receiving: Receiving,
+}
+
+/// What is still to be sent of a request.
+enum Outgoing<B> {
+    Nothing,
+    Body(Sending<B>),
+    /// An extended CONNECT's bytes, once it is granted (RFC 8441 section 5).
+    Tunnel(SendStream<Bytes>),
+}
+
+impl<B: Body> Outgoing<B> {
+    /// Sends what can be sent. Only the body's own breaking off is an error: a peer that resets the stream may have answered.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), ProxyError> {
+        let Self::Body(sending) = self else {
+            return Ok(());
+        };
+        let Poll::Ready(sent) = sending.poll(cx) else {
+            return Ok(());
+        };
+        *self = Self::Nothing;
+        match sent {
+            Err(Broken::Body(error)) => Err(error),
+            Ok(()) | Err(Broken::Stream) => Ok(()),
+        }
+    }
 }
 
 impl<B: Body> Exchange<B> {
@@ -67,13 +98,8 @@ impl<B: Body> Exchange<B> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Part, ProxyError>>> {
-        match self.sending.as_mut().map(|sending| sending.poll(cx)) {
-            Some(Poll::Ready(Err(Broken::Body(error)))) => {
-                self.sending = None;
-                return Poll::Ready(Some(Err(error)));
-            }
-            Some(Poll::Ready(_)) => self.sending = None,
-            Some(Poll::Pending) | None => {}
+        if let Err(error) = self.outgoing.poll(cx) {
+            return Poll::Ready(Some(Err(error)));
         }
         self.receiving.poll_part(cx, Kind::ConnectionTermination)
     }
@@ -86,6 +112,14 @@ impl<B: Body> Exchange<B> {
     /// Bytes of the response's body, where that is known.
     pub(crate) fn length(&self) -> Option<u64> {
         self.receiving.length()
+    }
+
+    /// The stream after an extended CONNECT was granted, for bytes both ways.
+    pub(crate) fn into_pipe(self) -> Option<Pipe> {
+        match self.outgoing {
+            Outgoing::Tunnel(stream) => Some(Pipe::new(self.receiving, stream)),
+            Outgoing::Nothing | Outgoing::Body(_) => None,
+        }
     }
 }
 
@@ -105,6 +139,8 @@ pub(crate) async fn h2(stream: TcpStream) -> Result<Sender, ProxyError> {
     let state = Rc::new(State {
         closed: Cell::new(false),
         open: Rc::new(()),
+        heard: Cell::new(false),
+        news: Notify::new(),
     });
     tokio::task::spawn_local(drive(connection, outbox, Rc::clone(&state)));
     Ok(Sender { requests, state })
@@ -123,6 +159,10 @@ async fn drive(
         loop {
             let polled = Pin::new(&mut connection).poll(cx);
             outbox.send(cx);
+            if !state.heard.get() && outbox.has_begun() {
+                state.heard.set(true);
+                state.news.notify_waiters();
+            }
             if let Poll::Ready(end) = polled {
                 if let Err(error) = end {
                     tracing::debug!(%error, "upstream connection ended");
@@ -150,6 +190,7 @@ async fn drive(
     })
     .await;
     state.closed.set(true);
+    state.news.notify_waiters();
 }
 
 impl Sender {
@@ -161,6 +202,18 @@ impl Sender {
     /// Streams that are open.
     pub(crate) fn streams(&self) -> usize {
         Rc::strong_count(&self.state.open) - 1
+    }
+
+    /// Whether the peer takes extended CONNECT; its SETTINGS are waited for (RFC 8441 section 3).
+    pub(crate) async fn takes_connect(&self) -> bool {
+        loop {
+            let news = self.state.news.notified();
+            let takes = self.requests.is_extended_connect_protocol_enabled();
+            if takes || self.state.heard.get() || self.is_closed() {
+                return takes;
+            }
+            news.await;
+        }
     }
 
     /// Sends the request, and waits for the head of its response. Informational ones go to `inform`.
@@ -187,20 +240,20 @@ impl Sender {
         }
         let open = Rc::clone(&self.state.open);
         let request = head.h2_request(()).map_err(failed)?;
-        let whole = body.is_end();
+        let opens = head.protocol.is_some();
+        let whole = body.is_end() && !opens;
         let (mut response, stream) = self
             .requests
             .send_request(request, whole)
             .map_err(|error| failed(classify(error)))?;
-        let mut sending = (!whole).then(|| Sending::new(body, stream));
+        let mut outgoing = match (opens, whole) {
+            (true, _) => Outgoing::Tunnel(stream),
+            (false, false) => Outgoing::Body(Sending::new(body, stream)),
+            (false, true) => Outgoing::Nothing,
+        };
         let mut informational = 0;
         let response = poll_fn(|cx| {
-            match sending.as_mut().map(|sending| sending.poll(cx)) {
-                Some(Poll::Ready(Err(Broken::Body(error)))) => return Poll::Ready(Err(error)),
-                // A peer that resets the stream may have answered before.
-                Some(Poll::Ready(_)) => sending = None,
-                Some(Poll::Pending) | None => {}
-            }
+            outgoing.poll(cx)?;
             while let Some(head) = ready!(response.poll_informational(cx)) {
                 informational += 1;
                 let mut head = may_inform(head, informational)?;
@@ -212,7 +265,17 @@ impl Sender {
         .map_err(failed)?;
         let (head, stream) = response.into_parts();
         let receiving = Receiving::new(stream, &head.headers, Some(open));
-        let exchange = Exchange { sending, receiving };
+        if let Outgoing::Tunnel(stream) = &mut outgoing
+            && !head.status.is_success()
+        {
+            // Refused: nothing follows. A stream that is gone needs no end.
+            let _ = stream.send_data(Bytes::new(), true);
+            outgoing = Outgoing::Nothing;
+        }
+        let exchange = Exchange {
+            outgoing,
+            receiving,
+        };
         Ok((ResponseHead::from_h2(head), exchange))
     }
 }

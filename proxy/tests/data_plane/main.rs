@@ -2,6 +2,7 @@
 
 mod clusters;
 mod common;
+mod ends;
 mod full;
 mod informational;
 mod limits;
@@ -9,3 +10,4 @@ mod peers;
 mod slow;
 mod trailers;
 mod transparent;
+mod tunnels;

@@ -214,7 +214,9 @@ pub(crate) fn answers_v1(stream: &TcpStream, bodiless: bool) -> Vec<Message> {
 /// A client's connection by HTTP/2, driven in a task of its own.
 pub(crate) async fn connect_v2(address: SocketAddr) -> h2::client::SendRequest<Bytes> {
     let stream = tokio::net::TcpStream::connect(address).await;
-    let handshake = h2::client::handshake(stream.expect("the listener is bound"));
+    let stream = stream.expect("the listener is bound");
+    stream.set_nodelay(true).expect("the option can be set");
+    let handshake = h2::client::handshake(stream);
     let (client, connection) = handshake.await.expect("it speaks HTTP/2");
     tokio::spawn(connection);
     client.ready().await.expect("the connection is open")
