@@ -123,13 +123,14 @@ fn serve_v1(stream: TcpStream, answers: impl Fn(Message) -> Vec<Message>) {
     let mut reader = BufReader::new(stream.try_clone().expect("a socket can be cloned"));
     let mut stream = stream;
     while let Some(request) = read_v1(&mut reader, false) {
+        let only_head = request.start.starts_with("HEAD ");
         for answer in answers(request) {
             let mut first = format!("HTTP/1.1 {} As It Is", answer.start);
             let framed = ["content-length", "transfer-encoding"];
             if answer.body.is_empty()
                 && answer.trailers.is_empty()
                 && !framed.iter().any(|name| !answer.values(name).is_empty())
-                && !is_bodiless(&answer)
+                && !(only_head || is_bodiless(&answer))
             {
                 first += "\r\ncontent-length: 0";
             }
