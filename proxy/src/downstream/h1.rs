@@ -330,6 +330,9 @@ fn frame(
     version: Version,
 ) -> Framing {
     if head.is_whole(method) {
+        if version == Version::HTTP_10 {
+            head.fields.remove_known(Known::TransferEncoding);
+        }
         return Framing::Length(0);
     }
     let fields = &mut head.fields;

@@ -175,11 +175,9 @@ pub(crate) fn response(
     let status = StatusCode::from_u16(code)
         .map_err(|_| Refused::Bad("the status is not a number of three digits"))?;
     let version = version(minor);
-    let reason = parsed.reason.unwrap_or_default();
-    let reason = if reason.is_empty() {
-        Span::EMPTY
-    } else {
-        span_in(bytes, reason)
+    let reason = match parsed.reason {
+        Some(reason) if !reason.is_empty() => span_in(bytes, reason),
+        _ => reason(bytes),
     };
     let fields = fields(bytes, length, parsed.headers);
     let promised = framing(&fields, version)?;
@@ -199,6 +197,16 @@ pub(crate) fn response(
         keep_alive,
         length,
     }))
+}
+
+/// The reason phrase, which httparse leaves out where it has bytes of 0x80 and above (RFC 9112 section 4).
+fn reason(bytes: &[u8]) -> Span {
+    let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let first = bytes.iter().position(|byte| !is_end(byte));
+    let first = first.unwrap_or_default();
+    let line = bytes[first..].iter().position(is_end).unwrap_or_default();
+    let before = "HTTP/1.1 200 ".len().min(line);
+    Span::new(first + before, line - before)
 }
 
 /// What the fields say of the body's length (RFC 9112 section 6.3); anything ambiguous is refused.

@@ -125,7 +125,7 @@ impl RequestHead {
 #[derive(Debug, Clone)]
 pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
-    /// As the task spelt it; empty where the status' own is meant.
+    /// As the task spelt it; [`Span::EMPTY`] where the status' own is meant.
     reason: Span,
     pub(crate) fields: Fields,
 }
@@ -144,16 +144,13 @@ impl ResponseHead {
         }
     }
 
-    /// The reason phrase, as it came or the status' own.
+    /// The reason phrase, as it came, be it empty; or the status' own.
     pub(crate) fn reason(&self) -> &[u8] {
-        match self.fields.bytes(self.reason) {
-            b"" => self
-                .status
-                .canonical_reason()
-                .unwrap_or_default()
-                .as_bytes(),
-            reason => reason,
+        if self.reason == Span::EMPTY {
+            let own = self.status.canonical_reason();
+            return own.unwrap_or_default().as_bytes();
         }
+        self.fields.bytes(self.reason)
     }
 
     /// Whether the head alone is the whole message, whatever its fields promise (RFC 9110 section 6.4.1).

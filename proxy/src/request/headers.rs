@@ -119,6 +119,15 @@ pub(crate) fn strip_framing(head: &mut ResponseHead, upgraded: bool) {
     }
 }
 
+/// Says by `Connection` that TE is for this hop, which HTTP/1.1 wants (RFC 9110 section 10.1.4).
+pub(crate) fn mark_te(fields: &mut Fields) {
+    if fields.has(Known::Te) {
+        let upgrade = fields.has(Known::Upgrade);
+        let options: &[u8] = if upgrade { b"upgrade, te" } else { b"te" };
+        fields.set(Known::Connection, "connection", options);
+    }
+}
+
 /// Options that name no field.
 fn is_plain(option: &[u8]) -> bool {
     option.is_empty()

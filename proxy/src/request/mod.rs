@@ -352,6 +352,7 @@ async fn send_h1(idle: h1::Idle, asked: &mut Asked<'_>) -> Result<Answer, h1::Fa
     let mut handshake = asked.upgrade.translate(&asked.head, false);
     let own = handshake.as_mut().map(|handshake| &mut handshake.head);
     let head = own.unwrap_or(&mut asked.head);
+    headers::mark_te(&mut head.fields);
     let mut exchange = Exchange::new(idle, head, asked.body.attempt());
     let head = exchange.head(|head| inform(head, version, asked.inform));
     let head = conclude(handshake, head.await?)?;

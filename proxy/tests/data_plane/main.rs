@@ -5,6 +5,8 @@ mod clusters;
 mod common;
 mod ends;
 mod full;
+mod hops;
+mod http_1_0;
 mod informational;
 mod limits;
 mod peers;
