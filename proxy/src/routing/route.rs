@@ -58,6 +58,8 @@ impl Route {
     fn matches(&self, host: &[u8], head: &RequestHead) -> bool {
         self.matches_host(host)
             && match &self.path {
+                // `OPTIONS *` is for the server as a whole (RFC 9110 section 9.3.7).
+                PathMatch::Prefix(prefix) if prefix == "/" => true,
                 PathMatch::Prefix(prefix) => head.path().starts_with(prefix.as_bytes()),
                 PathMatch::Exact(path) => head.path() == path.as_bytes(),
             }

@@ -4,6 +4,7 @@ mod bodies;
 mod clusters;
 mod common;
 mod ends;
+mod fields;
 mod full;
 mod hops;
 mod http_1_0;
