@@ -129,3 +129,23 @@ fn trailers_have_nothing_that_says_how_a_message_travels_or_is_for_one_hop() {
         }
     }
 }
+
+#[test]
+fn a_hop_of_http_2_between_two_of_http_1_1_loses_neither_hints_nor_trailers() {
+    let hints = Message::new("103").field("link", "</a>");
+    let answer = Message::new("200").body("hi").trailer("x-sum", "7");
+    let answers = vec![hints.clone(), answer];
+    let (origin, seen) = application(Http::V1, [127, HOST, 11, 1], answers);
+    let ingress = sidecar(Http::V1, [127, HOST, 11, 2], origin);
+    let egress = sidecar(Http::V2, [127, HOST, 11, 3], ingress.listener);
+    let asked = Message::new("POST /").body("abc").trailer("x-check", "1");
+    let got = ask(Http::V1, egress.listener, &asked);
+    assert_eq!(got[0], hints);
+    assert_eq!(got[1].trailers, [pair("x-sum", "7")]);
+    let request = seen.recv().expect("the request came");
+    assert_eq!(request.trailers, [pair("x-check", "1")]);
+    assert_eq!(
+        request.sorted(),
+        [("host", "app"), ("transfer-encoding", "chunked")]
+    );
+}

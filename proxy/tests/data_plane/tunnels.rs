@@ -7,6 +7,7 @@ use h2::Reason;
 use h2::ext::Protocol;
 use http::{Method, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::common::{Sidecar, free};
 use crate::ends::{End, Grant, KEY, in_time, open, open_v2, talk, task};
@@ -253,5 +254,67 @@ fn a_plain_connect_is_405_by_http_2_too() {
         let answer = answer.await.expect("there is an answer");
         assert_eq!(answer.status(), 405);
         assert!(answer.headers().contains_key("allow"));
+    });
+}
+
+#[test]
+fn a_websocket_by_http_1_1_at_both_ends_passes_a_hop_of_http_2() {
+    in_time(async {
+        let (origin, mut asked) = task(Http::V1, [127, HOST, 18, 1], true).await;
+        let ingress = sidecar(Http::V1, [127, HOST, 18, 2], origin);
+        let egress = sidecar(Http::V2, [127, HOST, 18, 3], ingress.listener);
+        let opening = tokio::spawn(open(Http::V1, egress.listener, "websocket"));
+        let asked = asked.recv().await.expect("the request comes");
+        assert_eq!(asked.head.start, "GET /chat?a=1");
+        assert_eq!(asked.head.values("host"), ["app"]);
+        assert_eq!(asked.head.fields.len(), 5, "{:?}", asked.head);
+        let mut task = asked.grant().await;
+        let (head, mut client) = opening.await.expect("the client has its answer");
+        assert_eq!(head.values("sec-websocket-accept"), [ACCEPT]);
+        talk(&mut client, &mut task).await;
+    });
+}
+
+#[test]
+fn the_bytes_of_a_tunnel_are_counted_when_it_ends() {
+    for (number, (client, http)) in (1..).zip(COMBINATIONS) {
+        in_time(async {
+            let (origin, mut asked) = task(http, [127, HOST, 19, number], true).await;
+            let sidecar = sidecar(http, [127, HOST, 20, number], origin);
+            let opening = tokio::spawn(open(client, sidecar.listener, "websocket"));
+            let asked = asked.recv().await.expect("the request comes");
+            let mut task = asked.grant().await;
+            let (_, mut client) = opening.await.expect("it is granted");
+            client.write(b"1234").await;
+            client.shut().await;
+            assert_eq!(task.rest().await, b"1234");
+            task.write(b"567").await;
+            task.shut().await;
+            assert_eq!(client.rest().await, b"567");
+            let counted = tokio::task::spawn_blocking(move || {
+                sidecar.until("/metrics", |page| {
+                    page.lines().any(|line| {
+                        line.starts_with("ProcessedBytes_total{") && line.ends_with(" 7")
+                    })
+                });
+            });
+            counted.await.expect("they are counted");
+        });
+    }
+}
+
+#[test]
+fn a_task_that_never_says_what_it_takes_is_a_timeout() {
+    in_time(async {
+        let socket = TcpListener::bind("127.66.21.1:0").await;
+        let socket = socket.expect("loopback can be bound");
+        let origin = socket.local_addr().expect("it has an address").to_string();
+        let listener = free([127, HOST, 21, 2]);
+        let timeout = "per_request_timeout = \"300ms\"";
+        let sidecar = Sidecar::speaking("http2", listener, "", &origin, timeout);
+        let silent = tokio::spawn(async move { socket.accept().await });
+        let (head, _) = open(Http::V1, sidecar.listener, "websocket").await;
+        assert_eq!(head.start, "504");
+        silent.abort();
     });
 }
