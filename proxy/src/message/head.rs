@@ -97,21 +97,32 @@ impl RequestHead {
 
     /// As an HTTP/2 request: `:scheme` and `:authority` in the URI, no Host and nothing of the connection (RFC 9113 section 8.2.2).
     pub(crate) fn h2_request<B>(&mut self, body: B) -> Result<Request<B>, ProxyError> {
+        // Host may be empty; then there is no `:authority`, and the field says so itself.
+        let nameless = self.authority().is_empty();
         let uri = match self.uri.take().filter(|uri| uri.authority().is_some()) {
             Some(uri) => uri,
-            None => Uri::builder()
-                .scheme(Scheme::HTTP)
-                .authority(self.authority())
-                .path_and_query(self.target())
-                .build()
-                .map_err(|error| ProxyError::caused(Kind::DownstreamProtocol, error))?,
+            None => {
+                let mut uri = Uri::builder().path_and_query(self.target());
+                if !nameless {
+                    uri = uri.scheme(Scheme::HTTP).authority(self.authority());
+                }
+                let built = uri.build();
+                built.map_err(|error| ProxyError::caused(Kind::DownstreamProtocol, error))?
+            }
         };
         let mut headers = self.fields.take_map();
-        headers.remove(http::header::HOST);
+        if !nameless {
+            headers.remove(http::header::HOST);
+        }
         headers.remove(http::header::TRANSFER_ENCODING);
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
-        *request.version_mut() = Version::HTTP_2;
+        // h2 (0.4) takes a request without authority only if it was one of HTTP/1.1.
+        *request.version_mut() = if nameless {
+            Version::HTTP_11
+        } else {
+            Version::HTTP_2
+        };
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         if let Some(protocol) = &self.protocol {

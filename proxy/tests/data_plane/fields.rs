@@ -197,3 +197,19 @@ fn options_for_the_whole_server_pass_on_every_combination() {
         assert_eq!(got.start, "OPTIONS *", "{client:?} to {task:?}");
     }
 }
+
+#[test]
+fn an_empty_host_stays_empty() {
+    for (number, task) in (1..).zip([Http::V1, Http::V2]) {
+        let host = [127, HOST, 14, number];
+        let (origin, seen) = application(task, host, vec![Message::new("200")]);
+        let sidecar = sidecar(task, [127, HOST, 15, number], origin);
+        let mut stream = connect(sidecar.listener);
+        let request = "GET /a HTTP/1.1\r\nhost:\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("it is written");
+        let got = read_v1(&mut BufReader::new(stream), false);
+        assert_eq!(got.expect("there is an answer").start, "200");
+        let got = seen.recv_timeout(PATIENCE).expect("the request came");
+        assert_eq!(got.sorted(), [("host", "")], "{task:?}");
+    }
+}
