@@ -105,7 +105,7 @@ pub(crate) fn strip_hop_by_hop(fields: &mut Fields, upgrade: bool) -> Named {
     if trailers {
         fields.set(Known::Te, "te", b"trailers");
     }
-    if upgrade {
+    if upgrade && fields.has(Known::Upgrade) {
         fields.push("connection", b"upgrade");
     }
     named

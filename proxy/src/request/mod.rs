@@ -192,7 +192,8 @@ async fn respond(
         let unasked = "an upgrade that was not asked for, or granted before it was";
         return Err(ProxyError::caused(Kind::UpstreamProtocol, unasked));
     }
-    request.answered(headers::strip_hop_by_hop(&mut head.fields, switching));
+    let says_upgrade = switching || Upgrade::may_be_named(asked.head.version, head.status);
+    request.answered(headers::strip_hop_by_hop(&mut head.fields, says_upgrade));
     headers::strip_framing(&mut head, upgraded);
     let claim = Claim {
         cluster: Arc::clone(cluster),

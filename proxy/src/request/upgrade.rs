@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use h2::ext::Protocol;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use sha1::{Digest, Sha1};
 
 use super::headers;
@@ -77,6 +77,12 @@ impl Upgrade {
             Self::Field(_) => status == StatusCode::SWITCHING_PROTOCOLS,
             Self::Connect => status.is_success(),
         }
+    }
+
+    /// Whether an answer keeps its Upgrade field though it grants nothing: a 426 must say what is wanted (RFC 9110 section
+    /// 15.5.22), and the client could ask for it here.
+    pub(crate) fn may_be_named(client: Version, status: StatusCode) -> bool {
+        client == Version::HTTP_11 && status == StatusCode::UPGRADE_REQUIRED
     }
 
     /// The request in the words of the other version, where the task speaks that.

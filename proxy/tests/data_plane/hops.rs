@@ -161,3 +161,17 @@ fn a_chunked_request_and_answer_with_trailers_pass_both_hops() {
         String::from_utf8_lossy(answer)
     );
 }
+
+#[test]
+fn an_answer_that_wants_an_upgrade_says_which() {
+    let answer = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: foo/2\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n";
+    let (origin, _seen) = application([127, HOST, 23, 1], answer);
+    let [_ingress, egress] = hops(23, origin);
+    let mut client = egress.connect();
+    send(&mut client, b"GET / HTTP/1.1\r\nHost: app\r\n\r\n");
+    let head = read_head(&mut BufReader::new(client));
+    assert_eq!(
+        String::from_utf8_lossy(&head),
+        "HTTP/1.1 426 Upgrade Required\r\nUpgrade: foo/2\r\nContent-Length: 0\r\nconnection: upgrade\r\n\r\n"
+    );
+}
