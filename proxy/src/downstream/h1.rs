@@ -329,13 +329,14 @@ fn frame(
     method: &Method,
     version: Version,
 ) -> Framing {
-    if head.is_whole(method) {
+    let whole = head.is_whole(method);
+    let fields = &mut head.fields;
+    if whole {
         if version == Version::HTTP_10 {
-            head.fields.remove_known(Known::TransferEncoding);
+            fields.remove_known(Known::TransferEncoding);
         }
         return Framing::Length(0);
     }
-    let fields = &mut head.fields;
     match body.length() {
         Some(length) => {
             fields.remove_known(Known::TransferEncoding);

@@ -175,10 +175,7 @@ pub(crate) fn response(
     let status = StatusCode::from_u16(code)
         .map_err(|_| Refused::Bad("the status is not a number of three digits"))?;
     let version = version(minor);
-    let reason = match parsed.reason {
-        Some(reason) if !reason.is_empty() => span_in(bytes, reason),
-        _ => reason(bytes),
-    };
+    let reason = reason(&bytes[..length]);
     let fields = fields(bytes, length, parsed.headers);
     let promised = framing(&fields, version)?;
     let mut keep_alive = keep_alive(&fields, version);
@@ -199,14 +196,14 @@ pub(crate) fn response(
     }))
 }
 
-/// The reason phrase, which httparse leaves out where it has bytes of 0x80 and above (RFC 9112 section 4).
-fn reason(bytes: &[u8]) -> Span {
+/// The reason phrase as it came: httparse leaves out those that are not ASCII. It may be empty, its space missing.
+fn reason(head: &[u8]) -> Option<Span> {
     let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
-    let first = bytes.iter().position(|byte| !is_end(byte));
-    let first = first.unwrap_or_default();
-    let line = bytes[first..].iter().position(is_end).unwrap_or_default();
+    // httparse lets lines before the first be empty.
+    let first = head.iter().position(|byte| !is_end(byte))?;
+    let line = head[first..].iter().position(is_end)?;
     let before = "HTTP/1.1 200 ".len().min(line);
-    Span::new(first + before, line - before)
+    Some(Span::new(first + before, line - before))
 }
 
 /// What the fields say of the body's length (RFC 9112 section 6.3); anything ambiguous is refused.

@@ -136,18 +136,18 @@ impl RequestHead {
 #[derive(Debug, Clone)]
 pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
-    /// As the task spelt it; [`Span::EMPTY`] where the status' own is meant.
-    reason: Span,
+    /// As the task spelt it; `None` where the status' own is meant.
+    reason: Option<Span>,
     pub(crate) fields: Fields,
 }
 
 impl ResponseHead {
     pub(crate) fn new(status: StatusCode) -> Self {
-        Self::with_reason(status, Span::EMPTY, Fields::default())
+        Self::with_reason(status, None, Fields::default())
     }
 
     /// The span points into the text of `fields`.
-    pub(crate) fn with_reason(status: StatusCode, reason: Span, fields: Fields) -> Self {
+    pub(crate) fn with_reason(status: StatusCode, reason: Option<Span>, fields: Fields) -> Self {
         Self {
             status,
             reason,
@@ -155,13 +155,16 @@ impl ResponseHead {
         }
     }
 
-    /// The reason phrase, as it came, be it empty; or the status' own.
+    /// The reason phrase, as it came or the status' own.
     pub(crate) fn reason(&self) -> &[u8] {
-        if self.reason == Span::EMPTY {
-            let own = self.status.canonical_reason();
-            return own.unwrap_or_default().as_bytes();
+        match self.reason {
+            Some(reason) => self.fields.bytes(reason),
+            None => self
+                .status
+                .canonical_reason()
+                .unwrap_or_default()
+                .as_bytes(),
         }
-        self.fields.bytes(self.reason)
     }
 
     /// Whether the head alone is the whole message, whatever its fields promise (RFC 9110 section 6.4.1).
@@ -175,7 +178,7 @@ impl ResponseHead {
     /// The head of an HTTP/2 response.
     pub(crate) fn from_h2(parts: response::Parts) -> Self {
         let fields = Fields::of_map(parts.headers);
-        Self::with_reason(parts.status, Span::EMPTY, fields)
+        Self::with_reason(parts.status, None, fields)
     }
 
     /// As an HTTP/2 response.

@@ -58,7 +58,7 @@ impl Route {
     fn matches(&self, host: &[u8], head: &RequestHead) -> bool {
         self.matches_host(host)
             && match &self.path {
-                // `OPTIONS *` is for the server as a whole (RFC 9110 section 9.3.7).
+                // What every path begins with stands for all targets, `*` too (RFC 9112 section 3.2.4).
                 PathMatch::Prefix(prefix) if prefix == "/" => true,
                 PathMatch::Prefix(prefix) => head.path().starts_with(prefix.as_bytes()),
                 PathMatch::Exact(path) => head.path() == path.as_bytes(),
