@@ -106,6 +106,19 @@ impl Sidecar {
         sidecar
     }
 
+    /// Asks it to end, as an orchestrator does.
+    pub(crate) fn terminate(&self) {
+        let process = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(process, rustix::process::Signal::TERM)
+            .expect("the child is ours");
+    }
+
+    /// Waits for its end; whether it says that all was well.
+    pub(crate) fn ended(mut self) -> bool {
+        let status = self.process.wait().expect("a child ends");
+        status.success()
+    }
+
     /// Asks for the page until it is as wanted; a test that waits longer than it should fails.
     pub(crate) fn until(&self, path: &str, wanted: impl Fn(&str) -> bool) {
         let start = Instant::now();

@@ -318,3 +318,26 @@ fn a_task_that_never_says_what_it_takes_is_a_timeout() {
         silent.abort();
     });
 }
+
+#[test]
+fn a_tunnel_goes_on_while_the_sidecar_drains_and_its_end_is_the_drains() {
+    for (number, (client, http)) in (1..).zip(COMBINATIONS) {
+        in_time(async {
+            let (origin, mut asked) = task(http, [127, HOST, 22, number], true).await;
+            let sidecar = sidecar(http, [127, HOST, 23, number], origin);
+            let opening = tokio::spawn(open(client, sidecar.listener, "websocket"));
+            let asked = asked.recv().await.expect("the request comes");
+            let mut task = asked.grant().await;
+            let (_, mut client) = opening.await.expect("it is granted");
+            let draining = tokio::task::spawn_blocking(move || {
+                sidecar.terminate();
+                sidecar.until("/ready", |page| page.contains("\"draining\":true"));
+                sidecar
+            });
+            let sidecar = draining.await.expect("it drains");
+            talk(&mut client, &mut task).await;
+            let ended = tokio::task::spawn_blocking(|| sidecar.ended());
+            assert!(ended.await.expect("it ends"));
+        });
+    }
+}
