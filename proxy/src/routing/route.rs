@@ -200,6 +200,15 @@ mod tests {
     }
 
     #[test]
+    fn an_asterisk_has_the_route_of_all_paths() {
+        let routes = [
+            route(&[], PathMatch::Prefix("/a".into()), &[], "some"),
+            route(&[], PathMatch::Prefix("/".into()), &[], "all"),
+        ];
+        assert_eq!(found(&routes, "*", &[]).as_deref(), Some("all"));
+    }
+
+    #[test]
     fn an_ipv6_host_keeps_its_brackets_and_loses_its_port() {
         let routes = [route(&["[::1]"], PathMatch::Prefix("/".into()), &[], "v6")];
         assert_eq!(
