@@ -109,7 +109,7 @@ X-Request-Id: 6ba7b810-9dad-11d1-80b4-00c04fd430c8\r\n\r\n";
 pub struct Head(RequestHead);
 
 fn read(bytes: &[u8]) -> RequestHead {
-    let parsed = http1::head::request(bytes).expect("the head is valid");
+    let parsed = http1::head::request(bytes, bytes.len()).expect("the head is valid");
     parsed.expect("the head is complete").head
 }
 

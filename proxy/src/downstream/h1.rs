@@ -17,7 +17,7 @@ use crate::drain::{Drain, Phase};
 use crate::error::{Kind, ProxyError};
 use crate::http1;
 use crate::http1::body::Framing;
-use crate::http1::head::{Parsed, Refused};
+use crate::http1::head::{Limits, Parsed, Refused};
 use crate::http1::reader::{ReadError, Reader};
 use crate::http1::writer::Writer;
 use crate::message::Body;
@@ -130,6 +130,9 @@ impl Connection {
             let parsed = match self.head().await {
                 Some(Ok(parsed)) => parsed,
                 Some(Err(ReadError::Refused(refused))) => return self.refuse(refused).await,
+                Some(Err(ReadError::Truncated)) => {
+                    return self.refuse(Refused::Bad("the head is not complete")).await;
+                }
                 None if self.client.reader.borrow().has_input() => return self.too_late().await,
                 Some(Err(_)) | None => return Next::Close,
             };
@@ -147,10 +150,13 @@ impl Connection {
 
     /// The next head; `None` when it takes too long.
     async fn head(&self) -> Option<Result<Parsed<RequestHead>, ReadError>> {
-        let limit = self.listener.max_header_bytes as usize;
+        let limits = Limits {
+            head: self.listener.max_header_bytes as usize,
+            target: self.listener.max_uri_bytes as usize,
+        };
         poll_fn(|cx| {
             let mut reader = self.client.reader.borrow_mut();
-            if let Poll::Ready(read) = reader.poll_request(cx, limit) {
+            if let Poll::Ready(read) = reader.poll_request(cx, limits) {
                 return Poll::Ready(Some(read));
             }
             if !self.within_head.replace(true) {
@@ -174,7 +180,11 @@ impl Connection {
         let request::Response { mut head, mut body } = response;
         let whole = self.client.reader.borrow().is_complete();
         // Answered before it was read whole: the rest is taken in, but nothing after it.
-        let stays = parsed.keep_alive && whole && !self.worker.draining.get();
+        let stays = parsed.keep_alive
+            && whole
+            && !self.worker.draining.get()
+            // What follows is not a request to whoever wanted a tunnel (RFC 9110 section 9.3.6).
+            && method != Method::CONNECT;
         if let ResponseBody::Local(_) = body {
             self.worker.date.stamp(&mut head);
         }
@@ -193,10 +203,12 @@ impl Connection {
             return Next::Tunnel(tunnel);
         }
         drop(body);
-        match (self.client.reader.borrow().is_complete(), keep_alive) {
-            (false, _) => Next::Linger,
-            (true, false) => Next::Close,
+        let reader = self.client.reader.borrow();
+        match (reader.is_complete(), keep_alive) {
             (true, true) => Next::Idle,
+            // Closing with bytes unread would reset the answer away (RFC 9112 section 9.6).
+            (true, false) if !reader.has_input() => Next::Close,
+            (_, false) | (false, _) => Next::Linger,
         }
     }
 
@@ -259,14 +271,17 @@ impl Connection {
 
     /// Answers what is not a request with why, and closes.
     async fn refuse(&self, refused: Refused) -> Next {
+        let kind = Kind::DownstreamProtocol;
         let shard = self.listener.metrics.shard(self.worker.id);
-        shard.error(Kind::DownstreamProtocol);
+        shard.error(kind);
         let status = match refused {
             Refused::Bad(_) => StatusCode::BAD_REQUEST,
             Refused::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Refused::TargetTooLong => StatusCode::URI_TOO_LONG,
             Refused::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         };
-        let text = format!("outrigger: {}: {refused}\n", self.listener.name);
+        let (name, flag, source) = (&self.listener.name, kind.flag(), kind.source());
+        let text = format!("outrigger: {name}: {refused} ({flag}, {source:?})\n");
         self.close_with(status, text).await
     }
 

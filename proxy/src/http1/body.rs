@@ -5,6 +5,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::head::{self, Refused};
 use crate::message::Part;
 use crate::message::fields::Fields;
+use crate::message::trailers::permitted;
 
 /// How the end of a body is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,19 @@ impl Decoder {
         }
     }
 
+    /// How many of the bytes that follow a head are its body, if all of it is there and nothing of it was taken.
+    pub(crate) fn whole(self, bytes: &[u8]) -> Result<Option<usize>, Refused> {
+        match self {
+            Self::Done => Ok(Some(0)),
+            Self::Length(length) => {
+                let length = usize::try_from(length).unwrap_or(usize::MAX);
+                Ok((length <= bytes.len()).then_some(length))
+            }
+            Self::Size => whole_chunks(bytes),
+            Self::UntilClose | Self::Chunk(_) | Self::ChunkEnd | Self::Trailers => Ok(None),
+        }
+    }
+
     /// Takes the next part out of `buffer`.
     pub(crate) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, Refused> {
         loop {
@@ -106,11 +120,8 @@ impl Decoder {
                     return Ok(Decoded::Part(Part::Data(data)));
                 }
                 Self::ChunkEnd => {
-                    if buffer.len() < 2 {
+                    if !ends_chunk(buffer)? {
                         return Ok(Decoded::More);
-                    }
-                    if &buffer[..2] != b"\r\n" {
-                        return Err(Refused::Bad("a chunk does not end where its size says"));
                     }
                     buffer.advance(2);
                     *self = Self::Size;
@@ -163,45 +174,141 @@ fn chunk_size(bytes: &[u8]) -> Result<Option<(u64, usize)>, Refused> {
         .iter()
         .take_while(|byte| byte.is_ascii_hexdigit())
         .count();
-    let extension = &line[digits..];
-    let bad = Refused::Bad("a chunk's size is malformed");
-    let control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
-    let starts = extension.trim_ascii_start().first();
-    if digits == 0
-        || digits > 16
-        || extension.len() > MAX_SIZE_LINE
-        || starts.is_some_and(|byte| *byte != b';')
-        || (starts.is_none() && !extension.is_empty())
-        || extension.iter().any(control)
-    {
-        return Err(bad);
-    }
-    let size = line[..digits].iter().fold(0u64, |size, digit| {
+    let extensions = &line[digits..];
+    let well_formed = (1..=16).contains(&digits)
+        && (extensions.is_empty()
+            || (extensions.len() <= MAX_SIZE_LINE && are_extensions(extensions)));
+    let size = line[..digits.min(16)].iter().fold(0u64, |size, digit| {
         let digit = char::from(*digit).to_digit(16).unwrap_or_default();
         size << 4 | u64::from(digit)
     });
+    if !well_formed || size > head::MAX_LENGTH {
+        return Err(Refused::Bad("a chunk's size is malformed"));
+    }
     Ok(Some((size, end + 1)))
 }
 
-/// The trailer section, once it is complete: `Some(None)` when it is empty.
-fn trailers(buffer: &mut BytesMut) -> Result<Option<Option<Fields>>, Refused> {
-    if buffer.starts_with(b"\r\n") {
-        buffer.advance(2);
-        return Ok(Some(None));
-    }
-    let Some(end) = memchr::memmem::find(buffer, b"\r\n\r\n") else {
-        if buffer.len() > MAX_TRAILERS {
-            return Err(Refused::TooLarge);
-        }
-        // Not one more byte is waited for when it is clear that no CRLF can come here.
-        return if buffer.first().is_some_and(|byte| *byte == b'\n') {
-            Err(Refused::Bad("a line ends in LF alone"))
-        } else {
-            Ok(None)
+/// RFC 9112 section 7.1.1: any number of `;name`, `;name=token` and `;name="quoted"`. Nobody reads them, but who stands behind us
+/// might see the end of their line elsewhere.
+fn are_extensions(mut text: &[u8]) -> bool {
+    while !text.is_empty() {
+        let Some(after) = blank(text).strip_prefix(b";") else {
+            return false;
         };
-    };
-    let section = buffer.split_to(end + 4);
-    head::trailers(&section).map(|fields| Some(Some(fields)))
+        let Some(after) = token(blank(after)) else {
+            return false;
+        };
+        text = after;
+        if let Some(value) = blank(after).strip_prefix(b"=") {
+            let value = blank(value);
+            match token(value).or_else(|| quoted(value)) {
+                Some(after) => text = after,
+                None => return false,
+            }
+        }
+    }
+    true
+}
+
+/// What follows the white space at the start.
+fn blank(text: &[u8]) -> &[u8] {
+    let length = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t'));
+    &text[length.count()..]
+}
+
+/// What follows the token at the start (RFC 9110 section 5.6.2).
+fn token(text: &[u8]) -> Option<&[u8]> {
+    let is_token = |byte: &&u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let length = text.iter().take_while(is_token).count();
+    (length > 0).then(|| &text[length..])
+}
+
+/// What follows the quoted string at the start (RFC 9110 section 5.6.4).
+fn quoted(text: &[u8]) -> Option<&[u8]> {
+    let mut inside = text.strip_prefix(b"\"")?;
+    loop {
+        inside = match inside {
+            [b'"', after @ ..] => return Some(after),
+            [b'\\', byte, after @ ..] if is_text(*byte) => after,
+            [b'\\', ..] => return None,
+            [byte, after @ ..] if is_text(*byte) => after,
+            _ => return None,
+        }
+    }
+}
+
+const fn is_text(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
+}
+
+/// Whether the line end after a chunk's data is there.
+fn ends_chunk(bytes: &[u8]) -> Result<bool, Refused> {
+    match bytes {
+        [b'\r', b'\n', ..] => Ok(true),
+        [] | [b'\r'] => Ok(false),
+        _ => Err(Refused::Bad("a chunk does not end where its size says")),
+    }
+}
+
+/// How many bytes a chunked body takes, if all of it is there.
+fn whole_chunks(bytes: &[u8]) -> Result<Option<usize>, Refused> {
+    let mut rest = bytes;
+    loop {
+        let Some((size, line)) = chunk_size(rest)? else {
+            return Ok(None);
+        };
+        rest = &rest[line..];
+        if size == 0 {
+            let end = trailers_end(rest)?.map(|end| (bytes.len() - rest.len(), end));
+            let Some((start, end)) = end else {
+                return Ok(None);
+            };
+            if end > 2 {
+                head::trailers(&rest[..end])?;
+            }
+            return Ok(Some(start + end));
+        }
+        let data = usize::try_from(size).unwrap_or(usize::MAX);
+        let Some((_, after)) = rest.split_at_checked(data) else {
+            return Ok(None);
+        };
+        if !ends_chunk(after)? {
+            return Ok(None);
+        }
+        rest = &after[2..];
+    }
+}
+
+/// Where the trailer section ends, once it is complete.
+fn trailers_end(bytes: &[u8]) -> Result<Option<usize>, Refused> {
+    if bytes.starts_with(b"\r\n") {
+        return Ok(Some(2));
+    }
+    let end = memchr::memmem::find(bytes, b"\r\n\r\n").map(|end| end + 4);
+    if end.unwrap_or(bytes.len()) > MAX_TRAILERS {
+        return Err(Refused::TooLarge);
+    }
+    // Not one more byte is waited for when it is clear that what came cannot become one.
+    if end.is_none() && !head::ends_lines_in_crlf(bytes) {
+        return Err(Refused::Bad("a line ends in LF alone"));
+    }
+    Ok(end)
+}
+
+/// The trailer section, once it is complete: `Some(None)` when nothing of it passes.
+fn trailers(buffer: &mut BytesMut) -> Result<Option<Option<Fields>>, Refused> {
+    match trailers_end(buffer)? {
+        None => Ok(None),
+        Some(2) => {
+            buffer.advance(2);
+            Ok(Some(None))
+        }
+        Some(end) => {
+            let section = buffer.split_to(end);
+            let fields = head::trailers(&section)?;
+            Ok(Some(permitted(fields)))
+        }
+    }
 }
 
 #[cfg(test)]

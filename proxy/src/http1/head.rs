@@ -1,15 +1,39 @@
 //! Heads from bytes and to bytes. What may be read in two ways is refused (RFC 9112 sections 2.2, 3, 5, 6).
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
-use http::{Method, StatusCode, Uri, Version};
+use http::{Method, StatusCode, Version};
 
 use super::body::Framing;
+use crate::message::authority;
 use crate::message::fields::{Fields, Known, Span};
 use crate::message::head::{RequestHead, ResponseHead};
 
 /// Fields one head may have.
 const MAX_FIELDS: usize = 128;
+
+/// How much longer a request line may be while its target's end is awaited.
+const AROUND_TARGET: usize = 256;
+
+/// What a request's head may be at most, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) head: usize,
+    pub(crate) target: usize,
+}
+
+impl Limits {
+    /// Which of them an incomplete head is over.
+    pub(crate) fn exceeded_by(self, bytes: &[u8]) -> Option<Refused> {
+        let line = self.head.min(self.target + AROUND_TARGET);
+        if bytes.len() >= line && memchr::memchr(b'\n', bytes).is_none() {
+            Some(Refused::TargetTooLong)
+        } else {
+            (bytes.len() >= self.head).then_some(Refused::TooLarge)
+        }
+    }
+}
 
 /// Why a head is not taken, in words for the log and the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +44,9 @@ pub(crate) enum Refused {
     /// 431 (RFC 6585 section 5).
     #[error("the head is larger than the limit")]
     TooLarge,
+    /// 414.
+    #[error("the request target is longer than the limit")]
+    TargetTooLong,
     /// 505.
     #[error("HTTP version not supported")]
     Version,
@@ -36,11 +63,11 @@ pub(crate) struct Parsed<H> {
     pub(crate) length: usize,
 }
 
-/// Copies the fields of a parsed head, which lies at the start of `bytes`.
-fn fields(bytes: &[u8], length: usize, headers: &[httparse::Header<'_>]) -> Fields {
-    let base = bytes.as_ptr() as usize;
+/// Copies a head's `bytes`; its fields were found in `text`, which is the same or stands in for it.
+fn fields(text: &[u8], bytes: &[u8], headers: &[httparse::Header<'_>]) -> Fields {
+    let base = text.as_ptr() as usize;
     let span = |slice: &[u8]| Span::new(slice.as_ptr() as usize - base, slice.len());
-    let mut fields = Fields::over(&bytes[..length], headers.len());
+    let mut fields = Fields::over(bytes, headers.len());
     for header in headers {
         fields.push_spans(span(header.name.as_bytes()), span(header.value));
     }
@@ -57,49 +84,87 @@ fn refused(error: httparse::Error) -> Refused {
         httparse::Error::HeaderValue => Refused::Bad("a field value has control characters"),
         httparse::Error::NewLine => Refused::Bad("a line does not end in CRLF"),
         httparse::Error::Status => Refused::Bad("the status line is malformed"),
-        httparse::Error::Token => Refused::Bad("the request line is malformed"),
+        httparse::Error::Token => MALFORMED_LINE,
         httparse::Error::TooManyHeaders => Refused::TooLarge,
         httparse::Error::Version => Refused::Version,
     }
 }
 
 /// Every line of a head ends in CRLF, never in LF alone (httparse takes both; RFC 9112 section 2.2 lets us refuse).
-fn ends_lines_in_crlf(head: &[u8]) -> bool {
+pub(crate) fn ends_lines_in_crlf(head: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', head).all(|at| at > 0 && head[at - 1] == b'\r')
 }
 
-/// A request's head at the start of `bytes`; `None` while it is incomplete.
-pub(crate) fn request(bytes: &[u8]) -> Result<Option<Parsed<RequestHead>>, Refused> {
+/// A request's head at the start of `bytes`, with a target of at most so many bytes; `None` while it is incomplete.
+pub(crate) fn request(
+    bytes: &[u8],
+    max_target: usize,
+) -> Result<Option<Parsed<RequestHead>>, Refused> {
+    match request_as(bytes, bytes, max_target) {
+        // httparse takes UTF-8 alone for a target; other bytes pass as they came.
+        Err(MALFORMED_LINE) if !bytes[first_line(bytes)].is_ascii() => {
+            let mut stand_in = bytes.to_vec();
+            let line = stand_in[first_line(bytes)].iter_mut();
+            // A method that has such bytes is left as malformed as it is.
+            line.skip_while(|byte| **byte != b' ')
+                .filter(|byte| !byte.is_ascii())
+                .for_each(|byte| *byte = b'x');
+            request_as(bytes, &stand_in, max_target)
+        }
+        read => read,
+    }
+}
+
+const MALFORMED_LINE: Refused = Refused::Bad("the request line is malformed");
+
+/// The first line that is not empty, or what there is of it.
+fn first_line(bytes: &[u8]) -> Range<usize> {
+    let ends = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let start = bytes.iter().take_while(|byte| ends(byte)).count();
+    let length = bytes[start..].iter().take_while(|byte| !ends(byte)).count();
+    start..start + length
+}
+
+/// Reads `text`, which is as long as `bytes` and stands in for it.
+fn request_as(
+    bytes: &[u8],
+    text: &[u8],
+    max_target: usize,
+) -> Result<Option<Parsed<RequestHead>>, Refused> {
     let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
-    let status = parsed
-        .parse_with_uninit_headers(bytes, &mut headers)
-        .map_err(refused)?;
+    let status = match parsed.parse_with_uninit_headers(text, &mut headers) {
+        Err(httparse::Error::Version) => return Err(version_refused(text)),
+        status => status.map_err(refused)?,
+    };
     let httparse::Status::Complete(length) = status else {
         return Ok(None);
     };
-    if !ends_lines_in_crlf(&bytes[..length]) {
+    if !ends_lines_in_crlf(&text[..length]) {
         return Err(Refused::Bad("a line ends in LF alone"));
     }
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version)
     else {
-        return Err(Refused::Bad("the request line is malformed"));
+        return Err(MALFORMED_LINE);
     };
+    if target.len() > max_target {
+        return Err(Refused::TargetTooLong);
+    }
+    if memchr::memchr(b'#', target.as_bytes()).is_some() {
+        return Err(Refused::Bad("the request target has a fragment"));
+    }
     let method = Method::from_bytes(method.as_bytes())
         .map_err(|_| Refused::Bad("the method is not a token"))?;
     let version = version(minor);
-    let fields = fields(bytes, length, parsed.headers);
-    let (authority, target) = if target.starts_with('/') {
-        (Span::EMPTY, span_in(bytes, target))
+    let whole = span_in(text, target);
+    let mut fields = fields(text, &bytes[..length], parsed.headers);
+    let (authority, target) = if target.starts_with('/') && method != Method::CONNECT {
+        (Span::EMPTY, whole)
     } else {
-        other_form(bytes, target, &method)?
+        other_form(&mut fields, whole, &method)?
     };
-    let hosts = fields.values(Known::Host).take(2).count();
-    let may_lack = version == Version::HTTP_10 || authority != Span::EMPTY;
-    if hosts > 1 || (hosts == 0 && !may_lack) {
-        return Err(Refused::Bad("there must be exactly one Host field"));
-    }
-    let framing = match framing(&fields, version)? {
+    check_host(&fields, version)?;
+    let framing = match framing(&mut fields, version)? {
         Some(framing) => framing,
         None => Framing::Length(0),
     };
@@ -113,36 +178,73 @@ pub(crate) fn request(bytes: &[u8]) -> Result<Option<Parsed<RequestHead>>, Refus
     }))
 }
 
+/// 505 is for a version; what stands in its place and is none is malformed.
+fn version_refused(bytes: &[u8]) -> Refused {
+    let mut words = bytes[first_line(bytes)].split(|byte| *byte == b' ');
+    let version = words.nth(2).and_then(|word| word.strip_prefix(b"HTTP/"));
+    match version {
+        Some([major, b'.', minor])
+            if major.is_ascii_digit() && minor.is_ascii_digit() && words.next().is_none() =>
+        {
+            Refused::Version
+        }
+        _ => Refused::Bad("the HTTP version is malformed"),
+    }
+}
+
+/// RFC 9112 section 3.2: one Host, and a valid one; HTTP/1.0 may lack it. An empty one is valid.
+fn check_host(fields: &Fields, version: Version) -> Result<(), Refused> {
+    let mut hosts = fields.values(Known::Host);
+    match (hosts.next(), hosts.next()) {
+        (None, _) if version == Version::HTTP_10 => Ok(()),
+        (Some(host), None) if host.is_empty() || authority::is_authority(host) => Ok(()),
+        (Some(_), None) => Err(Refused::Bad("the Host field is not a host")),
+        _ => Err(Refused::Bad("there must be exactly one Host field")),
+    }
+}
+
 /// The other forms of a target (RFC 9112 section 3.2): absolute, `*`, and CONNECT's authority. Returns authority and path.
-fn other_form(bytes: &[u8], target: &str, method: &Method) -> Result<(Span, Span), Refused> {
-    let whole = span_in(bytes, target);
-    if target == "*" && *method == Method::OPTIONS {
+fn other_form(fields: &mut Fields, whole: Span, method: &Method) -> Result<(Span, Span), Refused> {
+    let malformed = Refused::Bad("the request target is malformed");
+    let target = fields.bytes(whole);
+    if *method == Method::CONNECT {
+        return if authority::has_port(target) {
+            Ok((whole, whole))
+        } else {
+            Err(malformed)
+        };
+    }
+    if target == b"*" && *method == Method::OPTIONS {
         return Ok((Span::EMPTY, whole));
     }
-    let malformed = Refused::Bad("the request target is malformed");
-    let uri: Uri = target.parse().map_err(|_| malformed)?;
-    let authority = uri.authority().ok_or(malformed)?.as_str();
-    if authority.contains('@') {
+    let is_scheme = |scheme: &&[u8]| {
+        let start = target.get(..scheme.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    let schemes = [&b"http://"[..], b"https://"];
+    let scheme = schemes.into_iter().find(is_scheme).ok_or(malformed)?.len();
+    let rest = &target[scheme..];
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?'));
+    let (host, path) = rest.split_at(end.unwrap_or(rest.len()));
+    if memchr::memchr(b'@', host).is_some() {
         return Err(Refused::Bad("user information in the request target"));
     }
-    if *method == Method::CONNECT {
-        return Ok((whole, whole));
+    if !authority::is_authority(host) {
+        return Err(malformed);
     }
-    let after_scheme = target.find("://").ok_or(malformed)? + 3;
-    let start = whole.start as usize + after_scheme;
-    let path = start + authority.len();
-    let authority = Span::new(start, authority.len());
-    let end = whole.end as usize;
-    if bytes.get(path) == Some(&b'/') && path < end {
-        return Ok((authority, Span::new(path, end - path)));
-    }
-    if path < end {
-        return Err(Refused::Bad(
-            "the request target has a query without a path",
-        ));
-    }
-    // `http://host`: its path is `/` (RFC 9110 section 4.2.3), found in the scheme's own slashes.
-    Ok((authority, Span::new(start - 1, 1)))
+    let start = whole.start as usize + scheme;
+    let authority = Span::new(start, host.len());
+    let path = match path.first() {
+        Some(b'/') => Span::new(start + host.len(), path.len()),
+        // A path that is empty is `/` (RFC 9110 section 4.2.3), with OPTIONS `*` (RFC 9112 section 3.2.4).
+        Some(_) => {
+            let path = [b"/", path].concat();
+            fields.store(&path)
+        }
+        None if *method == Method::OPTIONS => fields.store(b"*"),
+        None => Span::new(start - 1, 1),
+    };
+    Ok((authority, path))
 }
 
 const fn version(minor: u8) -> Version {
@@ -158,6 +260,10 @@ pub(crate) fn response(
     bytes: &[u8],
     method: &Method,
 ) -> Result<Option<Parsed<ResponseHead>>, Refused> {
+    if matches!(bytes, [b'\r' | b'\n', ..]) {
+        // Nothing may stand before it (RFC 9112 section 2.2 is about requests); httparse would pass over it.
+        return Err(Refused::Bad("an empty line instead of a status line"));
+    }
     let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let status = httparse::ParserConfig::default()
@@ -176,9 +282,14 @@ pub(crate) fn response(
         .map_err(|_| Refused::Bad("the status is not a number of three digits"))?;
     let version = version(minor);
     let reason = reason(&bytes[..length]);
-    let fields = fields(bytes, length, parsed.headers);
-    let promised = framing(&fields, version)?;
+    let mut fields = fields(bytes, &bytes[..length], parsed.headers);
+    let promised = framing(&mut fields, version)?;
     let mut keep_alive = keep_alive(&fields, version);
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        // No such response may have them, whatever the method (RFC 9110 section 8.6, RFC 9112 section 6.1).
+        fields.remove_known(Known::ContentLength);
+        fields.remove_known(Known::TransferEncoding);
+    }
     let head = ResponseHead::with_reason(status, reason, fields);
     let framing = if head.is_whole(method) {
         Framing::Length(0)
@@ -198,23 +309,27 @@ pub(crate) fn response(
 
 /// The reason phrase as it came: httparse leaves out those that are not ASCII. It may be empty, its space missing.
 fn reason(head: &[u8]) -> Option<Span> {
-    let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
-    // httparse lets lines before the first be empty.
-    let first = head.iter().position(|byte| !is_end(byte))?;
-    let line = head[first..].iter().position(is_end)?;
-    let before = "HTTP/1.1 200 ".len().min(line);
-    Some(Span::new(first + before, line - before))
+    const BEFORE: usize = b"HTTP/1.1 200 ".len();
+    let end = memchr::memchr(b'\r', head)?;
+    Some(Span::new(BEFORE.min(end), end.saturating_sub(BEFORE)))
 }
 
 /// What the fields say of the body's length (RFC 9112 section 6.3); anything ambiguous is refused.
-fn framing(fields: &Fields, version: Version) -> Result<Option<Framing>, Refused> {
-    let mut length: Option<u64> = None;
+fn framing(fields: &mut Fields, version: Version) -> Result<Option<Framing>, Refused> {
+    let (mut length, mut repeated) = (None, false);
     for value in fields.values(Known::ContentLength) {
         let number = decimal(value).ok_or(Refused::Bad("Content-Length is not a number"))?;
+        repeated |= length.is_some();
         if length.is_some_and(|known| known != number) {
             return Err(Refused::Bad("there are different Content-Lengths"));
         }
         length = Some(number);
+    }
+    if repeated {
+        // Equal ones leave as one (RFC 9112 section 6.3).
+        let first = fields.value(Known::ContentLength).unwrap_or_default();
+        let first = first.to_vec();
+        fields.set(Known::ContentLength, "content-length", &first);
     }
     if !fields.has(Known::TransferEncoding) {
         return Ok(length.map(Framing::Length));
@@ -232,15 +347,19 @@ fn framing(fields: &Fields, version: Version) -> Result<Option<Framing>, Refused
     Ok(Some(Framing::Chunked))
 }
 
+/// The longest body: many who read after us count in 64 bits with a sign.
+pub(crate) const MAX_LENGTH: u64 = i64::MAX as u64;
+
 /// One or more digits and nothing else (RFC 9110 section 8.6).
 fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }
-    text.iter().try_fold(0u64, |number, byte| {
+    let number = text.iter().try_fold(0u64, |number, byte| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         number.checked_mul(10)?.checked_add(digit)
-    })
+    })?;
+    (number <= MAX_LENGTH).then_some(number)
 }
 
 fn keep_alive(fields: &Fields, version: Version) -> bool {
@@ -299,7 +418,7 @@ pub(crate) fn trailers(bytes: &[u8]) -> Result<Fields, Refused> {
     if !ends_lines_in_crlf(&bytes[..length]) {
         return Err(Refused::Bad("a line ends in LF alone"));
     }
-    Ok(fields(bytes, length, headers))
+    Ok(fields(bytes, &bytes[..length], headers))
 }
 
 #[cfg(test)]

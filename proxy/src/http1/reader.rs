@@ -11,7 +11,7 @@ use tokio::net::tcp::OwnedReadHalf;
 
 use super::body::{Decoded, Decoder};
 use super::buffers::{Buffers, SMALL};
-use super::head::{self, Parsed, Refused};
+use super::head::{self, Limits, Parsed, Refused};
 use crate::message::Part;
 use crate::message::head::{RequestHead, ResponseHead};
 
@@ -44,6 +44,8 @@ pub(crate) struct Reader {
     want: usize,
     /// The buffer was made for more than a small read.
     grown: bool,
+    /// Bytes of the buffer that are known to be no whole head.
+    tried: usize,
     buffers: Rc<Buffers>,
 }
 
@@ -57,6 +59,7 @@ impl Reader {
             ended: false,
             want: SMALL,
             grown: false,
+            tried: 0,
             buffers,
         }
     }
@@ -146,13 +149,14 @@ impl Reader {
         Poll::Ready(())
     }
 
-    /// The next request's head of at most `limit` bytes. [`ReadError::Closed`] when the client is done instead.
+    /// The next request's head. [`ReadError::Closed`] when the client is done instead.
     pub(crate) fn poll_request(
         &mut self,
         cx: &mut Context<'_>,
-        limit: usize,
+        limits: Limits,
     ) -> Poll<Result<Parsed<RequestHead>, ReadError>> {
-        self.poll_head(cx, limit, head::request)
+        let parse = |bytes: &[u8]| head::request(bytes, limits.target);
+        self.poll_head(cx, limits.head, parse, |bytes| limits.exceeded_by(bytes))
     }
 
     /// The next response's head of at most `limit` bytes, to a request of that method.
@@ -162,7 +166,9 @@ impl Reader {
         limit: usize,
         method: &Method,
     ) -> Poll<Result<Parsed<ResponseHead>, ReadError>> {
-        self.poll_head(cx, limit, |bytes| head::response(bytes, method))
+        let parse = |bytes: &[u8]| head::response(bytes, method);
+        let exceeded = |bytes: &[u8]| (bytes.len() >= limit).then_some(Refused::TooLarge);
+        self.poll_head(cx, limit, parse, exceeded)
     }
 
     fn poll_head<H>(
@@ -170,11 +176,15 @@ impl Reader {
         cx: &mut Context<'_>,
         limit: usize,
         parse: impl Fn(&[u8]) -> Result<Option<Parsed<H>>, Refused>,
+        exceeded: impl Fn(&[u8]) -> Option<Refused>,
     ) -> Poll<Result<Parsed<H>, ReadError>> {
         loop {
-            if !self.buffer.is_empty() {
-                match parse(&self.buffer)? {
-                    Some(parsed) if parsed.length <= limit => {
+            let exceeded = exceeded(&self.buffer);
+            if exceeded.is_some() || is_worth_parsing(&self.buffer, self.tried) {
+                self.tried = self.buffer.len();
+                match (parse(&self.buffer)?, exceeded) {
+                    (Some(parsed), _) if parsed.length <= limit => {
+                        self.tried = 0;
                         self.buffer.advance(parsed.length);
                         self.decoder = Decoder::new(parsed.framing);
                         if self.decoder.is_done() {
@@ -182,18 +192,36 @@ impl Reader {
                         }
                         return Poll::Ready(Ok(parsed));
                     }
-                    None if self.buffer.len() < limit => {}
-                    _ => return Poll::Ready(Err(Refused::TooLarge.into())),
+                    (Some(_), _) => return Poll::Ready(Err(Refused::TooLarge.into())),
+                    (None, Some(refused)) => return Poll::Ready(Err(refused.into())),
+                    (None, None) => {}
                 }
             }
-            if ready!(self.poll_fill(cx))? == 0 {
-                let error = if self.buffer.is_empty() {
-                    ReadError::Closed
-                } else {
-                    ReadError::Truncated
-                };
-                return Poll::Ready(Err(error));
+            match ready!(self.poll_fill(cx)) {
+                Ok(1..) => {}
+                Ok(0) if self.buffer.is_empty() => return Poll::Ready(Err(ReadError::Closed)),
+                Err(error) if self.buffer.is_empty() => return Poll::Ready(Err(error.into())),
+                Ok(0) | Err(_) => return Poll::Ready(Err(ReadError::Truncated)),
             }
+        }
+    }
+
+    /// Looks at what has come of the body already: malformed, cut off and followed by bytes are told before any of it is taken.
+    /// What comes later is told when it is taken.
+    pub(crate) fn look_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), ReadError> {
+        match self.decoder.whole(&self.buffer)? {
+            Some(length) if self.buffer.len() > length => {
+                Err(Refused::Bad("bytes follow the message").into())
+            }
+            // One that fills the buffers is read in large pieces, and not kept for this.
+            None if self.decoder != Decoder::UntilClose && self.want == SMALL => {
+                match self.poll_fill(cx) {
+                    Poll::Ready(Ok(0)) => Err(ReadError::Truncated),
+                    Poll::Ready(Err(error)) => Err(error.into()),
+                    Poll::Ready(Ok(_)) | Poll::Pending => Ok(()),
+                }
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -227,5 +255,31 @@ impl Reader {
     /// The half and what was read beyond the last message, for a tunnel.
     pub(crate) fn into_parts(self) -> (OwnedReadHalf, BytesMut) {
         (self.half, self.buffer)
+    }
+}
+
+/// Whether a head may be whole of which `tried` bytes were not: a line has ended since, or there is as much again. A client that
+/// sends one byte after the other cannot have its whole head read for each.
+fn is_worth_parsing(buffer: &[u8], tried: usize) -> bool {
+    buffer.len() > tried
+        && (buffer.len() >= 2 * tried || memchr::memchr(b'\n', &buffer[tried..]).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_that_comes_byte_by_byte_is_not_read_for_each_byte() {
+        let head = [b"GET / HTTP/1.1\r\nX: ", &[b'x'; 10_000][..], b"\r\n\r\n"].concat();
+        let (mut tried, mut read) = (0, Vec::new());
+        for length in 1..=head.len() {
+            if is_worth_parsing(&head[..length], tried) {
+                tried = length;
+                read.push(length);
+            }
+        }
+        assert_eq!(read.last(), Some(&head.len()), "the whole head is read");
+        assert!(read.len() < 25, "{read:?}");
     }
 }

@@ -66,6 +66,8 @@ pub(crate) struct Writer {
     moved: bool,
     /// A byte of the message under way has been handed to the kernel.
     begun: bool,
+    /// The message is a request: one that breaks off before it has begun is not sent at all.
+    request: bool,
     buffers: Rc<Buffers>,
 }
 
@@ -82,6 +84,7 @@ impl Writer {
             cut: false,
             moved: false,
             begun: false,
+            request: false,
             buffers,
         }
     }
@@ -115,6 +118,7 @@ impl Writer {
     pub(crate) fn begin_request(&mut self, head: &RequestHead, framing: Framing) {
         head::write_request(head, self.output());
         self.begin(framing);
+        self.request = true;
     }
 
     /// Begins a response; its body must keep to `framing`.
@@ -152,6 +156,9 @@ impl Writer {
                         self.cut = self.encoder == Encoder::UntilClose;
                         self.encoder = Encoder::Done;
                         self.broken = Some(error);
+                        if self.request && !self.begun {
+                            self.output.clear();
+                        }
                     }
                     Poll::Ready(None) => self.end()?,
                     Poll::Pending => {

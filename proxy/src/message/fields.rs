@@ -125,11 +125,17 @@ impl Fields {
         &self.text[span.start as usize..span.end as usize]
     }
 
-    /// Adds text that spans may point into.
+    /// Adds text that spans may point into. Fields are written as lines: what would end one becomes a space (RFC 9110 section
+    /// 5.5). All text comes by here, or is of a head that was read.
     pub(crate) fn store(&mut self, bytes: &[u8]) -> Span {
         self.settle();
         let start = self.text.len();
         self.text.extend_from_slice(bytes);
+        for byte in &mut self.text[start..] {
+            if matches!(*byte, b'\r' | b'\n' | 0) {
+                *byte = b' ';
+            }
+        }
         Span::new(start, bytes.len())
     }
 
@@ -365,6 +371,15 @@ pub(crate) mod tests {
         );
         fields.set(Known::Te, "te", b"trailers");
         assert_eq!(fields.value(Known::Te), Some(&b"trailers"[..]));
+    }
+
+    #[test]
+    fn nothing_that_ends_a_line_gets_into_the_text() {
+        let mut fields = fields(&[("x", "a\r\nHost: b\0"), ("y\r\nz", "1")]);
+        assert_eq!(fields.named(b"x").next(), Some(&b"a  Host: b "[..]));
+        fields.set(Known::Host, "host", b"a\rb\nc");
+        assert_eq!(fields.value(Known::Host), Some(&b"a b c"[..]));
+        assert_eq!(pairs(&fields)[1].0, "y  z");
     }
 
     #[test]

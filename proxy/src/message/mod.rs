@@ -1,7 +1,9 @@
 //! Messages as a request's story sees them: heads that keep the order and case of their fields, and parts of bodies.
 
+pub(crate) mod authority;
 pub(crate) mod fields;
 pub(crate) mod head;
+pub(crate) mod trailers;
 
 use std::task::{Context, Poll};
 

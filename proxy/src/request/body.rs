@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::headers::Named;
 use super::timer::Timer;
 use crate::error::{Kind, ProxyError};
-use crate::http1::reader::Reader;
+use crate::http1::reader::{ReadError, Reader};
 use crate::http1::writer::Writer;
 use crate::http2::body::Receiving;
 use crate::message::fields::Fields;
@@ -47,7 +47,15 @@ impl Source {
             Self::H1(client) => {
                 let part = ready!(client.reader.borrow_mut().poll_part(cx));
                 Poll::Ready(part.map(|part| {
-                    part.map_err(|error| ProxyError::caused(Kind::DownstreamTermination, error))
+                    part.map_err(|error| {
+                        let kind = match error {
+                            ReadError::Refused(_) => Kind::DownstreamProtocol,
+                            ReadError::Io(_) | ReadError::Closed | ReadError::Truncated => {
+                                Kind::DownstreamTermination
+                            }
+                        };
+                        ProxyError::caused(kind, error)
+                    })
                 }))
             }
             Self::H2(body) => body.poll_part(cx, Kind::DownstreamTermination),
@@ -87,8 +95,8 @@ pub(crate) struct State {
     overflowed: Cell<bool>,
     /// The source has given its last part.
     ended: Cell<bool>,
-    /// The source failed: the client broke off.
-    broken: Cell<bool>,
+    /// The source failed: the client broke off, or what it sent is malformed.
+    broken: Cell<Option<Kind>>,
     /// Only the newest attempt may read.
     attempt: Cell<u32>,
     limit: usize,
@@ -114,7 +122,7 @@ impl Replay {
             trailers: RefCell::default(),
             overflowed: Cell::new(false),
             ended: Cell::new(ended),
-            broken: Cell::new(false),
+            broken: Cell::new(None),
             attempt: Cell::new(0),
             limit,
             length,
@@ -150,11 +158,16 @@ impl Replay {
 
     /// Whether another attempt would see the whole body.
     pub(crate) fn is_replayable(&self) -> bool {
-        !self.state.overflowed.get() && !self.state.broken.get()
+        !self.state.overflowed.get() && !self.is_broken()
     }
 
     /// Whether the client broke off.
     pub(crate) fn is_broken(&self) -> bool {
+        self.broken().is_some()
+    }
+
+    /// How the client broke off, if it did.
+    pub(crate) fn broken(&self) -> Option<Kind> {
         self.state.broken.get()
     }
 
@@ -201,7 +214,7 @@ impl State {
         }
         match &polled {
             None => self.end(),
-            Some(Err(_)) => self.broken.set(true),
+            Some(Err(error)) => self.broken.set(Some(error.kind)),
             Some(Ok(part)) => self.note(part),
         }
         Poll::Ready(polled)

@@ -4,6 +4,7 @@ use http::{StatusCode, Version};
 
 use crate::message::fields::{Fields, Known};
 use crate::message::head::{RequestHead, ResponseHead};
+use crate::message::trailers::FORBIDDEN;
 
 /// Fields that are for one hop alone, or may be (RFC 9110 section 7.6.1).
 const HOP_BY_HOP: [Known; 5] = [
@@ -11,19 +12,6 @@ const HOP_BY_HOP: [Known; 5] = [
     Known::KeepAlive,
     Known::ProxyConnection,
     Known::Te,
-    Known::Upgrade,
-];
-
-/// Those that say how a message travels, which its trailers cannot (RFC 9110 section 6.5.1).
-const NOT_IN_TRAILERS: [Known; 9] = [
-    Known::Connection,
-    Known::ContentLength,
-    Known::Host,
-    Known::KeepAlive,
-    Known::ProxyConnection,
-    Known::Te,
-    Known::Trailer,
-    Known::TransferEncoding,
     Known::Upgrade,
 ];
 
@@ -74,8 +62,8 @@ impl Named {
 
     /// Takes out of trailers what does not pass, or must not be among them (RFC 9110 section 6.5.1).
     pub(crate) fn strip(&self, trailers: &mut Fields) {
-        if !self.0.is_empty() || trailers.has_any(&NOT_IN_TRAILERS) {
-            trailers.remove(|known, name| NOT_IN_TRAILERS.contains(&known) || self.has(name));
+        if !self.0.is_empty() || trailers.has_any(&FORBIDDEN) {
+            trailers.remove(|known, name| FORBIDDEN.contains(&known) || self.has(name));
         }
     }
 }

@@ -238,8 +238,10 @@ async fn attempts(
         trying.set(None);
         let ended = match &attempted {
             Ok((head, _)) => Ended::Answered(head.status),
-            Err(_) if asked.body.is_broken() => return Err(Kind::DownstreamTermination.into()),
-            Err(error) => Ended::Failed(error.kind),
+            Err(error) => match asked.body.broken() {
+                Some(kind) => return Err(kind.into()),
+                None => Ended::Failed(error.kind),
+            },
         };
         let wanted = attempts.allows(ended) && asked.body.is_replayable();
         let Some(budget) = wanted.then(|| budget(worker, cluster)).flatten() else {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::body::{AttemptBody, Replay};
 use super::record::Record;
 use super::tunnel::Tunnel;
-use crate::error::ProxyError;
+use crate::error::{Kind, ProxyError};
 use crate::message::{Body, Part};
 use crate::upstream::{h1, h2};
 
@@ -109,9 +109,13 @@ impl Observed {
 impl Drop for Observed {
     fn drop(&mut self) {
         self.record.bytes(self.request.bytes());
-        if let Some(UpstreamBody::H1(exchange)) = self.body.take()
-            && let Some(idle) = exchange.into_idle()
-        {
+        let Some(UpstreamBody::H1(exchange)) = self.body.take() else {
+            return;
+        };
+        if exchange.has_extra() {
+            self.record.fail(Kind::UpstreamProtocol);
+        }
+        if let Some(idle) = exchange.into_idle() {
             self.record.give_back(idle);
         }
     }

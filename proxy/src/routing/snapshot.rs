@@ -38,7 +38,6 @@ pub(crate) struct ListenerPolicy {
     pub(crate) max_connections: u32,
     pub(crate) max_requests: u32,
     pub(crate) max_header_bytes: u32,
-    #[allow(dead_code, reason = "the reader of heads asks for it")]
     pub(crate) max_uri_bytes: u32,
     pub(crate) metrics: Arc<ListenerMetrics>,
 }

@@ -67,6 +67,8 @@ pub(crate) struct Exchange<B> {
     /// The endpoint takes no more of the request; its answer may have come all the same.
     send_failed: bool,
     informational: u32,
+    /// The response may have a body. Bytes after one that may not are what many send by mistake.
+    has_body: bool,
 }
 
 impl<B: Body> Exchange<B> {
@@ -82,6 +84,7 @@ impl<B: Body> Exchange<B> {
             keep_alive: true,
             send_failed: false,
             informational: 0,
+            has_body: false,
         }
     }
 
@@ -106,10 +109,16 @@ impl<B: Body> Exchange<B> {
             let read = ready!(reader.poll_response(cx, MAX_HEAD, &self.method));
             let mut parsed = match read {
                 Ok(parsed) => parsed,
-                Err(error) => return Poll::Ready(Err(self.failed(unanswered(error)))),
+                Err(error) => {
+                    let error = self.unanswered(error);
+                    return Poll::Ready(Err(self.failed(error)));
+                }
             };
             if !parsed.head.status.is_informational() || parsed.head.status == SWITCHING {
-                return Poll::Ready(Ok(self.answered(parsed)));
+                return Poll::Ready(match self.look_ahead(cx, &parsed.head) {
+                    Ok(()) => Ok(self.answered(parsed)),
+                    Err(error) => Err(self.failed(malformed(error))),
+                });
             }
             self.informational += 1;
             if self.informational > MAX_INFORMATIONAL {
@@ -118,6 +127,24 @@ impl<B: Body> Exchange<B> {
                 return Poll::Ready(Err(self.failed(error)));
             }
             inform(&mut parsed.head);
+        }
+    }
+
+    /// A response that is wrong already is not passed on in part. One without a body has no framing to be wrong about.
+    fn look_ahead(&mut self, cx: &mut Context<'_>, head: &ResponseHead) -> Result<(), ReadError> {
+        if head.is_whole(&self.method) {
+            return Ok(());
+        }
+        self.connection.reader.look_ahead(cx)
+    }
+
+    /// What an end before the response's head means. A connection may close while it idles, but not within an answer.
+    fn unanswered(&self, error: ReadError) -> ProxyError {
+        match error {
+            ReadError::Io(_) | ReadError::Closed if self.informational == 0 => {
+                ProxyError::caused(Kind::ConnectionTermination, error)
+            }
+            error => malformed(error),
         }
     }
 
@@ -131,6 +158,7 @@ impl<B: Body> Exchange<B> {
 
     fn answered(&mut self, parsed: Parsed<ResponseHead>) -> ResponseHead {
         self.keep_alive = parsed.keep_alive && parsed.head.status != SWITCHING;
+        self.has_body = !parsed.head.is_whole(&self.method);
         parsed.head
     }
 
@@ -176,6 +204,12 @@ impl<B: Body> Exchange<B> {
     /// Bytes of the response's body still to come, where that is known.
     pub(crate) fn remaining(&self) -> Option<u64> {
         self.connection.reader.remaining()
+    }
+
+    /// Whether more came than the response: who sent it may take it for the answer to the next request.
+    pub(crate) fn has_extra(&self) -> bool {
+        let reader = &self.connection.reader;
+        self.has_body && reader.is_complete() && reader.has_input()
     }
 
     /// The connection, if both messages are complete and it may carry another.
@@ -232,16 +266,16 @@ fn frame(head: &mut RequestHead, body: &impl Body) -> Framing {
     }
 }
 
-/// What an end before the response's head means.
-fn unanswered(error: ReadError) -> ProxyError {
+/// An answer that is none.
+fn malformed(error: ReadError) -> ProxyError {
+    ProxyError::caused(Kind::UpstreamProtocol, error)
+}
+
+/// What an end within the response's body means.
+fn cut_off(error: ReadError) -> ProxyError {
     let kind = match error {
         ReadError::Io(_) | ReadError::Closed | ReadError::Truncated => Kind::ConnectionTermination,
         ReadError::Refused(_) => Kind::UpstreamProtocol,
     };
     ProxyError::caused(kind, error)
-}
-
-/// What an end within the response's body means.
-fn cut_off(error: ReadError) -> ProxyError {
-    unanswered(error)
 }

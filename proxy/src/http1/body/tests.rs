@@ -53,6 +53,14 @@ fn malformed_chunks_are_refused() {
         "1\r\nab\r\n",
         "1;a=\u{1}\r\na\r\n",
         "10000000000000000\r\n",
+        "8000000000000000\r\n",
+        "1;\r\na\r\n",
+        "1;=b\r\na\r\n",
+        "1;a=\r\na\r\n",
+        "1;a=\"b\r\na\r\n",
+        "1;a=\"\\\r\na\r\n",
+        "1;a b\r\na\r\n",
+        "0\r\nX: 1\n\n",
         "0\r\nX : 1\r\n\r\n",
         "0\r\n\n\r\n",
         "0\r\nX: 1\nY: 2\r\n\r\n",
@@ -64,6 +72,46 @@ fn malformed_chunks_are_refused() {
             );
         }
     }
+}
+
+#[test]
+fn extensions_of_every_form_are_passed_over() {
+    for extension in [";a", " ; a=b;c", ";a=\"b;\\\"\\\\ \t\u{e9}\"", "\t;\ta = b"] {
+        let wire = format!("1{extension}\r\nx\r\n0{extension}\r\n\r\n");
+        let (data, ..) = decoded(wire.as_bytes(), 1).unwrap();
+        assert_eq!(data, b"x", "{wire:?}");
+    }
+}
+
+#[test]
+fn trailers_that_may_not_be_there_are_dropped() {
+    let wire = b"0\r\nHost: a\r\nX: 1\r\nContent-Length: 5\r\n\r\n";
+    let (_, trailers, _) = decoded(wire, wire.len()).unwrap();
+    let trailers = trailers.expect("one stays");
+    let names: Vec<_> = trailers.iter().map(|(_, name, _)| name).collect();
+    assert_eq!(names, [b"X"]);
+}
+
+#[test]
+fn a_body_is_known_whole_exactly_when_it_is() {
+    for (framing, wire) in [
+        (Framing::Chunked, &b"4;a\r\nwiki\r\n0\r\nX: 1\r\n\r\n"[..]),
+        (Framing::Chunked, b"0\r\n\r\n"),
+        (Framing::Length(4), b"wiki"),
+    ] {
+        let decoder = Decoder::new(framing);
+        for end in 0..wire.len() {
+            assert_eq!(decoder.whole(&wire[..end]), Ok(None), "{end}");
+        }
+        let more = [wire, b"more"].concat();
+        assert_eq!(decoder.whole(wire), Ok(Some(wire.len())));
+        assert_eq!(decoder.whole(&more), Ok(Some(wire.len())));
+    }
+    let chunked = Decoder::new(Framing::Chunked);
+    for wire in ["1\r\nab", "x\r\n", "0\r\nX : 1\r\n\r\n"] {
+        assert!(chunked.whole(wire.as_bytes()).is_err(), "{wire:?}");
+    }
+    assert_eq!(Decoder::new(Framing::UntilClose).whole(b"x"), Ok(None));
 }
 
 #[test]

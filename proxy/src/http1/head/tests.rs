@@ -1,11 +1,13 @@
 use super::*;
 
+const MAX_TARGET: usize = 16 * 1024;
+
 fn refused(bytes: &str) -> Refused {
-    request(bytes.as_bytes()).expect_err(bytes)
+    request(bytes.as_bytes(), MAX_TARGET).expect_err(bytes)
 }
 
 fn taken(bytes: &str) -> Parsed<RequestHead> {
-    let parsed = request(bytes.as_bytes()).expect(bytes);
+    let parsed = request(bytes.as_bytes(), MAX_TARGET).expect(bytes);
     parsed.expect("the head is complete")
 }
 
@@ -34,10 +36,44 @@ fn a_response_is_written_as_it_came() {
 }
 
 #[test]
+fn a_reason_stays_as_it_is() {
+    for (came, left) in [
+        (
+            &b"HTTP/1.1 200 Tr\xe8s bien\r\n\r\n"[..],
+            &b"HTTP/1.1 200 Tr\xe8s bien\r\n\r\n"[..],
+        ),
+        (b"HTTP/1.1 200 \r\n\r\n", b"HTTP/1.1 200 \r\n\r\n"),
+        (
+            b"HTTP/1.0 200\r\nX: 1\r\n\r\n",
+            b"HTTP/1.1 200 \r\nX: 1\r\n\r\n",
+        ),
+    ] {
+        let parsed = response(came, &Method::GET).unwrap().unwrap();
+        let mut written = Vec::new();
+        write_response(&parsed.head, &mut written);
+        assert_eq!(written, left);
+    }
+}
+
+#[test]
+fn nothing_stands_before_a_status_line() {
+    for bytes in [
+        "\r",
+        "\r\nHTTP/1.1 200 OK\r\n\r\n",
+        "\nHTTP/1.1 200 OK\r\n\r\n",
+    ] {
+        assert!(
+            response(bytes.as_bytes(), &Method::GET).is_err(),
+            "{bytes:?}"
+        );
+    }
+}
+
+#[test]
 fn every_prefix_of_a_head_is_incomplete() {
     let text = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     for end in 0..text.len() {
-        let parsed = request(&text.as_bytes()[..end]);
+        let parsed = request(&text.as_bytes()[..end], MAX_TARGET);
         assert!(matches!(parsed, Ok(None)), "{end}: {parsed:?}");
     }
     assert_eq!(taken(text).framing, Framing::Chunked);
@@ -64,6 +100,12 @@ fn what_can_be_read_in_two_ways_is_refused() {
         "Host: a\r\nX: a\rb",
         "Host: a\r\nHost: a",
         "X: without host",
+        "Host: u@a",
+        "Host: a:65536",
+        "Host: a b",
+        "Host: a\r\nContent-Length: 9223372036854775808",
+        "Host: a\r\nContent-Length: 5,5",
+        "Host: a\r\nTransfer-Encoding: chunked,",
     ] {
         refused(&format!("POST / HTTP/1.1\r\n{head}\r\n\r\n"));
     }
@@ -74,6 +116,14 @@ fn what_can_be_read_in_two_ways_is_refused() {
         "GET ?x HTTP/1.1",
         "GET * HTTP/1.1",
         "G(T / HTTP/1.1",
+        "GET /a#b HTTP/1.1",
+        "GET ftp://a/ HTTP/1.1",
+        "GET http://a,b/ HTTP/1.1",
+        "GET http://a#b HTTP/1.1",
+        "GET a:80 HTTP/1.1",
+        "CONNECT / HTTP/1.1",
+        "CONNECT a HTTP/1.1",
+        "GET /  HTTP/1.1",
         "GET / HTTP/2.0",
     ] {
         refused(&format!("{line}\r\nHost: a\r\n\r\n"));
@@ -87,8 +137,132 @@ fn what_can_be_read_in_two_ways_is_refused() {
 }
 
 #[test]
+fn a_version_that_is_not_ours_is_told_from_what_is_no_version() {
+    for (version, expected) in [
+        ("HTTP/1.2", true),
+        ("HTTP/2.0", true),
+        ("HTTP/0.9", true),
+        ("HTTP/1", false),
+        ("http/1.1", false),
+        ("HTTP/x.y", false),
+        ("x HTTP/2.0", false),
+        ("", false),
+    ] {
+        let refused = refused(&format!("GET / {version}\r\nHost: a\r\n\r\n"));
+        assert_eq!(refused == Refused::Version, expected, "{version:?}");
+    }
+}
+
+#[test]
+fn equal_lengths_leave_as_one() {
+    let head =
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nX: 1\r\ncontent-length: 03\r\n\r\n";
+    let fields = taken(head).head.fields;
+    let lengths: Vec<_> = fields.values(Known::ContentLength).collect();
+    assert_eq!(lengths, [b"3"]);
+    assert_eq!(fields.iter().count(), 3);
+}
+
+#[test]
+fn a_target_is_bounded_before_its_line_has_ended() {
+    let read = |target: usize, rest: &str| {
+        let head = format!("GET /{}{rest}", "x".repeat(target - 1));
+        request(head.as_bytes(), 100).map(|parsed| parsed.is_some())
+    };
+    let rest = " HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(read(100, rest), Ok(true));
+    assert_eq!(read(101, rest), Err(Refused::TargetTooLong));
+    let limits = Limits {
+        head: 1000,
+        target: 100,
+    };
+    let exceeded = |head: &str| limits.exceeded_by(head.as_bytes());
+    let line = |length| "x".repeat(length);
+    assert_eq!(exceeded(&line(100 + AROUND_TARGET - 1)), None);
+    assert_eq!(
+        exceeded(&line(100 + AROUND_TARGET)),
+        Some(Refused::TargetTooLong)
+    );
+    assert_eq!(exceeded(&format!("\n{}", line(998))), None);
+    assert_eq!(
+        exceeded(&format!("\n{}", line(999))),
+        Some(Refused::TooLarge)
+    );
+    let short = Limits {
+        head: 50,
+        target: 100,
+    };
+    assert_eq!(
+        short.exceeded_by(line(50).as_bytes()),
+        Some(Refused::TargetTooLong)
+    );
+}
+
+#[test]
+fn bytes_of_a_target_that_are_no_utf_8_pass_as_they_came() {
+    let text = b"\r\nGET /caf\xe9?\xff HTTP/1.1\r\nHost: a\r\nX: \xe9\r\n\r\n";
+    let parsed = request(text, MAX_TARGET).unwrap().expect("it is complete");
+    let mut written = Vec::new();
+    write_request(&parsed.head, &mut written);
+    assert_eq!(written, text[2..]);
+    assert!(request(b"G\xe9T /\xe9 HTTP/1.1\r\nHost: a\r\n\r\n", MAX_TARGET).is_err());
+    assert!(request(b"GET /\xe9 HTTP/1.1\r\nH\xe9: a\r\n\r\n", MAX_TARGET).is_err());
+}
+
+/// Every byte that one of http's types lets through leaves in a head that is read back as just what it was.
+#[test]
+fn nothing_that_came_by_http2_adds_a_line_to_a_head() {
+    use http::uri::{Authority, PathAndQuery};
+    let mut passed = [0; 4];
+    for byte in 0..=255u8 {
+        let with = |before: &[u8]| [before, &[byte], b"z"].concat();
+        let (path, host, name) = (with(b"/a"), with(b"a"), with(b"x-a"));
+        let path = PathAndQuery::try_from(&path[..]).unwrap_or(PathAndQuery::from_static("/"));
+        let host = Authority::try_from(&host[..]).ok();
+        let host = host.filter(|host| authority::is_authority(host.as_str().as_bytes()));
+        let host = host.unwrap_or(Authority::from_static("a"));
+        let uri = http::Uri::builder().scheme("http").authority(host.clone());
+        let uri = uri.path_and_query(path.clone()).build().unwrap();
+        let mut message = http::Request::new(());
+        *message.uri_mut() = uri;
+        *message.version_mut() = Version::HTTP_2;
+        if let Ok(method) = Method::from_bytes(&with(b"A")) {
+            *message.method_mut() = method;
+            passed[0] += 1;
+        }
+        let value = http::HeaderValue::from_bytes(&with(b"b"));
+        let value = value.unwrap_or(http::HeaderValue::from_static("b"));
+        if let Ok(name) = http::HeaderName::from_bytes(&name) {
+            message.headers_mut().insert(name, value.clone());
+            passed[1] += 1;
+        }
+        message.headers_mut().insert("x-value", value.clone());
+        passed[2] += usize::from(path != "/");
+        passed[3] += usize::from(value != "b");
+
+        let method = message.method().clone();
+        let count = message.headers().len();
+        let mut head = RequestHead::from_h2(message.into_parts().0);
+        head.ensure_host(String::new);
+        let mut written = Vec::new();
+        write_request(&head, &mut written);
+        let read = request(&written, MAX_TARGET).unwrap_or_else(|error| panic!("{byte}: {error}"));
+        let read = read.expect("it is complete");
+        assert_eq!(read.length, written.len(), "{byte}");
+        assert_eq!(read.head.method, method);
+        assert_eq!(read.head.target(), path.as_str().as_bytes());
+        assert_eq!(read.head.authority(), host.as_str().as_bytes());
+        assert_eq!(read.head.fields.iter().count(), count + 1, "{byte}");
+        let kept = read.head.fields.named(b"x-value").next();
+        assert_eq!(kept, Some(value.as_bytes()));
+    }
+    assert!(passed.iter().all(|count| *count > 50), "{passed:?}");
+}
+
+#[test]
 fn an_absolute_target_says_the_host() {
     for (target, path) in [
+        ("http://orders:80?b", "/?b"),
         ("http://orders:80/a?b", "/a?b"),
         ("http://orders:80", "/"),
         ("HTTP://orders:80/", "/"),
