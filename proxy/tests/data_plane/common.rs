@@ -69,22 +69,31 @@ impl Sidecar {
         origin: &str,
         arguments: &[&str],
     ) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary folder can be made");
-        let file = dir.path().join("static.toml");
         let text = format!(
             "[[listener]]\nname = \"in\"\ndirection = \"egress\"\naddress = \"{listener}\"\nprotocol = \"{downstream}\"\n\
              cluster = \"app\"\n{listener_fields}\n[[cluster]]\nname = \"app\"\nprotocol = \"{upstream}\"\n\
              endpoints = [{{ address = \"{origin}\" }}]\n{cluster_fields}\n"
         );
+        Self::start_on(listener, &text, |command| {
+            command.args(arguments);
+        })
+    }
+
+    /// One on the text of a static file; `listener` is one of its listeners, `more` adds to the command.
+    pub(crate) fn start_on(
+        listener: SocketAddr,
+        text: &str,
+        more: impl FnOnce(&mut Command),
+    ) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let file = dir.path().join("static.toml");
         std::fs::write(&file, text).expect("the folder is ours");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_outrigger-proxy"))
-            .arg("--static")
-            .arg(&file)
-            .args(["--admin", "127.0.0.1:0"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary was built");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
+        command.arg("--static").arg(&file);
+        command.args(["--admin", "127.0.0.1:0"]);
+        more(&mut command);
+        command.stdout(Stdio::piped());
+        let mut process = command.spawn().expect("the binary was built");
         let stdout = process.stdout.take().expect("standard output is piped");
         let mut line = String::new();
         BufReader::new(stdout)
