@@ -13,6 +13,8 @@ use crate::message::head::{RequestHead, ResponseHead};
 /// Fields one head may have.
 const MAX_FIELDS: usize = 128;
 
+/// Empty lines before a request that are passed over (RFC 9112 section 2.2).
+const MAX_EMPTY_LINES: usize = 4;
 /// How much longer a request line may be while its target's end is awaited.
 const AROUND_TARGET: usize = 256;
 
@@ -131,6 +133,12 @@ fn request_as(
     text: &[u8],
     max_target: usize,
 ) -> Result<Option<Parsed<RequestHead>>, Refused> {
+    if matches!(text, [b'\r' | b'\n', ..]) {
+        let before = &text[..first_line(text).start];
+        if !ends_lines_in_crlf(before) || before.len() > 2 * MAX_EMPTY_LINES {
+            return Err(Refused::Bad("there is no request after empty lines"));
+        }
+    }
     let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let status = match parsed.parse_with_uninit_headers(text, &mut headers) {

@@ -154,6 +154,17 @@ fn a_version_that_is_not_ours_is_told_from_what_is_no_version() {
 }
 
 #[test]
+fn a_few_empty_lines_before_a_request_are_passed_over() {
+    let rest = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let most = "\r\n".repeat(MAX_EMPTY_LINES);
+    assert_eq!(taken(&format!("{most}{rest}")).head.target(), b"/");
+    assert!(matches!(request(most.as_bytes(), MAX_TARGET), Ok(None)));
+    refused(&format!("{most}\r\n"));
+    refused("\n");
+    refused("\r\n\n");
+}
+
+#[test]
 fn equal_lengths_leave_as_one() {
     let head =
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nX: 1\r\ncontent-length: 03\r\n\r\n";
@@ -307,4 +318,80 @@ fn a_response_that_has_no_body_has_none_whatever_it_promises() {
         (open.framing, open.keep_alive),
         (Framing::UntilClose, false)
     );
+}
+
+/// Heads that are nearly right, changed at random: what is taken leaves as lines that are read back as the same message.
+#[test]
+fn what_is_taken_is_written_as_just_that() {
+    use rand::rngs::SmallRng;
+    use rand::seq::IndexedRandom;
+    use rand::{Rng, SeedableRng};
+    const SEEDS: [&[u8]; 4] = [
+        b"GET /a?b HTTP/1.1\r\nHost: a:80\r\nX: 1\r\nx: 2\r\nConnection: close\r\n\r\n",
+        b"POST http://a/b HTTP/1.1\r\nHost: b\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n",
+        b"PUT /?a HTTP/1.0\r\nContent-Length: 5\r\nX: a\r\nHost: [::1]\r\n\r\n",
+        b"OPTIONS http://a HTTP/1.1\r\nHost: \r\nTransfer-Encoding: chunked\r\nX:\ty \r\n\r\n",
+    ];
+    const PIECES: [&[u8]; 24] = [
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b"\0",
+        b" ",
+        b"\t",
+        b"\x0b",
+        b"\x7f",
+        b"\xe9",
+        b"\xc3\xa9",
+        b":",
+        b"/",
+        b"?",
+        b"#",
+        b"@",
+        b"[",
+        b"%",
+        b",",
+        b"0",
+        b"1",
+        b"chunked",
+        b"HTTP/1.1",
+        b"Host: a",
+        b"Content-Length: 3",
+    ];
+    let mut random = SmallRng::seed_from_u64(9112);
+    let mut taken = 0;
+    for _ in 0..50_000 {
+        let mut head = SEEDS.choose(&mut random).expect("there are some").to_vec();
+        for _ in 0..random.random_range(1..4) {
+            let at = random.random_range(0..head.len());
+            let end = random.random_range(at..=head.len().min(at + 2));
+            let piece = PIECES.choose(&mut random).expect("there are some");
+            head.splice(at..end, piece.iter().copied());
+        }
+        let Ok(Some(first)) = request(&head, MAX_TARGET) else {
+            continue;
+        };
+        taken += 1;
+        let mut head = first.head;
+        head.ensure_host(|| "task:1".to_owned());
+        let mut written = Vec::new();
+        write_request(&head, &mut written);
+        let shown = written.escape_ascii();
+        let again =
+            request(&written, MAX_TARGET).unwrap_or_else(|error| panic!("{shown}: {error}"));
+        let again = again.unwrap_or_else(|| panic!("{shown}: not whole"));
+        assert_eq!(again.length, written.len(), "{shown}");
+        assert_eq!(again.framing, first.framing, "{shown}");
+        assert_eq!(again.head.target(), head.target(), "{shown}");
+        let fields = |head: &RequestHead| {
+            let fields = head.fields.iter();
+            fields
+                .map(|(_, name, value)| [name, b":", value].concat())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(fields(&again.head), fields(&head), "{shown}");
+        let line_ends = memchr::memchr2_iter(b'\r', b'\n', &written).count();
+        assert_eq!(line_ends, 2 * (fields(&head).len() + 2), "{shown}");
+    }
+    assert!(taken > 2_000, "only {taken}");
 }
