@@ -60,6 +60,8 @@ pub(crate) const CASES: &[Request] = &[
     passed("an-empty-line-after-a-body", BEFORE,
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nxGET /2 HTTP/1.1\r\nHost: a\r\n\r\n").answers(&[200, 200]),
+    refused("many-empty-lines-before-the-request", BEFORE, &[400], b"\r\n\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    refused("nothing-but-a-bare-lf", BEFORE, &[400], b"\n"),
     refused("a-bare-lf-before-the-request", BEFORE, &[400], b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
     refused("a-bare-cr-before-the-request", BEFORE, &[400], b"\rGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
     refused("nul-before-the-request", LINE, &[400], b"\0GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
