@@ -227,25 +227,12 @@ impl Sender {
             error,
             unsent: false,
         };
-        // Fails after GOAWAY or a connection error; a clone that has sent nothing yet never waits.
-        let ready = self
-            .requests
-            .poll_ready(&mut Context::from_waker(Waker::noop()));
-        if let Poll::Ready(Err(error)) = ready {
-            self.state.closed.set(true);
-            return Err(Failed {
-                error: ProxyError::caused(Kind::Unsent, error),
-                unsent: true,
-            });
-        }
         let open = Rc::clone(&self.state.open);
         let request = head.h2_request(()).map_err(failed)?;
         let opens = head.protocol.is_some();
         let whole = body.is_end() && !opens;
-        let (mut response, stream) = self
-            .requests
-            .send_request(request, whole)
-            .map_err(|error| failed(classify(error)))?;
+        let sent = self.requests.send_request(request, whole);
+        let (mut response, stream) = sent.map_err(|error| self.not_sent(error))?;
         let mut outgoing = match (opens, whole) {
             (true, _) => Outgoing::Tunnel(stream),
             (false, false) => Outgoing::Body(Sending::new(body, stream)),
@@ -277,6 +264,22 @@ impl Sender {
             receiving,
         };
         Ok((ResponseHead::from_h2(head), exchange))
+    }
+}
+
+impl Sender {
+    /// After GOAWAY or a connection error a request is handed back; else something is wrong with the request itself.
+    fn not_sent(&mut self, error: h2::Error) -> Failed {
+        // Asked only here: it takes the connection's lock. A clone that has sent nothing yet never waits.
+        let context = &mut Context::from_waker(Waker::noop());
+        let unsent = matches!(self.requests.poll_ready(context), Poll::Ready(Err(_)));
+        let error = if unsent {
+            self.state.closed.set(true);
+            ProxyError::caused(Kind::Unsent, error)
+        } else {
+            classify(error)
+        };
+        Failed { error, unsent }
     }
 }
 
