@@ -34,6 +34,8 @@ impl Fields {
 
     /// The full path of a field, as errors name it.
     pub(crate) fn at(&self, field: &str) -> String {
+        // JSON and TOML allow a name without letters; a reader of the error could not tell which it is.
+        let field = if field.is_empty() { "\"\"" } else { field };
         if self.path.is_empty() {
             field.to_owned()
         } else {

@@ -116,13 +116,12 @@ pub fn load(source: &str) -> Result<ServiceConnect, ConfigErrors> {
 
 /// Checks the document and reports all errors at once.
 pub fn parse(json: &str) -> Result<ServiceConnect, ConfigErrors> {
-    let value: Value = serde_json::from_str(json).map_err(|error| {
-        ConfigErrors(vec![ConfigError::new(
-            "--service-connect",
-            "",
-            format!("not JSON: {error}"),
-        )])
-    })?;
+    let wrong = |reason| ConfigErrors(vec![ConfigError::new("--service-connect", "", reason)]);
+    let value: Value =
+        serde_json::from_str(json).map_err(|error| wrong(format!("not JSON: {error}")))?;
+    if !value.is_object() {
+        return Err(wrong("must be a JSON object".to_owned()));
+    }
     let mut errors = Vec::new();
     let mut root = Fields::new("", value, &mut errors);
     let mut document = ServiceConnect {

@@ -169,3 +169,18 @@ fn a_disabled_document_declares_nothing() {
             .is_empty()
     );
 }
+
+#[test]
+fn an_error_names_its_field_also_where_that_has_no_name() {
+    for (text, field) in [
+        ("[1]", "--service-connect"),
+        (
+            r#"{"": 1, "serviceConnectConfiguration": {"enabled": true}}"#,
+            "\"\"",
+        ),
+    ] {
+        let errors = parse(text).expect_err(text);
+        let fields: Vec<_> = errors.0.iter().map(|error| &error.field).collect();
+        assert_eq!(fields, [field], "{text}");
+    }
+}
