@@ -3,6 +3,9 @@
 mod ads;
 pub mod app;
 mod cloudmap;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod operator;
 mod publish;
 mod registry;

@@ -86,6 +86,22 @@ impl Store {
         let path = directory.join("registry.redb");
         let database =
             Database::create(&path).map_err(|source| StoreError::Open { path, source })?;
+        Self::of(database, rng)
+    }
+
+    /// An empty one that is kept nowhere.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn in_memory(rng: &mut impl Rng) -> Result<(Self, Loaded), StoreError> {
+        let memory = redb::backends::InMemoryBackend::new();
+        let made = redb::Builder::new().create_with_backend(memory);
+        let database = made.map_err(|source| StoreError::Open {
+            path: PathBuf::from("memory"),
+            source,
+        })?;
+        Self::of(database, rng)
+    }
+
+    fn of(database: Database, rng: &mut impl Rng) -> Result<(Self, Loaded), StoreError> {
         let store = Self { database };
         let epoch = store.prepare(&format!("{:032x}", rng.random::<u128>()))?;
         let registry = store.load()?;

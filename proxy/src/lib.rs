@@ -7,6 +7,9 @@ mod deadline;
 mod downstream;
 mod drain;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http1;
 mod http2;
 pub mod mesh;

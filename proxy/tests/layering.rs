@@ -132,6 +132,7 @@ fn no_wing_uses_one_above_it() {
             .into_owned();
         if relative == "main.rs"
             || relative == "micro.rs"
+            || relative.starts_with("fuzzing")
             || relative.starts_with("app")
             || relative.ends_with("tests.rs")
         {

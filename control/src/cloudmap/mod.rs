@@ -71,7 +71,7 @@ async fn call(
     response
 }
 
-async fn answer(writer: &Writer, headers: &HeaderMap, body: &[u8]) -> Response {
+pub(crate) async fn answer(writer: &Writer, headers: &HeaderMap, body: &[u8]) -> Response {
     let target = headers
         .get(TARGET)
         .and_then(|value| value.to_str().ok())

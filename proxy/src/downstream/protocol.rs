@@ -78,7 +78,7 @@ pub(crate) async fn serve(
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Speaks {
+pub(crate) enum Speaks {
     Http1,
     Http2,
     Tcp,
@@ -116,7 +116,7 @@ impl Detected {
 }
 
 /// What the bytes so far say; `None` while more are needed.
-fn recognise(bytes: &[u8]) -> Option<Speaks> {
+pub(crate) fn recognise(bytes: &[u8]) -> Option<Speaks> {
     if bytes.is_empty() {
         return None;
     }

@@ -8,7 +8,7 @@ pub(crate) mod retry;
 pub(crate) mod tcp;
 pub(crate) mod timer;
 pub(crate) mod tunnel;
-mod upgrade;
+pub(crate) mod upgrade;
 pub(crate) mod worker;
 
 use std::cell::Cell;

@@ -236,7 +236,7 @@ impl<B: Body> Exchange<B> {
 const SWITCHING: StatusCode = StatusCode::SWITCHING_PROTOCOLS;
 
 /// How the request's body travels; the head says the same when this returns (RFC 9112 section 6).
-fn frame(head: &mut RequestHead, body: &impl Body) -> Framing {
+pub(crate) fn frame(head: &mut RequestHead, body: &impl Body) -> Framing {
     match body.length() {
         Some(0) if body.is_end() => {
             head.fields.remove_known(Known::TransferEncoding);
