@@ -10,16 +10,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
-use http::Method;
 use http::header::{self, HeaderValue};
+use http::{Method, StatusCode};
 
 use super::protocol::Stream;
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
-use crate::http2::batch::batched;
+use crate::error::Kind;
+use crate::http2::batch::{Outbox, batched};
 use crate::http2::body::{Receiving, Sending};
+use crate::http2::guard::{Guard, Side};
+use crate::http2::peer_broke_protocol;
 use crate::message::Body;
-use crate::message::head::{RequestHead, ResponseHead};
+use crate::message::head::{RequestHead, ResponseHead, Unfit};
 use crate::request;
 use crate::request::body::Source;
 use crate::request::response::ResponseBody;
@@ -35,6 +38,8 @@ const CONNECTION_WINDOW: u32 = 16 * WINDOW;
 const MAX_SEND_BUFFER: usize = 256 * 1024;
 /// For an idle HTTP/2 client to take its GOAWAY.
 const CLOSING: Duration = Duration::from_secs(10);
+/// For a client that broke the protocol to take its GOAWAY and stop.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves the connection to its end.
 pub(super) async fn serve(
@@ -49,7 +54,8 @@ pub(super) async fn serve(
         deadline: worker.sweep.deadline(),
     });
     state.deadline.set_after(listener.idle_timeout);
-    let (stream, outbox) = batched(stream);
+    let max_target = listener.max_uri_bytes as usize;
+    let (stream, outbox) = batched(stream, Guard::new(Side::Server));
     let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(listener.max_header_bytes)
@@ -80,6 +86,11 @@ pub(super) async fn serve(
         let accepted = loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
+                    if let Err(unfit) = RequestHead::check_h2(&request, max_target) {
+                        let bodiless = request.method() == Method::HEAD;
+                        refuse(worker, listener, &outbox, respond, (unfit, bodiless));
+                        continue;
+                    }
                     let guard = InFlight::enter(&state);
                     let worker = Rc::clone(worker);
                     // A small task around the story, whose place is used again.
@@ -115,8 +126,52 @@ pub(super) async fn serve(
         }
         Poll::Pending
     });
-    if let Err(error) = end.await {
-        tracing::debug!(listener = listener.name, %error, "connection ended");
+    let Err(error) = end.await else { return };
+    tracing::debug!(listener = listener.name, %error, "connection ended");
+    if peer_broke_protocol(&error) {
+        let shard = listener.metrics.shard(worker.id);
+        shard.error(Kind::DownstreamProtocol);
+        drop(connection);
+        state.deadline.set_after(LINGER);
+        let mut discarded = 0;
+        let goodbye = pin!(poll_fn(|cx| outbox.poll_end(cx, &mut discarded)));
+        state.deadline.bound(goodbye).await;
+    }
+}
+
+/// Ends a stream whose request is not one: with an answer where RFC 9110 has one, else it is malformed (RFC 9113 section 8.1.1).
+fn refuse(
+    worker: &Worker,
+    listener: &ListenerPolicy,
+    outbox: &Outbox<Stream>,
+    mut respond: SendResponse<Bytes>,
+    (unfit, bodiless): (Unfit, bool),
+) {
+    let shard = listener.metrics.shard(worker.id);
+    shard.error(Kind::DownstreamProtocol);
+    tracing::debug!(listener = listener.name, %unfit, "request refused");
+    outbox.malformed();
+    let status = match unfit {
+        Unfit::Malformed(_) => return respond.send_reset(h2::Reason::PROTOCOL_ERROR),
+        Unfit::NoAuthority => StatusCode::BAD_REQUEST,
+        Unfit::TargetTooLong => StatusCode::URI_TOO_LONG,
+    };
+    let (name, kind) = (&listener.name, Kind::DownstreamProtocol);
+    let (flag, source) = (kind.flag(), kind.source());
+    let text = format!("outrigger: {name}: {unfit} ({flag}, {source:?})\n");
+    let mut head = ResponseHead::new(status);
+    head.fields
+        .push("content-type", b"text/plain; charset=utf-8");
+    head.fields
+        .push("content-length", text.len().to_string().as_bytes());
+    worker.date.stamp(&mut head);
+    let sent = respond.send_response(head.h2_response(()), bodiless);
+    let sent = sent.and_then(|mut body| match bodiless {
+        true => Ok(()),
+        false => body.send_data(Bytes::from(text), true),
+    });
+    if let Err(error) = sent {
+        tracing::debug!(%error, "refusal cannot be sent");
     }
 }
 

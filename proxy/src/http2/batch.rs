@@ -9,7 +9,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::frames::Frames;
+use super::guard::{Guard, Verdict};
 
 /// Bytes gathered before they are sent within the turn, and bytes asked of the socket at once.
 const BUFFER: usize = 64 * 1024;
@@ -20,6 +24,8 @@ const LARGE: usize = 32 * 1024;
 const SPARE: usize = 16;
 /// Slices of one vectored write; h2 gives two.
 const SLICES: usize = 8;
+/// Bytes that are taken in and thrown away behind a connection's end: closing before would reset our last words away.
+const DISCARDED: usize = 1024 * 1024;
 
 thread_local! {
     static SPARES: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
@@ -69,6 +75,13 @@ impl Held {
         }
     }
 
+    /// All that is held, and what has been consumed of it.
+    fn all(&self) -> &[u8] {
+        self.buffer
+            .as_ref()
+            .map_or(&[], |buffer| &buffer[..self.end])
+    }
+
     fn give_back(&mut self) {
         (self.start, self.end) = (0, 0);
         let Some(buffer) = self.buffer.take() else {
@@ -99,6 +112,11 @@ struct Gathering<S> {
     /// Bytes have come since somebody last asked; and at all.
     has_read: bool,
     begun: bool,
+    guard: Guard,
+    /// Where the bytes in `read` begin, for the guard. They stay to the end of the turn, also when they are consumed.
+    place: Frames,
+    /// How the connection ends; told with the next read.
+    verdict: Option<Verdict>,
 }
 
 impl<S: AsyncWrite + Unpin> Gathering<S> {
@@ -111,12 +129,28 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
             while total > self.unsent.room() {
                 ready!(self.poll_some(cx, &[]))?;
             }
-            slices.iter().for_each(|slice| self.unsent.append(slice));
+            for slice in slices {
+                let start = self.unsent.end;
+                self.unsent.append(slice);
+                if let Some(goaway) = self.guard.sent(slice)
+                    && self.guard.is_undecodable(self.place, self.read.all())
+                {
+                    let code = start + goaway + 4;
+                    let reason = u32::from(Reason::COMPRESSION_ERROR).to_be_bytes();
+                    self.unsent.buffer()[code..code + 4].copy_from_slice(&reason);
+                }
+            }
             return Poll::Ready(Ok(total));
         }
         loop {
             let taken = ready!(self.poll_some(cx, slices))?;
             if taken > 0 {
+                let mut left = taken;
+                for slice in slices {
+                    let sent = left.min(slice.len());
+                    self.guard.sent(&slice[..sent]);
+                    left -= sent;
+                }
                 return Poll::Ready(Ok(taken));
             }
         }
@@ -163,8 +197,9 @@ pub(crate) struct Batched<S>(Rc<RefCell<Gathering<S>>>);
 /// What sends the bytes that the stream's user has written.
 pub(crate) struct Outbox<S>(Rc<RefCell<Gathering<S>>>);
 
-/// Wraps the stream. Writes below 32 KiB are sent when the outbox is told to, or 64 KiB have gathered.
-pub(crate) fn batched<S>(stream: S) -> (Batched<S>, Outbox<S>) {
+/// Wraps the stream. Writes below 32 KiB are sent when the outbox is told to, or 64 KiB have gathered. What the guard objects to is
+/// an error of the kind `InvalidData` for who reads.
+pub(crate) fn batched<S>(stream: S, guard: Guard) -> (Batched<S>, Outbox<S>) {
     let gathering = Rc::new(RefCell::new(Gathering {
         stream,
         read: Held::default(),
@@ -172,6 +207,9 @@ pub(crate) fn batched<S>(stream: S) -> (Batched<S>, Outbox<S>) {
         failed: None,
         has_read: false,
         begun: false,
+        place: guard.place(),
+        guard,
+        verdict: None,
     }));
     (Batched(Rc::clone(&gathering)), Outbox(gathering))
 }
@@ -180,6 +218,9 @@ impl<S: AsyncWrite + Unpin> Outbox<S> {
     /// Sends what was gathered. What a full socket does not take stays: the task is woken when it has room, and calls again.
     pub(crate) fn send(&self, cx: &mut Context<'_>) {
         let mut gathering = self.0.borrow_mut();
+        if gathering.read.len() == 0 {
+            gathering.read.give_back();
+        }
         if let Poll::Ready(Err(error)) = gathering.poll_drain(cx) {
             gathering.unsent.give_back();
             gathering.failed = Some(error);
@@ -188,7 +229,46 @@ impl<S: AsyncWrite + Unpin> Outbox<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Outbox<S> {
+    /// Says goodbye with the verdict's code if there is one, and waits for the peer to close, taking in what it still sends for a
+    /// while. For a connection that ends by the peer's fault; h2 must be done with it.
+    pub(crate) fn poll_end(&self, cx: &mut Context<'_>, discarded: &mut usize) -> Poll<()> {
+        let gathering = &mut *self.0.borrow_mut();
+        if let Some(verdict) = gathering.verdict.take()
+            && let Some(frame) = gathering.guard.goodbye(verdict.code)
+            && frame.len() <= gathering.unsent.room()
+        {
+            gathering.unsent.append(&frame);
+        }
+        if ready!(gathering.poll_drain(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        let stream = &mut gathering.stream;
+        if ready!(Pin::new(&mut *stream).poll_shutdown(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        while *discarded < DISCARDED {
+            let mut much = ReadBuf::new(gathering.read.buffer());
+            let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut much));
+            let count = much.filled().len();
+            if read.is_err() || count == 0 {
+                break;
+            }
+            *discarded += count;
+        }
+        Poll::Ready(())
+    }
+}
+
 impl<S> Outbox<S> {
+    /// A request on this connection had to be reset for what was in it.
+    pub(crate) fn malformed(&self) {
+        let gathering = &mut *self.0.borrow_mut();
+        if let Err(verdict) = gathering.guard.malformed() {
+            gathering.verdict = Some(verdict);
+        }
+    }
+
     /// Whether bytes have come since this was last asked.
     pub(crate) fn has_read(&self) -> bool {
         std::mem::take(&mut self.0.borrow_mut().has_read)
@@ -209,19 +289,30 @@ impl<S: AsyncRead + Unpin> AsyncRead for Batched<S> {
         let gathering = &mut *self.0.borrow_mut();
         let (stream, read) = (Pin::new(&mut gathering.stream), &mut gathering.read);
         if read.len() == 0 {
+            if let Some(verdict) = gathering.verdict {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, verdict)));
+            }
             let mut much = ReadBuf::new(read.buffer());
             let polled = stream.poll_read(cx, &mut much);
-            read.end = much.filled().len();
-            if read.end == 0 {
-                read.give_back();
+            let count = much.filled().len();
+            if count == 0 {
                 return polled;
             }
+            (read.start, read.end) = (0, count);
             gathering.has_read = true;
             gathering.begun = true;
+            gathering.place = gathering.guard.place();
+            if let Err((good, verdict)) = gathering.guard.received(read.bytes()) {
+                gathering.verdict = Some(verdict);
+                read.end = good;
+                if good == 0 {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, verdict)));
+                }
+            }
         }
         let fits = read.len().min(buf.remaining());
         buf.put_slice(&read.bytes()[..fits]);
-        read.consume(fits);
+        read.start += fits;
         Poll::Ready(Ok(()))
     }
 }

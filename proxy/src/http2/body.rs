@@ -8,8 +8,10 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, header};
 
+use super::peer_broke_protocol;
 use crate::error::{Kind, ProxyError};
-use crate::message::fields::Fields;
+use crate::message::fields::{Fields, Known};
+use crate::message::head::is_padded;
 use crate::message::{Body, Part};
 
 /// A body that comes from the peer. Dropping it before its end resets the stream.
@@ -41,7 +43,8 @@ impl Receiving {
 }
 
 impl Receiving {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, h2::Error>>> {
+    /// The next part; an error without a cause is of trailers that are malformed.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, Option<h2::Error>>>> {
         if !self.data_done {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
@@ -50,15 +53,17 @@ impl Receiving {
                     self.ended = self.stream.is_end_stream();
                     return Poll::Ready(Some(Ok(Part::Data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(Some(error)))),
                 None => self.data_done = true,
             }
         }
         let trailers = ready!(self.stream.poll_trailers(cx)).transpose();
         self.ended = true;
-        Poll::Ready(
-            trailers.map(|found| found.map(|trailers| Part::Trailers(Fields::of_map(trailers)))),
-        )
+        Poll::Ready(trailers.map(|found| match found.map(trailers_of) {
+            Ok(Some(fields)) => Ok(Part::Trailers(fields)),
+            Ok(None) => Err(None),
+            Err(error) => Err(Some(error)),
+        }))
     }
 
     /// The next part; an error is of kind `broken`.
@@ -68,7 +73,24 @@ impl Receiving {
         broken: Kind,
     ) -> Poll<Option<Result<Part, ProxyError>>> {
         let part = ready!(self.poll(cx));
-        Poll::Ready(part.map(|part| part.map_err(|error| ProxyError::caused(broken, error))))
+        Poll::Ready(part.map(|part| {
+            part.map_err(|error| {
+                let kind = match broken {
+                    _ if error
+                        .as_ref()
+                        .is_some_and(|error| !peer_broke_protocol(error)) =>
+                    {
+                        broken
+                    }
+                    Kind::DownstreamTermination => Kind::DownstreamProtocol,
+                    _ => Kind::UpstreamProtocol,
+                };
+                match error {
+                    Some(error) => ProxyError::caused(kind, error),
+                    None => ProxyError::caused(kind, "white space around a trailer's value"),
+                }
+            })
+        }))
     }
 
     /// Whether nothing will come any more.
@@ -80,6 +102,25 @@ impl Receiving {
     pub(crate) fn length(&self) -> Option<u64> {
         if self.is_end() { Some(0) } else { self.length }
     }
+}
+
+/// Trailers without what may not be among them (RFC 9110 section 6.5.1); `None` where they are malformed (RFC 9113 section 8.2.1).
+fn trailers_of(map: HeaderMap) -> Option<Fields> {
+    const NOT_TRAILERS: [Known; 5] = [
+        Known::ContentLength,
+        Known::Host,
+        Known::Te,
+        Known::Trailer,
+        Known::Expect,
+    ];
+    if map.values().any(is_padded) {
+        return None;
+    }
+    let mut fields = Fields::of_map(map);
+    if fields.has_any(&NOT_TRAILERS) {
+        fields.remove(|known, _| NOT_TRAILERS.contains(&known));
+    }
+    Some(fields)
 }
 
 /// Why a body was not sent to its end.

@@ -1,9 +1,13 @@
 //! The heads of requests and responses, whichever version of HTTP they came by.
 
+use std::fmt;
+
 use h2::ext::Protocol;
+use http::header::{self, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version, request, response};
 
+use super::authority::is_authority;
 use super::fields::{Fields, Known, Span};
 use crate::error::{Kind, ProxyError};
 
@@ -76,9 +80,70 @@ impl RequestHead {
         }
     }
 
+    /// Whether an HTTP/2 request that h2 (0.4) has let through is one, and can be one in HTTP/1.1 (RFC 9113 sections 8.2 and 8.3).
+    /// `max_target` bounds its `:path` in bytes.
+    pub(crate) fn check_h2<B>(request: &Request<B>, max_target: usize) -> Result<(), Unfit> {
+        let (uri, headers) = (request.uri(), request.headers());
+        let authority = uri.authority().map(|authority| authority.as_str());
+        if authority.is_some_and(|authority| !is_authority(authority.as_bytes())) {
+            return Err(Unfit::Malformed(":authority is not a host and port"));
+        }
+        let mut host = None;
+        for (name, value) in headers {
+            if is_padded(value) {
+                return Err(Unfit::Malformed("white space around a field's value"));
+            }
+            if name == header::CONTENT_LENGTH && value.is_empty() {
+                return Err(Unfit::Malformed("Content-Length is empty"));
+            }
+            if name == header::HOST && host.replace(value.as_bytes()).is_some() {
+                return Err(Unfit::Malformed("Host is there twice"));
+            }
+        }
+        let differs = |host: &[u8]| match authority {
+            Some(authority) => !host.eq_ignore_ascii_case(authority.as_bytes()),
+            // HTTP/1.1 has empty ones.
+            None => !host.is_empty() && !is_authority(host),
+        };
+        if host.is_some_and(differs) {
+            return Err(Unfit::Malformed("Host is not :authority, or not a host"));
+        }
+        let is_connect = request.method() == Method::CONNECT;
+        let target = uri.path_and_query();
+        if authority.is_none()
+            && target
+                .is_some_and(|target| target == "/" && *target != PathAndQuery::from_static("/"))
+        {
+            // http shows a path that is not there as a slash, but does not compare it so.
+            return Err(Unfit::Malformed(":path is missing"));
+        }
+        match target.map(PathAndQuery::as_str) {
+            None if is_connect => {}
+            None => return Err(Unfit::Malformed(":path is missing")),
+            Some("*") if request.method() == Method::OPTIONS => {}
+            Some(target) if !target.starts_with('/') => {
+                return Err(Unfit::Malformed(":path does not begin with a slash"));
+            }
+            Some(target) if target.len() > max_target => return Err(Unfit::TargetTooLong),
+            Some(_) => {}
+        }
+        match (authority, host) {
+            (None, _) if is_connect => Err(Unfit::Malformed("CONNECT without :authority")),
+            (None, None) => Err(Unfit::NoAuthority),
+            _ => Ok(()),
+        }
+    }
+
     /// The head of an HTTP/2 request (RFC 9113 section 8.3.1). Host is `:authority`'s to say.
     pub(crate) fn from_h2(mut parts: request::Parts) -> Self {
+        let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+        let first = lengths.next();
+        let of_many = lengths.next().and(first).cloned();
         let mut fields = Fields::from_map(parts.headers);
+        if let Some(length) = of_many {
+            // The same number, as h2 has seen to; one is as good.
+            fields.set(Known::ContentLength, "content-length", length.as_bytes());
+        }
         let authority = parts.uri.authority().map_or(Span::EMPTY, |authority| {
             fields.store(authority.as_str().as_bytes())
         });
@@ -132,6 +197,34 @@ impl RequestHead {
     }
 }
 
+/// Why what came on an HTTP/2 stream is no request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// Malformed: the stream is reset (RFC 9113 section 8.1.1).
+    Malformed(&'static str),
+    /// Neither `:authority` nor Host (RFC 9110 section 7.2): 400.
+    NoAuthority,
+    /// 414.
+    TargetTooLong,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed(why) => why,
+            Self::NoAuthority => "the request names no host",
+            Self::TargetTooLong => "the request's target is too long",
+        })
+    }
+}
+
+/// Whether there is white space around the value: HTTP/1.1 would drop it (RFC 9113 section 8.2.1).
+pub(crate) fn is_padded(value: &HeaderValue) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = value.as_bytes();
+    blank(bytes.first()) || blank(bytes.last())
+}
+
 /// A response's head.
 #[derive(Debug, Clone)]
 pub(crate) struct ResponseHead {
@@ -175,10 +268,17 @@ impl ResponseHead {
             || self.status == StatusCode::NOT_MODIFIED
     }
 
-    /// The head of an HTTP/2 response.
-    pub(crate) fn from_h2(parts: response::Parts) -> Self {
+    /// The head of an HTTP/2 response, if it can be one in HTTP/1.1, too (RFC 9113 sections 8.2.1 and 8.6).
+    pub(crate) fn from_h2(parts: response::Parts) -> Result<Self, ProxyError> {
+        let malformed = |why| Err(ProxyError::caused(Kind::UpstreamProtocol, why));
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return malformed("101 on an HTTP/2 stream");
+        }
+        if parts.headers.values().any(is_padded) {
+            return malformed("white space around a field's value");
+        }
         let fields = Fields::of_map(parts.headers);
-        Self::with_reason(parts.status, None, fields)
+        Ok(Self::with_reason(parts.status, None, fields))
     }
 
     /// As an HTTP/2 response.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
 use h2::{Ping, Reason, SendStream};
-use http::{Response, StatusCode};
+use http::Response;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -19,12 +19,16 @@ use super::h1::{Failed, MAX_INFORMATIONAL};
 use crate::error::{Kind, ProxyError};
 use crate::http2::batch::{Batched, Outbox, batched};
 use crate::http2::body::{Broken, Receiving, Sending};
+use crate::http2::guard::{Guard, Side};
+use crate::http2::peer_broke_protocol;
 use crate::http2::pipe::Pipe;
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::message::{Body, Part};
 
 /// Silence with open streams after which a connection is probed with PING (RFC 9113 section 6.7), and the wait for its answer.
 const PING_AFTER: Duration = Duration::from_secs(10);
+/// For an endpoint that broke the protocol to take its GOAWAY and stop.
+const LINGER: Duration = Duration::from_secs(1);
 /// Receive windows: one stream may have this much in flight, and all of a connection together 64 times as much, so that some
 /// clients that do not read do not stop the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -125,7 +129,7 @@ impl<B: Body> Exchange<B> {
 
 /// Makes the stream a connection (prior knowledge, RFC 9113 section 3.3).
 pub(crate) async fn h2(stream: TcpStream) -> Result<Sender, ProxyError> {
-    let (stream, outbox) = batched(stream);
+    let (stream, outbox) = batched(stream, Guard::new(Side::Client));
     let (requests, connection) = Builder::new()
         .initial_max_send_streams(FIRST_STREAMS)
         .initial_window_size(STREAM_WINDOW)
@@ -155,7 +159,7 @@ async fn drive(
     let mut pings = connection.ping_pong();
     let mut asked = false;
     let mut silence = pin!(tokio::time::sleep(PING_AFTER));
-    poll_fn(|cx| {
+    let broke_protocol = poll_fn(|cx| {
         loop {
             let polled = Pin::new(&mut connection).poll(cx);
             outbox.send(cx);
@@ -164,10 +168,10 @@ async fn drive(
                 state.news.notify_waiters();
             }
             if let Poll::Ready(end) = polled {
-                if let Err(error) = end {
+                if let Err(error) = &end {
                     tracing::debug!(%error, "upstream connection ended");
                 }
-                return Poll::Ready(());
+                return Poll::Ready(end.is_err_and(|error| peer_broke_protocol(&error)));
             }
             if silence.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
@@ -176,7 +180,7 @@ async fn drive(
             let heard = outbox.has_read();
             if asked && !heard {
                 tracing::debug!("upstream connection ended: no answer to PING");
-                return Poll::Ready(());
+                return Poll::Ready(false);
             }
             asked = !heard && Rc::strong_count(&state.open) > 1;
             if let Some(pings) = &mut pings {
@@ -191,6 +195,13 @@ async fn drive(
     .await;
     state.closed.set(true);
     state.news.notify_waiters();
+    drop(connection);
+    if broke_protocol {
+        let mut discarded = 0;
+        let goodbye = poll_fn(|cx| outbox.poll_end(cx, &mut discarded));
+        // Whoever does not hear it in time is cut off.
+        let _ = tokio::time::timeout(LINGER, goodbye).await;
+    }
 }
 
 impl Sender {
@@ -263,7 +274,8 @@ impl Sender {
             outgoing,
             receiving,
         };
-        Ok((ResponseHead::from_h2(head), exchange))
+        let head = ResponseHead::from_h2(head).map_err(failed)?;
+        Ok((head, exchange))
     }
 }
 
@@ -289,17 +301,17 @@ fn may_inform(
     informational: u32,
 ) -> Result<ResponseHead, ProxyError> {
     let (head, ()) = head.map_err(classify)?.into_parts();
-    let wrong = match head.status {
-        StatusCode::SWITCHING_PROTOCOLS => "101 on HTTP/2",
-        _ if informational > MAX_INFORMATIONAL => "too many informational responses",
-        _ => return Ok(ResponseHead::from_h2(head)),
-    };
-    Err(ProxyError::caused(Kind::UpstreamProtocol, wrong))
+    if informational > MAX_INFORMATIONAL {
+        let flood = "too many informational responses";
+        return Err(ProxyError::caused(Kind::UpstreamProtocol, flood));
+    }
+    ResponseHead::from_h2(head)
 }
 
 /// What an error means for the request that was on its way.
 fn classify(error: h2::Error) -> ProxyError {
     let kind = match error.reason() {
+        _ if peer_broke_protocol(&error) => Kind::UpstreamProtocol,
         Some(Reason::REFUSED_STREAM) if error.is_remote() => Kind::RefusedStream,
         // h2 fails only the streams above GOAWAY's last id with it (RFC 9113 section 6.8): they were not processed.
         Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => Kind::RefusedStream,
