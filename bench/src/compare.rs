@@ -1,8 +1,8 @@
 //! The comparison with other proxies: every peer on the same job, pinned, in turns, with ratios and how sure they are.
 
 mod cells;
-mod cost;
-mod machine;
+pub(crate) mod cost;
+pub(crate) mod machine;
 mod memory;
 pub mod results;
 mod run;

@@ -1,5 +1,6 @@
 //! Load, origins and fleets of local processes: what shows that the sidecar and its control server do their work.
 
+pub mod attack;
 pub mod compare;
 pub mod demo;
 pub mod fleet;

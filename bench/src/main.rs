@@ -1,10 +1,11 @@
-//! The command line: `origin`, `load`, `demo`, `compare` and what reads its results.
+//! The command line: `origin`, `load`, `attack`, `demo`, `compare` and what reads its results.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use outrigger_bench::attack;
 use outrigger_bench::compare;
 use outrigger_bench::demo;
 use outrigger_bench::instructions;
@@ -52,6 +53,8 @@ enum Command {
     Demo(demo::Options),
     /// Our sidecar beside Envoy, HAProxy and nginx: CPU, latency, memory, and what the ratios say
     Compare(compare::Options),
+    /// Hostile clients against a sidecar: what a good client notices, and what memory it takes
+    Attack(attack::Options),
     /// What `compare` found, as an HTML page and a Markdown table
     Report(report::Options),
     /// Instructions per request with a hundred times more endpoints or services, under valgrind
@@ -71,7 +74,7 @@ fn main() -> ExitCode {
     }
     let mut builder = match args.command {
         // One thread: it is pinned, and what measures must cost little.
-        Command::Load(_) | Command::Compare(_) | Command::Origin { .. } => {
+        Command::Load(_) | Command::Compare(_) | Command::Attack(_) | Command::Origin { .. } => {
             tokio::runtime::Builder::new_current_thread()
         }
         _ => tokio::runtime::Builder::new_multi_thread(),
@@ -118,6 +121,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 ExitCode::FAILURE
             });
         }
+        Command::Attack(options) => return attack::run(options).await,
         Command::Load(options) => return load::run(options).await,
         Command::Origin {
             listen,

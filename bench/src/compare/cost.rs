@@ -10,7 +10,7 @@ use crate::fleet::Process;
 
 /// CPU seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Cpu {
+pub(crate) struct Cpu {
     /// From the scheduler's nanoseconds, exact.
     total: f64,
     /// From ticks: good only for the proportion.
@@ -20,7 +20,7 @@ pub(super) struct Cpu {
 
 impl Cpu {
     /// Seconds in user mode: the exact total, split in the proportion of the ticks.
-    pub(super) fn user(self) -> f64 {
+    pub(crate) fn user(self) -> f64 {
         match self.user + self.system {
             ticks if ticks > 0.0 => self.total * self.user / ticks,
             _ => 0.0,
@@ -28,7 +28,7 @@ impl Cpu {
     }
 
     /// Seconds in the kernel.
-    pub(super) fn system(self) -> f64 {
+    pub(crate) fn system(self) -> f64 {
         self.total - self.user()
     }
 }
@@ -91,7 +91,7 @@ pub(super) fn family(processes: &[Process]) -> anyhow::Result<Vec<u32>> {
 
 /// What they have used since they began. A thread that has ended is missing from the exact total, so the difference is
 /// taken over a run in which none does.
-pub(super) fn cpu(ids: &[u32]) -> anyhow::Result<Cpu> {
+pub(crate) fn cpu(ids: &[u32]) -> anyhow::Result<Cpu> {
     let tick = rustix::param::clock_ticks_per_second() as f64;
     let mut sum = Cpu::default();
     for id in ids {
@@ -111,7 +111,7 @@ pub(super) fn cpu(ids: &[u32]) -> anyhow::Result<Cpu> {
 }
 
 /// Resident MiB of them all.
-pub(super) fn rss_mib(ids: &[u32]) -> anyhow::Result<f64> {
+pub(crate) fn rss_mib(ids: &[u32]) -> anyhow::Result<f64> {
     let mut kib = 0.0;
     for id in ids {
         let status = fs::read_to_string(format!("/proc/{id}/status"))?;

@@ -14,10 +14,10 @@ const NEEDED: u64 = 12_000;
 
 /// The CPUs this run may use, in order.
 #[derive(Debug, Clone)]
-pub(super) struct Cpus(Vec<usize>);
+pub(crate) struct Cpus(Vec<usize>);
 
 impl Cpus {
-    pub(super) fn allowed() -> anyhow::Result<Self> {
+    pub(crate) fn allowed() -> anyhow::Result<Self> {
         let set = sched_getaffinity(None)?;
         Ok(Self(
             (0..CpuSet::MAX_CPU)
@@ -37,7 +37,7 @@ impl Cpus {
     }
 
     /// Runs `start` on the proxies' CPUs: a process that it starts inherits them. Then this thread is the load's again.
-    pub(super) fn on_proxies<T>(&self, workers: usize, start: impl FnOnce() -> T) -> T {
+    pub(crate) fn on_proxies<T>(&self, workers: usize, start: impl FnOnce() -> T) -> T {
         pin(self.split(workers).0);
         let started = start();
         self.to_load(workers);
@@ -45,7 +45,7 @@ impl Cpus {
     }
 
     /// Puts this thread, and what it starts, on the load's CPUs.
-    pub(super) fn to_load(&self, workers: usize) {
+    pub(crate) fn to_load(&self, workers: usize) {
         pin(self.split(workers).1);
     }
 
