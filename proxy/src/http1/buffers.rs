@@ -2,8 +2,10 @@
 
 use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 /// What a connection starts reading with, in bytes.
 pub(crate) const SMALL: usize = 8 * 1024;
@@ -12,9 +14,43 @@ const SCRATCH: usize = 256 * 1024;
 /// Buffers of each kind one worker keeps; more connections than this at once allocate theirs.
 const KEPT: usize = 64;
 
+/// Connections of one worker that may read much at once, at a time. Clients that do not read what they asked for keep such a
+/// read waiting; beyond this many the rest reads little by little, slower and in little memory.
+pub(crate) const MAX_LARGE: usize = 256;
+
+/// The right to read much at once. What was read holds it too, for as long as somebody has not written it on.
+#[derive(Debug)]
+pub(crate) struct Large(Arc<AtomicUsize>);
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A part of a body that came in a large read.
+struct Held {
+    data: Bytes,
+    _large: Arc<Large>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+/// `data` with the right it was read by.
+pub(crate) fn held(data: Bytes, large: &Arc<Large>) -> Bytes {
+    let _large = Arc::clone(large);
+    Bytes::from_owner(Held { data, _large })
+}
+
 /// One worker's spare buffers.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
+    /// Atomic because what was read may be sent to another thread, as far as the compiler knows.
+    large: Arc<AtomicUsize>,
     input: RefCell<Vec<BytesMut>>,
     output: RefCell<Vec<Vec<u8>>>,
     scratch: RefCell<Vec<u8>>,
@@ -23,6 +59,15 @@ pub(crate) struct Buffers {
 impl Buffers {
     pub(crate) fn new() -> Rc<Self> {
         Rc::default()
+    }
+
+    /// The right to read much at once, if it is not given to too many.
+    pub(crate) fn large(&self) -> Option<Arc<Large>> {
+        if self.large.load(Relaxed) >= MAX_LARGE {
+            return None;
+        }
+        self.large.fetch_add(1, Relaxed);
+        Some(Arc::new(Large(Arc::clone(&self.large))))
     }
 
     /// An empty buffer with room for [`SMALL`] bytes.
@@ -78,6 +123,20 @@ mod tests {
         grown.give_input(BytesMut::with_capacity(64 * SMALL));
         grown.give_output(Vec::with_capacity(64 * SMALL));
         assert!(grown.input.borrow().is_empty() && grown.output.borrow().is_empty());
+    }
+
+    #[test]
+    fn large_reads_are_bounded_and_what_they_brought_counts_until_it_is_gone() {
+        let buffers = Buffers::new();
+        let mut rights: Vec<_> = (0..MAX_LARGE).filter_map(|_| buffers.large()).collect();
+        assert_eq!(rights.len(), MAX_LARGE);
+        let last = rights.pop().expect("there is more than one");
+        let part = held(Bytes::from_static(b"read"), &last);
+        drop(last);
+        assert!(buffers.large().is_none(), "the part is not written yet");
+        assert_eq!(part, "read");
+        drop(part);
+        assert!(buffers.large().is_some());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
@@ -10,13 +11,15 @@ use http::Method;
 use tokio::net::tcp::OwnedReadHalf;
 
 use super::body::{Decoded, Decoder};
-use super::buffers::{Buffers, SMALL};
+use super::buffers::{Buffers, Large, SMALL, held};
 use super::head::{self, Limits, Parsed, Refused};
 use crate::message::Part;
 use crate::message::head::{RequestHead, ResponseHead};
 
 /// The most one read asks for; reached in steps while reads fill the buffer.
 const LARGE: usize = 256 * 1024;
+/// The most without the right to read more.
+const MEDIUM: usize = 2 * SMALL;
 
 /// Why reading ended.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +49,8 @@ pub(crate) struct Reader {
     grown: bool,
     /// Bytes of the buffer that are known to be no whole head.
     tried: usize,
+    /// The right to ask for more than [`MEDIUM`].
+    large: Option<Arc<Large>>,
     buffers: Rc<Buffers>,
 }
 
@@ -60,6 +65,7 @@ impl Reader {
             want: SMALL,
             grown: false,
             tried: 0,
+            large: None,
             buffers,
         }
     }
@@ -89,6 +95,18 @@ impl Reader {
             }
             self.want = SMALL;
         }
+        self.large = None;
+    }
+
+    /// Asks for `want` bytes from the next read on, or as much as this reader may.
+    fn ask_for(&mut self, want: usize) {
+        if want > MEDIUM && self.large.is_none() {
+            self.large = self.buffers.large();
+        }
+        self.want = match self.large {
+            Some(_) => want,
+            None => want.min(MEDIUM),
+        };
     }
 
     /// Ready when there is something to read, be it the end. Reads nothing, needs no buffer.
@@ -122,7 +140,7 @@ impl Reader {
             &mut self.buffer
         ))?;
         if read == room && self.want < LARGE {
-            self.want = LARGE.min(4 * self.want);
+            self.ask_for(LARGE.min(4 * self.want));
         }
         self.ended |= read == 0;
         Poll::Ready(Ok(read))
@@ -232,13 +250,20 @@ impl Reader {
     ) -> Poll<Option<Result<Part, ReadError>>> {
         loop {
             match self.decoder.decode(&mut self.buffer) {
+                Ok(Decoded::Part(Part::Data(data))) if data.len() > MEDIUM => {
+                    let data = match &self.large {
+                        Some(large) => held(data, large),
+                        None => data,
+                    };
+                    return Poll::Ready(Some(Ok(Part::Data(data))));
+                }
                 Ok(Decoded::Part(part)) => return Poll::Ready(Some(Ok(part))),
                 Ok(Decoded::End) => return Poll::Ready(None),
                 Ok(Decoded::More) => {}
                 Err(refused) => return Poll::Ready(Some(Err(refused.into()))),
             }
             if let Some(remaining) = self.decoder.remaining() {
-                self.want = remaining.clamp(SMALL as u64, LARGE as u64) as usize;
+                self.ask_for(remaining.clamp(SMALL as u64, LARGE as u64) as usize);
             }
             match ready!(self.poll_fill(cx)) {
                 Ok(0) if self.decoder == Decoder::UntilClose => {
