@@ -36,6 +36,8 @@ use crate::upstream::resolve::Resolver;
 
 /// Between two tries to bind what could not be bound.
 const BIND_AGAIN: Duration = Duration::from_secs(1);
+/// When half of so many connections have left, what they took goes back to the kernel.
+const CROWD: u64 = 1000;
 /// For connections to be flushed and closed at the very end.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -380,15 +382,19 @@ fn join_mesh(
 }
 
 async fn bind_again(running: Shared) {
+    let mut most = 0;
     loop {
         tokio::time::sleep(BIND_AGAIN).await;
-        let restructured = {
+        let (restructured, connections) = {
             let mut running = running.lock();
             running.bind_missing();
-            running.was_restructured()
+            (running.was_restructured(), running.connections())
         };
-        if restructured {
+        most = most.max(connections);
+        let crowd_has_left = most >= CROWD && 2 * connections <= most;
+        if restructured || crowd_has_left {
             memory::give_back();
+            most = connections;
         }
     }
 }

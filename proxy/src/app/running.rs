@@ -125,6 +125,11 @@ impl Running {
         std::mem::take(&mut self.untidy)
     }
 
+    /// Connections open on all workers.
+    pub(crate) fn connections(&self) -> u64 {
+        self.workers.connections()
+    }
+
     /// Binds what is wanted and not bound; called again from time to time, since what was in the way may have gone.
     pub(crate) fn bind_missing(&mut self) {
         let mut failed = BTreeSet::new();
