@@ -33,30 +33,14 @@ pub(super) fn begin(
     listener: Arc<ListenerPolicy>,
     stream: TcpStream,
 ) {
-    if worker.farewells.get() >= MAX_FAREWELLS {
+    let Some(farewell) = worker.farewells.take(MAX_FAREWELLS) else {
         return;
-    }
-    let told = Telling::begin(worker);
+    };
+    let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
-        tell(&told.0, &listener, Stream::new(stream)).await;
-        drop((told, place));
+        tell(&worker, &listener, Stream::new(stream)).await;
+        drop((farewell, place));
     });
-}
-
-/// One client being told.
-struct Telling(Rc<Worker>);
-
-impl Telling {
-    fn begin(worker: &Rc<Worker>) -> Self {
-        worker.farewells.set(worker.farewells.get() + 1);
-        Self(Rc::clone(worker))
-    }
-}
-
-impl Drop for Telling {
-    fn drop(&mut self) {
-        self.0.farewells.set(self.0.farewells.get() - 1);
-    }
 }
 
 async fn tell(worker: &Worker, listener: &ListenerPolicy, mut stream: Stream) {

@@ -16,6 +16,31 @@ use crate::upstream::pool::Pool;
 /// How often a worker looks for connections that idled too long.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
+/// A bound on how many have something at once.
+#[derive(Debug, Default)]
+pub(crate) struct Places(Rc<Cell<usize>>);
+
+impl Places {
+    /// A place, if fewer than `most` are taken.
+    pub(crate) fn take(&self, most: usize) -> Option<Place> {
+        let taken = self.0.get();
+        (taken < most).then(|| {
+            self.0.set(taken + 1);
+            Place(Rc::clone(&self.0))
+        })
+    }
+}
+
+/// One place, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place(Rc<Cell<usize>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 /// One worker; shared by reference counting among the tasks of its thread, never across threads.
 pub(crate) struct Worker {
     /// Its index among the metric shards.
@@ -29,7 +54,9 @@ pub(crate) struct Worker {
     pub(crate) date: Date,
     pub(crate) snapshot: Current,
     /// Connections over a limit that are being told so.
-    pub(crate) farewells: Cell<usize>,
+    pub(crate) farewells: Places,
+    /// HTTP/2 clients with wide windows.
+    pub(crate) wide: Places,
     /// Set when this sidecar drains: responses then ask h1 clients to close.
     pub(crate) draining: Cell<bool>,
 }
@@ -47,7 +74,8 @@ impl Worker {
             sweep,
             date: Date::default(),
             snapshot,
-            farewells: Cell::new(0),
+            farewells: Places::default(),
+            wide: Places::default(),
             draining: Cell::new(false),
         })
     }
@@ -63,5 +91,20 @@ impl Worker {
             }
             self.pool.tidy();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_is_given_back_is_taken_again() {
+        let places = Places::default();
+        let taken: Vec<_> = (0..3).map_while(|_| places.take(2)).collect();
+        assert_eq!(taken.len(), 2);
+        assert!(places.take(2).is_none());
+        drop(taken);
+        assert!(places.take(2).is_some());
     }
 }

@@ -87,6 +87,53 @@ fn an_http2_connection_over_the_limit_gets_goaway_before_any_stream() {
     assert_eq!(sidecar.metric(ERRORS, OVERFLOW), 1);
 }
 
+/// The SETTINGS_INITIAL_WINDOW_SIZE that a new HTTP/2 connection is told, and that connection.
+fn window(sidecar: &Sidecar) -> (u32, TcpStream) {
+    let mut stream = sidecar.connect();
+    stream
+        .write_all(&[PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat())
+        .expect("the preface fits the socket");
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).expect("a server begins");
+    assert_eq!(head[3], 4, "with SETTINGS");
+    let mut settings = vec![0; usize::from(head[2])];
+    stream
+        .read_exact(&mut settings)
+        .expect("the frame is whole");
+    let mut of_window = settings.chunks_exact(6).filter(|one| one[..2] == [0, 4]);
+    let value = of_window.next().expect("the window is not the default");
+    let value = [value[2], value[3], value[4], value[5]];
+    (u32::from_be_bytes(value), stream)
+}
+
+#[test]
+fn sixteen_http2_clients_get_wide_windows_and_the_next_one_when_one_has_left() {
+    let origin = application([127, 66, 0, 15]);
+    let sidecar = Sidecar::start_with(
+        free([127, 66, 0, 16]),
+        "http",
+        ["", ""],
+        &origin.to_string(),
+        &["--workers", "1"],
+    );
+    let mut wide: Vec<TcpStream> = (0..16)
+        .map(|_| {
+            let (size, stream) = window(&sidecar);
+            assert_eq!(size, 1024 * 1024);
+            stream
+        })
+        .collect();
+    assert_eq!(window(&sidecar).0, 64 * 1024);
+    wide.pop();
+    sidecar.until("/metrics", |page| {
+        let open = page
+            .lines()
+            .find(|line| line.starts_with("ActiveConnectionCount"));
+        open.is_some_and(|line| line.ends_with(" 15"))
+    });
+    assert_eq!(window(&sidecar).0, 1024 * 1024);
+}
+
 #[test]
 fn a_client_over_the_limit_that_says_nothing_is_closed_without_a_word() {
     let (sidecar, _first) = full(7, 8);
