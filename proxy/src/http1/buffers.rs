@@ -9,6 +9,8 @@ use bytes::{Bytes, BytesMut};
 
 /// What a connection starts reading with, in bytes.
 pub(crate) const SMALL: usize = 8 * 1024;
+/// The most a connection reads at once without the right to read more, in bytes.
+pub(crate) const MEDIUM: usize = 2 * SMALL;
 /// What opaque connections move at once, in bytes.
 const SCRATCH: usize = 256 * 1024;
 /// Buffers of each kind one worker keeps; more connections than this at once allocate theirs.
@@ -61,13 +63,17 @@ impl Buffers {
         Rc::default()
     }
 
+    /// Whether [`Self::large`] would give it.
+    pub(crate) fn has_large(&self) -> bool {
+        self.large.load(Relaxed) < MAX_LARGE
+    }
+
     /// The right to read much at once, if it is not given to too many.
     pub(crate) fn large(&self) -> Option<Arc<Large>> {
-        if self.large.load(Relaxed) >= MAX_LARGE {
-            return None;
-        }
-        self.large.fetch_add(1, Relaxed);
-        Some(Arc::new(Large(Arc::clone(&self.large))))
+        self.has_large().then(|| {
+            self.large.fetch_add(1, Relaxed);
+            Arc::new(Large(Arc::clone(&self.large)))
+        })
     }
 
     /// An empty buffer with room for [`SMALL`] bytes.
@@ -134,6 +140,7 @@ mod tests {
         let part = held(Bytes::from_static(b"read"), &last);
         drop(last);
         assert!(buffers.large().is_none(), "the part is not written yet");
+        assert!(!buffers.has_large());
         assert_eq!(part, "read");
         drop(part);
         assert!(buffers.large().is_some());

@@ -11,15 +11,13 @@ use http::Method;
 use tokio::net::tcp::OwnedReadHalf;
 
 use super::body::{Decoded, Decoder};
-use super::buffers::{Buffers, Large, SMALL, held};
+use super::buffers::{Buffers, Large, MEDIUM, SMALL, held};
 use super::head::{self, Limits, Parsed, Refused};
 use crate::message::Part;
 use crate::message::head::{RequestHead, ResponseHead};
 
 /// The most one read asks for; reached in steps while reads fill the buffer.
 const LARGE: usize = 256 * 1024;
-/// The most without the right to read more.
-const MEDIUM: usize = 2 * SMALL;
 
 /// Why reading ended.
 #[derive(Debug, thiserror::Error)]

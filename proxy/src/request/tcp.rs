@@ -14,7 +14,7 @@ use super::retry::{Attempts, Ended};
 use super::worker::Worker;
 use crate::deadline::Deadline;
 use crate::error::{Kind, ProxyError};
-use crate::http1::buffers::Buffers;
+use crate::http1::buffers::{Buffers, Large, MEDIUM};
 use crate::routing::snapshot::ListenerPolicy;
 use crate::upstream::cluster::{Cluster, Share};
 use crate::upstream::connect;
@@ -112,10 +112,10 @@ pub(crate) async fn copy(
         let before = up.moved + down.moved;
         let scratch = &mut *buffers.scratch();
         let up_done = up
-            .poll(cx, client, task, scratch)
+            .poll(cx, client, task, scratch, buffers)
             .map_err(|ended| ended.blame(Kind::DownstreamTermination, Kind::ConnectionTermination));
         let down_done = down
-            .poll(cx, task, client, scratch)
+            .poll(cx, task, client, scratch, buffers)
             .map_err(|ended| ended.blame(Kind::ConnectionTermination, Kind::DownstreamTermination));
         if up.moved + down.moved != before {
             idle.set_after(idle_timeout);
@@ -152,6 +152,8 @@ impl Broken {
 struct Half {
     /// What the writer has not taken yet; a direction that flows holds nothing.
     rest: Vec<u8>,
+    /// The right to hold that much, where it is much.
+    large: Option<Arc<Large>>,
     written: usize,
     moved: u64,
     read_ended: bool,
@@ -166,6 +168,7 @@ impl Half {
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
         scratch: &mut [u8],
+        buffers: &Buffers,
     ) -> Poll<Result<(), Broken>> {
         if self.done {
             return Poll::Ready(Ok(()));
@@ -175,14 +178,19 @@ impl Half {
                 let written = ready!(poll_write(cx, to, &self.rest[self.written..]));
                 self.written += written.map_err(Broken::To)?;
             }
-            (self.rest, self.written) = (Vec::new(), 0);
+            (self.rest, self.large, self.written) = (Vec::new(), None, 0);
             if self.read_ended {
                 ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broken::To)?;
                 ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Broken::To)?;
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
-            let mut space = ReadBuf::new(scratch);
+            let most = if buffers.has_large() {
+                scratch.len()
+            } else {
+                MEDIUM
+            };
+            let mut space = ReadBuf::new(&mut scratch[..most]);
             let polled = Pin::new(&mut *from).poll_read(cx, &mut space);
             if polled.map_err(Broken::From)?.is_pending() {
                 ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broken::To)?;
@@ -197,6 +205,9 @@ impl Half {
                     Poll::Ready(more) => written += more,
                     Poll::Pending => {
                         self.rest = read[written..].to_vec();
+                        self.large = (self.rest.len() > MEDIUM)
+                            .then(|| buffers.large())
+                            .flatten();
                         return Poll::Pending;
                     }
                 }
@@ -270,6 +281,29 @@ mod tests {
         let ((moved, _), seen) = tokio::join!(relay, talk);
         assert!(seen.expect("the duplex pipes work") == sent);
         assert_eq!(moved, 100_000);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_slow_reader_is_little_where_many_hold_much() {
+        let buffers = Buffers::default();
+        let rights: Vec<_> = std::iter::from_fn(|| buffers.large()).collect();
+        for (most, rights) in [(MEDIUM, rights), (200_000, Vec::new())] {
+            let (mut app, mut client) = tokio::io::duplex(1 << 20);
+            let (_server, mut task) = tokio::io::duplex(10);
+            app.write_all(&[0; 200_010])
+                .await
+                .expect("the pipe has room");
+            let mut half = Half::default();
+            let polled = std::future::poll_fn(|cx| {
+                let scratch = &mut *buffers.scratch();
+                let polled = half.poll(cx, &mut client, &mut task, scratch, &buffers);
+                Poll::Ready(polled.is_pending())
+            });
+            assert!(polled.await, "the reader is slow");
+            assert_eq!(half.rest.len() + usize::from(most == MEDIUM) * 10, most);
+            assert_eq!(half.large.is_some(), most > MEDIUM);
+            drop(rights);
+        }
     }
 
     #[tokio::test(start_paused = true)]
