@@ -11,7 +11,7 @@ use http::{HeaderMap, header};
 use super::peer_broke_protocol;
 use crate::error::{Kind, ProxyError};
 use crate::message::fields::{Fields, Known};
-use crate::message::head::is_padded;
+use crate::message::head::is_unfit;
 use crate::message::{Body, Part};
 
 /// A body that comes from the peer. Dropping it before its end resets the stream.
@@ -105,7 +105,7 @@ impl Receiving {
 }
 
 /// Trailers without what may not be among them (RFC 9110 section 6.5.1); `None` where they are malformed (RFC 9113 section 8.2.1).
-fn trailers_of(map: HeaderMap) -> Option<Fields> {
+pub(crate) fn trailers_of(map: HeaderMap) -> Option<Fields> {
     const NOT_TRAILERS: [Known; 5] = [
         Known::ContentLength,
         Known::Host,
@@ -113,7 +113,7 @@ fn trailers_of(map: HeaderMap) -> Option<Fields> {
         Known::Trailer,
         Known::Expect,
     ];
-    if map.values().any(is_padded) {
+    if map.iter().any(is_unfit) {
         return None;
     }
     let mut fields = Fields::of_map(map);

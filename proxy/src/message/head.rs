@@ -3,7 +3,7 @@
 use std::fmt;
 
 use h2::ext::Protocol;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version, request, response};
 
@@ -90,8 +90,8 @@ impl RequestHead {
         }
         let mut host = None;
         for (name, value) in headers {
-            if is_padded(value) {
-                return Err(Unfit::Malformed("white space around a field's value"));
+            if is_unfit((name, value)) {
+                return Err(Unfit::Malformed(UNFIT));
             }
             if name == header::CONTENT_LENGTH && value.is_empty() {
                 return Err(Unfit::Malformed("Content-Length is empty"));
@@ -218,11 +218,14 @@ impl fmt::Display for Unfit {
     }
 }
 
-/// Whether there is white space around the value: HTTP/1.1 would drop it (RFC 9113 section 8.2.1).
-pub(crate) fn is_padded(value: &HeaderValue) -> bool {
+const UNFIT: &str = "white space around a field's value, or a quote in its name";
+
+/// Whether a field that h2 (0.4) and http (1.5) let through is malformed: HTTP/1.1 would drop white space around its value (RFC 9113
+/// section 8.2.1), and a name with a quote is no token (RFC 9110 section 5.1).
+pub(crate) fn is_unfit((name, value): (&HeaderName, &HeaderValue)) -> bool {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     let bytes = value.as_bytes();
-    blank(bytes.first()) || blank(bytes.last())
+    blank(bytes.first()) || blank(bytes.last()) || name.as_str().contains('"')
 }
 
 /// A response's head.
@@ -274,8 +277,8 @@ impl ResponseHead {
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return malformed("101 on an HTTP/2 stream");
         }
-        if parts.headers.values().any(is_padded) {
-            return malformed("white space around a field's value");
+        if parts.headers.iter().any(is_unfit) {
+            return malformed(UNFIT);
         }
         let fields = Fields::of_map(parts.headers);
         Ok(Self::with_reason(parts.status, None, fields))

@@ -300,6 +300,9 @@ pub(crate) const CASES: &[Case] = &[
     }),
     endpoint("8.2.1 NUL in a value", "RFC 9113 §8.2.1", |_, stage| malformed_beyond_decoding(stage, b"x-test", b"a\0b")),
     endpoint("8.2.1 a space in a name", "RFC 9113 §8.2.1", |_, stage| malformed_beyond_decoding(stage, b"x test", b"ok")),
+    endpoint("8.2.1 a quote in a name", "RFC 9113 §8.2.1", |_, stage| {
+        malformed(stage, &[frame(HEADERS, WHOLE, 1, &ok(&literal(b"x\"y", b"ok")))]);
+    }),
     endpoint("8.2.1 white space around a value", "RFC 9113 §8.2.1", |_, stage| {
         malformed(stage, &[frame(HEADERS, WHOLE, 1, &ok(&literal(b"x-test", b" ok")))]);
     }),

@@ -95,6 +95,7 @@ pub(crate) const CASES: &[Case] = &[
     }),
     client("8.2.1 a space in a name", "RFC 9113 §8.2.1", "", |world| refused_bytes(world, b"x test", b"ok")),
     client("8.2.1 a colon in a name", "RFC 9113 §8.2.1", "", |world| refused_bytes(world, b"x:test", b"ok")),
+    client("8.2.1 a quote in a name", "RFC 9113 §8.2.1", "", |world| refused_bytes(world, b"x\"y", b"ok")),
     client("8.2.1 a line end in a name", "RFC 9113 §8.2.1", "", |world| refused_bytes(world, b"x\r\ny", b"ok")),
     client("8.2.1 DEL in a name", "RFC 9113 §8.2.1", "", |world| refused_bytes(world, b"x\x7fy", b"ok")),
     client("8.2.1 a byte above 0x7f in a name", "RFC 9113 §8.2.1", "", |world| refused_bytes(world, b"x\xffy", b"ok")),
