@@ -312,7 +312,7 @@ def main():
         wrong = None
         for at, message in enumerate(seen):
             if isinstance(message, str):
-                wrong = message
+                wrong = None if known and at >= len(wanted) else message
             elif at < len(wanted):
                 wrong = wanted[at].differs(message)
             elif not known:

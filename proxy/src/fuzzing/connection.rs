@@ -24,7 +24,8 @@ use crate::http1::buffers::Buffers;
 use crate::http1::head::{Limits, Parsed};
 use crate::http1::reader::{ReadError, Reader};
 use crate::http1::writer::Writer;
-use crate::message::fields::{Fields, Known};
+use crate::http2::body::trailers_of;
+use crate::message::fields::Known;
 use crate::message::head::RequestHead;
 use crate::message::{Body, Part};
 use crate::request::body::{AttemptBody, Client, MAX_REPLAY, Replay, Source};
@@ -180,6 +181,9 @@ pub fn forwarded_from_h2(
     data: Vec<Bytes>,
     trailers: Option<HeaderMap>,
 ) -> io::Result<Option<Vec<u8>>> {
+    if RequestHead::check_h2(&request, LIMIT).is_err() {
+        return Ok(None);
+    }
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
     let whole = data.is_empty() && trailers.is_none();
@@ -187,11 +191,13 @@ pub fn forwarded_from_h2(
     let Some(named) = taken(&mut head, whole) else {
         return Ok(None);
     };
-    let trailers = trailers.map(|map| {
-        let mut fields = Fields::of_map(map);
-        named.strip(&mut fields);
-        Part::Trailers(fields)
-    });
+    let trailers = match trailers.map(trailers_of) {
+        Some(None) => return Ok(None),
+        trailers => trailers.flatten().map(|mut fields| {
+            named.strip(&mut fields);
+            Part::Trailers(fields)
+        }),
+    };
     let body = Ready {
         length: if whole { Some(0) } else { length },
         parts: data.into_iter().map(Part::Data).chain(trailers).collect(),
