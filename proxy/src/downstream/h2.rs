@@ -17,7 +17,7 @@ use super::protocol::Stream;
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::error::Kind;
-use crate::http2::batch::{Outbox, batched};
+use crate::http2::batch::batched;
 use crate::http2::body::{Receiving, Sending};
 use crate::http2::guard::{Guard, Side};
 use crate::http2::peer_broke_protocol;
@@ -94,7 +94,7 @@ pub(super) async fn serve(
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     if let Err(unfit) = RequestHead::check_h2(&request, max_target) {
                         let bodiless = request.method() == Method::HEAD;
-                        refuse(worker, listener, &outbox, respond, (unfit, bodiless));
+                        refuse(worker, listener, respond, (unfit, bodiless));
                         continue;
                     }
                     let guard = InFlight::enter(&state);
@@ -149,14 +149,12 @@ pub(super) async fn serve(
 fn refuse(
     worker: &Worker,
     listener: &ListenerPolicy,
-    outbox: &Outbox<Stream>,
     mut respond: SendResponse<Bytes>,
     (unfit, bodiless): (Unfit, bool),
 ) {
     let shard = listener.metrics.shard(worker.id);
     shard.error(Kind::DownstreamProtocol);
     tracing::debug!(listener = listener.name, %unfit, "request refused");
-    outbox.malformed();
     let status = match unfit {
         Unfit::Malformed(_) => return respond.send_reset(h2::Reason::PROTOCOL_ERROR),
         Unfit::NoAuthority => StatusCode::BAD_REQUEST,

@@ -140,6 +140,10 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
                     self.unsent.buffer()[code..code + 4].copy_from_slice(&reason);
                 }
             }
+            if self.verdict.is_none() && self.guard.spent().is_some() {
+                self.verdict = self.guard.spent();
+                cx.waker().wake_by_ref();
+            }
             return Poll::Ready(Ok(total));
         }
         loop {
@@ -261,14 +265,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Outbox<S> {
 }
 
 impl<S> Outbox<S> {
-    /// A request on this connection had to be reset for what was in it.
-    pub(crate) fn malformed(&self) {
-        let gathering = &mut *self.0.borrow_mut();
-        if let Err(verdict) = gathering.guard.malformed() {
-            gathering.verdict = Some(verdict);
-        }
-    }
-
     /// Whether bytes have come since this was last asked.
     pub(crate) fn has_read(&self) -> bool {
         std::mem::take(&mut self.0.borrow_mut().has_read)

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, header};
 
+use super::guard::is_blame;
 use super::peer_broke_protocol;
 use crate::error::{Kind, ProxyError};
 use crate::message::fields::{Fields, Known};
@@ -220,7 +221,7 @@ fn gone(_: h2::Error) -> Broken {
     Broken::Stream
 }
 
-/// A stream that was reset on one side is reset alike on the other.
+/// A stream that was reset on one side is reset alike on the other, unless that blames one side for what the other has done.
 fn reason(error: &(dyn Error + 'static)) -> Reason {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -228,7 +229,11 @@ fn reason(error: &(dyn Error + 'static)) -> Reason {
             .downcast_ref::<h2::Error>()
             .and_then(h2::Error::reason)
         {
-            return reason;
+            return if is_blame(reason) {
+                Reason::INTERNAL_ERROR
+            } else {
+                reason
+            };
         }
         cause = error.source();
     }

@@ -47,7 +47,7 @@ enum Purse {
     /// SETTINGS, PING, PRIORITY, GOAWAY and unknown frames. Earned by DATA both ways and by messages that end: gRPC probes the
     /// bandwidth with one PING per burst of data.
     Control,
-    /// WINDOW_UPDATE. Earned by the DATA that it makes room for, unless that comes in crumbs.
+    /// WINDOW_UPDATE. Earned by messages that end, and by DATA that it makes room for, unless that comes in crumbs.
     Windows,
     /// Requests taken back (CVE-2023-44487) and requests that we must reset. Earned by responses that end.
     Resets,
@@ -85,6 +85,8 @@ pub(crate) struct Guard {
     /// The peer has ended these last; a ring.
     ended: [u32; REMEMBERED],
     next: usize,
+    /// What was sent has emptied a purse.
+    spent: Option<Verdict>,
 }
 
 impl Guard {
@@ -106,6 +108,7 @@ impl Guard {
             unfinished: 0,
             ended: [0; REMEMBERED],
             next: 0,
+            spent: None,
         }
     }
 
@@ -146,6 +149,9 @@ impl Guard {
                     self.earn(Purse::Control, 2);
                 }
                 PING if !head.has(ACK) => self.pings += 1,
+                RST_STREAM if self.side == Side::Server && blames(&bytes[at..]) => {
+                    self.spent = self.spend(Purse::Resets, 1).err();
+                }
                 GOAWAY => {
                     if let Some((last, rest)) = bytes[at..].split_first_chunk() {
                         self.last = self.last.min(u32::from_be_bytes(*last));
@@ -157,10 +163,16 @@ impl Guard {
             }
             if matches!(head.kind, DATA | HEADERS) && head.has(END_STREAM) {
                 self.earn(Purse::Control, 1);
+                self.earn(Purse::Windows, 2);
                 self.earn(Purse::Resets, 1);
             }
         }
         blamed
+    }
+
+    /// How the connection ends for what was sent on it, if it does.
+    pub(super) fn spent(&self) -> Option<Verdict> {
+        self.spent
     }
 
     /// What the frames so far leave to come; for [`Self::is_undecodable`].
@@ -197,11 +209,6 @@ impl Guard {
         }
         // No fault to be seen: a field that refers to what the dynamic table does not hold.
         blocks > 0
-    }
-
-    /// A request that had to be reset for what was in it.
-    pub(crate) fn malformed(&mut self) -> Result<(), Verdict> {
-        self.spend(Purse::Resets, 1)
     }
 
     /// The connection's last frame, if there is room for one.
@@ -467,6 +474,25 @@ fn after_status(block: &[u8]) -> &[u8] {
         ] => rest.get(usize::from(length & 0x7f)..).unwrap_or_default(),
         _ => block,
     }
+}
+
+/// Whether a RST_STREAM of ours, with this payload, is for what the peer has sent. What an endpoint has done wrong is never passed on
+/// with these codes.
+fn blames(payload: &[u8]) -> bool {
+    let code = payload.first_chunk().map(|code| u32::from_be_bytes(*code));
+    code.is_some_and(|code| is_blame(Reason::from(code)))
+}
+
+/// Whether the code says that the peer broke the protocol.
+pub(super) fn is_blame(code: Reason) -> bool {
+    matches!(
+        code,
+        Reason::PROTOCOL_ERROR
+            | Reason::FLOW_CONTROL_ERROR
+            | Reason::STREAM_CLOSED
+            | Reason::FRAME_SIZE_ERROR
+            | Reason::COMPRESSION_ERROR
+    )
 }
 
 fn verdict(code: Reason, why: &'static str) -> Result<(), Verdict> {

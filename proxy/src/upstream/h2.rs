@@ -34,8 +34,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Streams we open before the peer has said how many it allows.
 const FIRST_STREAMS: usize = 100;
-/// The largest response head, as HPACK counts it (RFC 9113 section 6.5.2).
-const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// The largest response head, as HPACK counts it (RFC 9113 section 6.5.2); HTTP/1.1's may be as large.
+const MAX_HEADER_LIST: u32 = 64 * 1024;
 /// Bytes of one request's body that are kept while the peer's window is closed.
 const MAX_SEND_BUFFER: usize = 256 * 1024;
 

@@ -367,11 +367,72 @@ pub(crate) const CASES: &[Case] = &[
     }),
     endpoint("6.5.2 a header list beyond the limit", "RFC 9113 §6.5.2", |_, stage| {
         let field = literal(b"x-long", "x".repeat(15000).as_bytes());
+        let mut frames = vec![frame(HEADERS, END_STREAM, 1, &ok(&field))];
+        frames.extend((0..4).map(|_| frame(CONTINUATION, 0, 1, &field)));
+        frames.push(frame(CONTINUATION, END_HEADERS, 1, &[]));
+        malformed(stage, &frames);
+    }),
+    endpoint("8.1 a large head passes", "RFC 9113 §6.5.2", |_, stage| {
+        let client = stage.get();
+        let mut conn = stage.accept();
+        asked(&mut conn);
+        let field = literal(b"x-long", "x".repeat(15000).as_bytes());
         let frames = [
             frame(HEADERS, END_STREAM, 1, &ok(&field)),
+            frame(CONTINUATION, 0, 1, &field),
             frame(CONTINUATION, END_HEADERS, 1, &field),
         ];
-        malformed(stage, &frames);
+        conn.send_all(&frames);
+        let answer = client.join().expect("the client ends");
+        is_200(&answer);
+        assert_eq!(answer.matches("x-long: ").count(), 3);
+    }),
+    endpoint("8.1 DATA behind 204 or 304 does not reach the client", "RFC 9110 §6.4.1", |_, stage| {
+        let mut conn = None;
+        for status in [0x89, 0x8b] {
+            let client = stage.get();
+            let conn = conn.get_or_insert_with(|| stage.accept());
+            let stream = asked(conn);
+            conn.send_all(&[
+                frame(HEADERS, END_HEADERS, stream, &[status]),
+                frame(DATA, END_STREAM, stream, b"HTTP/1.1 200 smuggled\r\n\r\n"),
+            ]);
+            let answer = client.join().expect("the client ends");
+            assert!(!answer.contains("smuggled"), "{answer:?}");
+        }
+    }),
+    endpoint("8.1 DATA in the answer to HEAD does not reach the client", "RFC 9110 §9.3.2", |_, stage| {
+        let client = stage.ask("HEAD / HTTP/1.1\r\nhost: app\r\nconnection: close\r\n\r\n");
+        let mut conn = stage.accept();
+        let stream = asked(&mut conn);
+        conn.send_all(&[
+            frame(HEADERS, END_HEADERS, stream, &ok(&literal(b"content-length", b"25"))),
+            frame(DATA, END_STREAM, stream, b"HTTP/1.1 200 smuggled\r\n\r\n"),
+        ]);
+        let answer = client.join().expect("the client ends");
+        assert!(!answer.contains("smuggled"), "{answer:?}");
+    }),
+    endpoint("8.1 HEAD's Content-Length needs no DATA", "RFC 9113 §8.1.1", |_, stage| {
+        let client = stage.ask("HEAD / HTTP/1.1\r\nhost: app\r\nconnection: close\r\n\r\n");
+        let mut conn = stage.accept();
+        let stream = asked(&mut conn);
+        conn.send(&frame(HEADERS, WHOLE, stream, &ok(&literal(b"content-length", b"25"))));
+        let answer = client.join().expect("the client ends");
+        is_200(&answer);
+        assert!(answer.contains("content-length: 25"), "{answer:?}");
+    }),
+    endpoint("8.1 trailers pass, without what may not be among them", "RFC 9110 §6.5.1", |_, stage| {
+        let client = stage.get();
+        let mut conn = stage.accept();
+        asked(&mut conn);
+        let last = block(&[("content-length", "9"), ("host", "other"), ("x-kept", "1")]);
+        conn.send_all(&[
+            frame(HEADERS, END_HEADERS, 1, &ok(&[])),
+            frame(DATA, 0, 1, b"body"),
+            frame(HEADERS, WHOLE, 1, &last),
+        ]);
+        let answer = client.join().expect("the client ends");
+        assert!(answer.ends_with("\r\n0\r\nx-kept: 1\r\n\r\n"), "{answer:?}");
     }),
     endpoint("5.4.1 an endpoint that broke the protocol is connected to anew", "RFC 9113 §5.4.1", |_, stage| {
         refused(stage, &[frame(PING, 0, 0, &[0; 7])], FRAME_SIZE_ERROR);

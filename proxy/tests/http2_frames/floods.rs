@@ -84,14 +84,14 @@ pub(crate) const CASES: &[Case] = &[
     client("flood streams reset for their WINDOW_UPDATE", "CVE-2025-8671", "", |world| {
         let mut conn = world.client();
         let most = (1 << 31) - 1;
-        calmed(world, &mut conn, 1100, |nth| {
+        calmed(world, &mut conn, 300, |nth| {
             let stream = 2 * nth + 1;
             [post(stream), window_update(stream, most), window_update(stream, most)].concat()
         });
     }),
     client("flood streams reset for their Content-Length", "CVE-2025-8671", "", |world| {
         let mut conn = world.client();
-        calmed(world, &mut conn, 1100, |nth| {
+        calmed(world, &mut conn, 300, |nth| {
             frame(HEADERS, WHOLE, 2 * nth + 1, &request("POST", "/", &[("content-length", "4")]))
         });
     }),

@@ -156,6 +156,22 @@ async fn work_earns_what_it_needs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn streams_that_we_reset_for_what_came_empty_a_purse_and_others_do_not() {
+    let mut guard = greeted(Side::Server);
+    for code in [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::NO_ERROR] {
+        for _ in 0..1000 {
+            guard.sent(&frame(RST_STREAM, 0, 1, &u32::from(code).to_be_bytes()));
+        }
+    }
+    for _ in 0..200 {
+        guard.sent(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 1]));
+        assert!(guard.spent().is_none());
+    }
+    guard.sent(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 1]));
+    assert!(guard.spent().is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn windows_opened_for_crumbs_earn_nothing() {
     let mut guard = greeted(Side::Server);
     assert_eq!(
