@@ -6,13 +6,15 @@ use std::ops::Range;
 use http::{Method, StatusCode, Version};
 
 use super::body::Framing;
-use crate::message::authority;
+use super::target;
 use crate::message::fields::{Fields, Known, Span};
 use crate::message::head::{RequestHead, ResponseHead};
 
 /// Fields one head may have.
 const MAX_FIELDS: usize = 128;
 
+/// Options that Connection may have: each is held against each field.
+const MAX_OPTIONS: usize = 64;
 /// Empty lines before a request that are passed over (RFC 9112 section 2.2).
 const MAX_EMPTY_LINES: usize = 4;
 /// How much longer a request line may be while its target's end is awaited.
@@ -169,14 +171,14 @@ fn request_as(
     let (authority, target) = if target.starts_with('/') && method != Method::CONNECT {
         (Span::EMPTY, whole)
     } else {
-        other_form(&mut fields, whole, &method)?
+        target::other_form(&mut fields, whole, &method)?
     };
-    check_host(&fields, version)?;
+    target::check_host(&fields, version)?;
     let framing = match framing(&mut fields, version)? {
         Some(framing) => framing,
         None => Framing::Length(0),
     };
-    let keep_alive = keep_alive(&fields, version);
+    let keep_alive = keep_alive(&fields, version)?;
     let head = RequestHead::new(method, version, authority, target, fields);
     Ok(Some(Parsed {
         head,
@@ -198,61 +200,6 @@ fn version_refused(bytes: &[u8]) -> Refused {
         }
         _ => Refused::Bad("the HTTP version is malformed"),
     }
-}
-
-/// RFC 9112 section 3.2: one Host, and a valid one; HTTP/1.0 may lack it. An empty one is valid.
-fn check_host(fields: &Fields, version: Version) -> Result<(), Refused> {
-    let mut hosts = fields.values(Known::Host);
-    match (hosts.next(), hosts.next()) {
-        (None, _) if version == Version::HTTP_10 => Ok(()),
-        (Some(host), None) if host.is_empty() || authority::is_authority(host) => Ok(()),
-        (Some(_), None) => Err(Refused::Bad("the Host field is not a host")),
-        _ => Err(Refused::Bad("there must be exactly one Host field")),
-    }
-}
-
-/// The other forms of a target (RFC 9112 section 3.2): absolute, `*`, and CONNECT's authority. Returns authority and path.
-fn other_form(fields: &mut Fields, whole: Span, method: &Method) -> Result<(Span, Span), Refused> {
-    let malformed = Refused::Bad("the request target is malformed");
-    let target = fields.bytes(whole);
-    if *method == Method::CONNECT {
-        return if authority::has_port(target) {
-            Ok((whole, whole))
-        } else {
-            Err(malformed)
-        };
-    }
-    if target == b"*" && *method == Method::OPTIONS {
-        return Ok((Span::EMPTY, whole));
-    }
-    let is_scheme = |scheme: &&[u8]| {
-        let start = target.get(..scheme.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
-    };
-    let schemes = [&b"http://"[..], b"https://"];
-    let scheme = schemes.into_iter().find(is_scheme).ok_or(malformed)?.len();
-    let rest = &target[scheme..];
-    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?'));
-    let (host, path) = rest.split_at(end.unwrap_or(rest.len()));
-    if memchr::memchr(b'@', host).is_some() {
-        return Err(Refused::Bad("user information in the request target"));
-    }
-    if !authority::is_authority(host) {
-        return Err(malformed);
-    }
-    let start = whole.start as usize + scheme;
-    let authority = Span::new(start, host.len());
-    let path = match path.first() {
-        Some(b'/') => Span::new(start + host.len(), path.len()),
-        // A path that is empty is `/` (RFC 9110 section 4.2.3), with OPTIONS `*` (RFC 9112 section 3.2.4).
-        Some(_) => {
-            let path = [b"/", path].concat();
-            fields.store(&path)
-        }
-        None if *method == Method::OPTIONS => fields.store(b"*"),
-        None => Span::new(start - 1, 1),
-    };
-    Ok((authority, path))
 }
 
 const fn version(minor: u8) -> Version {
@@ -292,7 +239,7 @@ pub(crate) fn response(
     let reason = reason(&bytes[..length]);
     let mut fields = fields(bytes, &bytes[..length], parsed.headers);
     let promised = framing(&mut fields, version)?;
-    let mut keep_alive = keep_alive(&fields, version);
+    let mut keep_alive = keep_alive(&fields, version)?;
     if status.is_informational() || status == StatusCode::NO_CONTENT {
         // No such response may have them, whatever the method (RFC 9110 section 8.6, RFC 9112 section 6.1).
         fields.remove_known(Known::ContentLength);
@@ -370,20 +317,24 @@ fn decimal(text: &[u8]) -> Option<u64> {
     (number <= MAX_LENGTH).then_some(number)
 }
 
-fn keep_alive(fields: &Fields, version: Version) -> bool {
-    let says = |option: &[u8]| {
-        fields
-            .values(Known::Connection)
-            .flat_map(|value| value.split(|byte| *byte == b','))
-            .any(|one| one.trim_ascii().eq_ignore_ascii_case(option))
-    };
+/// Whether the connection stays (RFC 9112 section 9.3).
+fn keep_alive(fields: &Fields, version: Version) -> Result<bool, Refused> {
     if !fields.has(Known::Connection) {
-        return version == Version::HTTP_11;
+        return Ok(version == Version::HTTP_11);
     }
-    if version == Version::HTTP_10 {
-        return says(b"keep-alive") && !says(b"close");
+    let options = || {
+        let values = fields.values(Known::Connection);
+        values.flat_map(|value| value.split(|byte| *byte == b','))
+    };
+    let says = |option: &[u8]| {
+        let mut options = options();
+        options.any(|one| one.trim_ascii().eq_ignore_ascii_case(option))
+    };
+    if options().nth(MAX_OPTIONS).is_some() {
+        return Err(Refused::TooLarge);
     }
-    !says(b"close")
+    let stays = version == Version::HTTP_11 || says(b"keep-alive");
+    Ok(stays && !says(b"close"))
 }
 
 /// Renders the request line and the fields, in origin form.

@@ -6,6 +6,7 @@ pub(crate) mod body;
 pub(crate) mod buffers;
 pub(crate) mod head;
 pub(crate) mod reader;
+mod target;
 pub(crate) mod writer;
 
 use std::io::Cursor;

@@ -132,9 +132,12 @@ impl Fields {
         let start = self.text.len();
         self.text.extend_from_slice(bytes);
         for byte in &mut self.text[start..] {
-            if matches!(*byte, b'\r' | b'\n' | 0) {
-                *byte = b' ';
-            }
+            // Written in any case, so that many are done at once.
+            *byte = if matches!(*byte, b'\r' | b'\n' | 0) {
+                b' '
+            } else {
+                *byte
+            };
         }
         Span::new(start, bytes.len())
     }

@@ -9,14 +9,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::cases::Step;
+use crate::cases::{ANSWER, Step};
 use crate::common::PATIENCE;
 
 /// The request every case ends with, and its answer.
 pub(crate) const PROBE: &[u8] = b"GET /probe HTTP/1.1\r\nHost: probe\r\n\r\n";
 pub(crate) const PROBED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nprobed";
-/// What a request-side case is answered.
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+/// [`ANSWER`] to a HEAD.
+const ANSWER_TO_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
 
 /// One connection: what was received, message by message, the last maybe in part.
 #[derive(Debug, Default)]
@@ -33,12 +33,21 @@ impl Heard {
 /// A task that is running.
 pub(crate) struct Application {
     address: SocketAddr,
-    ending: Arc<AtomicBool>,
+    task: Arc<Task>,
     accepting: JoinHandle<Vec<Heard>>,
     /// The client has seen a head.
     read: Sender<()>,
     /// The script has been acted through.
     acted: Receiver<()>,
+}
+
+/// What its connections share.
+struct Task {
+    script: Option<Script>,
+    begun: AtomicBool,
+    ending: AtomicBool,
+    read: Mutex<Receiver<()>>,
+    acted: Sender<()>,
 }
 
 /// What one does when asked for anything but the probe.
@@ -50,26 +59,27 @@ pub(crate) struct Script {
 }
 
 impl Application {
-    /// Without a script every request is answered.
-    pub(crate) fn start(socket: TcpListener, script: Option<Script>) -> Self {
-        let address = socket.local_addr().expect("a bound socket has an address");
-        let ending = Arc::new(AtomicBool::new(false));
+    /// The script is for the first request that is not the probe; all others are answered.
+    pub(crate) fn start(address: SocketAddr, script: Option<Script>) -> Self {
+        let socket = TcpListener::bind(address).expect("nobody else has the address");
         let (read, told) = channel();
         let (act, acted) = channel();
-        let told = Arc::new(Mutex::new(told));
-        let until = Arc::clone(&ending);
-        let accepting = std::thread::spawn(move || accept(&socket, script, &until, &told, &act));
+        let task = Arc::new(Task {
+            script,
+            begun: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+            read: Mutex::new(told),
+            acted: act,
+        });
+        let serving = Arc::clone(&task);
+        let accepting = std::thread::spawn(move || accept(&socket, &serving));
         Self {
             address,
-            ending,
+            task,
             accepting,
             read,
             acted,
         }
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
     }
 
     /// The client has seen a head.
@@ -85,31 +95,24 @@ impl Application {
 
     /// Everything it received on each connection. What was sent before is in its kernel's buffers and is all heard.
     pub(crate) fn end(self) -> Vec<Heard> {
-        self.ending.store(true, Ordering::SeqCst);
+        self.task.ending.store(true, Ordering::SeqCst);
         drop(self.read);
         drop(TcpStream::connect(self.address));
         self.accepting.join().expect("the task does not panic")
     }
 }
 
-fn accept(
-    socket: &TcpListener,
-    script: Option<Script>,
-    ending: &AtomicBool,
-    told: &Arc<Mutex<Receiver<()>>>,
-    act: &Sender<()>,
-) -> Vec<Heard> {
+fn accept(socket: &TcpListener, task: &Arc<Task>) -> Vec<Heard> {
     let mut connections = Vec::new();
     // The last connection only ends the wait, but others may be queued before it.
     while let Ok((stream, _)) = socket.accept() {
         stream.set_nonblocking(false).expect("it is a socket");
         let handle = stream.try_clone().expect("a socket can be cloned");
         let handle = Arc::new(Mutex::new(Some(handle)));
-        let (told, other) = (Arc::clone(told), Arc::clone(&handle));
-        let act = act.clone();
-        let serving = std::thread::spawn(move || serve(stream, script, &told, &act, &other));
+        let (serving, other) = (Arc::clone(task), Arc::clone(&handle));
+        let serving = std::thread::spawn(move || serve(stream, &serving, &other));
         connections.push((handle, serving));
-        if ending.load(Ordering::SeqCst) {
+        if task.ending.load(Ordering::SeqCst) {
             socket.set_nonblocking(true).expect("it is a socket");
         }
     }
@@ -128,18 +131,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// `other` is the socket's second handle.
-fn serve(
-    mut stream: TcpStream,
-    script: Option<Script>,
-    told: &Mutex<Receiver<()>>,
-    acted: &Sender<()>,
-    other: &Mutex<Option<TcpStream>>,
-) -> Heard {
+fn serve(mut stream: TcpStream, task: &Task, other: &Mutex<Option<TcpStream>>) -> Heard {
     let patience = Some(PATIENCE);
     stream
         .set_read_timeout(patience)
         .expect("a timeout can be set");
-    let early = script.is_some_and(|script| script.early);
+    let early = task.script.is_some_and(|script| script.early);
     let (mut heard, mut buffer) = (Heard::default(), Vec::new());
     loop {
         let (message, more) = receive(&mut stream, &mut buffer, early);
@@ -149,20 +146,24 @@ fn serve(
         if !more {
             return heard;
         }
-        let probed = heard.messages.last().is_some_and(|last| last == PROBE);
+        let message = heard.messages.last().map_or(&b""[..], Vec::as_slice);
+        let script = task
+            .script
+            .filter(|_| message != PROBE && !task.begun.swap(true, Ordering::SeqCst));
         let end = match script {
-            _ if probed => written(&mut stream, PROBED),
+            Some(script) => act(&mut stream, script.steps, &task.read),
+            None if message == PROBE => written(&mut stream, PROBED),
+            None if message.starts_with(b"HEAD ") => written(&mut stream, ANSWER_TO_HEAD),
             None => written(&mut stream, ANSWER),
-            Some(script) => act(&mut stream, script.steps, told),
         };
         if end == End::Reset {
             // A socket is reset when its last handle goes.
             *lock(other) = None;
             drop(stream);
-            let _ = acted.send(());
+            let _ = task.acted.send(());
             return heard;
         }
-        let _ = acted.send(());
+        let _ = task.acted.send(());
         if end == End::Closed {
             // What is still sent to it counts as received.
             let mut rest = Vec::new();

@@ -167,9 +167,13 @@ pub(crate) struct Response {
     pub(crate) task: &'static [Step],
     /// The task does not wait for the request's body.
     pub(crate) early: bool,
+    /// How often the sidecar may try again. The task answers later attempts as it answers any request.
+    pub(crate) retries: u32,
     pub(crate) verdict: Verdict,
 }
 
+/// What a task answers that has no script for it.
+pub(crate) const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 pub(crate) const HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -185,6 +189,7 @@ pub(crate) const fn bad(
         request: GET,
         task,
         early: false,
+        retries: 0,
         verdict: Verdict::BadGateway { after: After::Open },
     }
 }
@@ -202,6 +207,7 @@ pub(crate) const fn seen(
         request: GET,
         task,
         early: false,
+        retries: 0,
         verdict: Verdict::Passed {
             bytes: Raw::Bytes(bytes),
             after: After::Open,
@@ -225,6 +231,7 @@ pub(crate) const fn broken(
         request: GET,
         task,
         early: false,
+        retries: 0,
         verdict: Verdict::Broken { bytes, flag },
     }
 }
@@ -244,6 +251,10 @@ impl Response {
             early: true,
             ..self
         }
+    }
+
+    pub(crate) const fn retried(self) -> Self {
+        Self { retries: 1, ..self }
     }
 
     pub(crate) const fn unavailable(self) -> Self {

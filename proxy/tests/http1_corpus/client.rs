@@ -1,7 +1,7 @@
 //! A client that sends what a case has, and holds what comes back and what reached the task against its verdict.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::common::{PATIENCE, Sidecar, connect};
 pub(crate) struct Place<'a> {
     pub(crate) counted: Counted<'a>,
     pub(crate) listener: SocketAddr,
-    pub(crate) application: TcpListener,
+    pub(crate) task: SocketAddr,
 }
 
 /// Where the errors of a listener are counted.
@@ -142,13 +142,12 @@ fn besides_probe(heard: &[Heard]) -> Vec<u8> {
 }
 
 pub(crate) fn request(case: &Request, place: Place<'_>) -> Result<(), String> {
-    let application = Application::start(place.application, None);
-    let address = application.address();
+    let application = Application::start(place.task, None);
     let client = talk(case, place.listener);
     let heard = application.end();
     client?;
     let got = besides_probe(&heard);
-    let wanted = replaced(&case.task_sees.get(), &address.to_string());
+    let wanted = replaced(&case.task_sees.get(), &place.task.to_string());
     if case.cut {
         let begins = wanted.starts_with(&got) && got.len() < wanted.len();
         return begins
@@ -191,7 +190,7 @@ pub(crate) fn response(case: &Response, place: Place<'_>) -> Result<(), String> 
         steps: case.task,
         early: case.early,
     };
-    let application = Application::start(place.application, Some(script));
+    let application = Application::start(place.task, Some(script));
     let listened = listen(case, place.listener, &application);
     let flag = match &case.verdict {
         Verdict::BadGateway { .. } => Some("UPE"),

@@ -14,7 +14,7 @@ mod requests;
 mod responses;
 
 use std::fmt::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -36,18 +36,21 @@ fn main() -> ExitCode {
     // Cases wait for sockets, not for the processor.
     arguments.test_threads.get_or_insert(64);
     let cases = cases();
-    let places: Vec<_> = cases.iter().map(|_| place()).collect();
     let mut names = std::collections::HashSet::new();
     assert!(
         cases.iter().all(|(name, ..)| names.insert(name)),
         "two cases have one name"
     );
-    let port = free([127, 65, 0, 1]).port();
-    let listeners: Vec<_> = (0..cases.len()).map(|at| address(at, port)).collect();
+    let addresses = |net| {
+        let port = free([127, net, 0, 1]).port();
+        let at = move |at| address(net, at, port);
+        (0..cases.len()).map(at).collect::<Vec<_>>()
+    };
+    let (listeners, tasks) = (addresses(65), addresses(66));
     let sidecar =
-        (!arguments.list).then(|| Arc::new((start(&cases, &places, &listeners), Metrics::new())));
-    let trials = cases.into_iter().zip(places).zip(listeners).enumerate();
-    let trials = trials.map(|(at, (((name, _, case), application), listener))| {
+        (!arguments.list).then(|| Arc::new((start(&cases, &tasks, &listeners), Metrics::new())));
+    let trials = cases.into_iter().zip(tasks).zip(listeners).enumerate();
+    let trials = trials.map(|(at, (((name, _, case), task), listener))| {
         let sidecar = sidecar.clone();
         Trial::test(name, move || {
             let sidecar = sidecar.ok_or("nothing runs while cases are listed")?;
@@ -60,7 +63,7 @@ fn main() -> ExitCode {
             let place = Place {
                 counted,
                 listener,
-                application,
+                task,
             };
             let run = match case {
                 Case::Request(case) => client::request(case, place),
@@ -95,37 +98,36 @@ fn cases() -> Vec<(String, &'static str, Case)> {
         .collect()
 }
 
-fn place() -> TcpListener {
-    TcpListener::bind(SocketAddr::from(([127, 66, 0, 1], 0))).expect("loopback can be bound")
-}
-
-/// Addresses of one port that differ in their last two numbers.
-fn address(at: usize, port: u16) -> SocketAddr {
+/// Addresses of one port in one network that differ in their last two numbers.
+fn address(net: u8, at: usize, port: u16) -> SocketAddr {
     let [high, low] = [at / 250, 1 + at % 250].map(|number| u8::try_from(number).expect("few"));
-    SocketAddr::from(([127, 65, high, low], port))
+    SocketAddr::from(([127, net, high, low], port))
 }
 
 fn listener_name(at: usize) -> String {
     format!("case-{at}")
 }
 
-/// No retries and no ejections: each case sees just what its task sent.
+/// No ejections, and retries only where a case is about them: each sees just what its task sent.
 fn start(
     cases: &[(String, &'static str, Case)],
-    places: &[TcpListener],
+    tasks: &[SocketAddr],
     listeners: &[SocketAddr],
 ) -> Sidecar {
     let mut text = String::new();
-    for (at, (((_, direction, _), place), listener)) in
-        cases.iter().zip(places).zip(listeners).enumerate()
+    for (at, (((_, direction, case), task), listener)) in
+        cases.iter().zip(tasks).zip(listeners).enumerate()
     {
         let name = listener_name(at);
-        let task = place.local_addr().expect("a bound socket has an address");
+        let retries = match case {
+            Case::Request(_) => 0,
+            Case::Response(case) => case.retries,
+        };
         let written = write!(
             text,
             "[[listener]]\nname = \"{name}\"\ndirection = \"{direction}\"\naddress = \"{listener}\"\n\
              protocol = \"http\"\ncluster = \"{name}\"\n\
-             [[cluster]]\nname = \"{name}\"\nprotocol = \"http\"\nretries = 0\noutlier_detection = false\n\
+             [[cluster]]\nname = \"{name}\"\nprotocol = \"http\"\nretries = {retries}\noutlier_detection = false\n\
              endpoints = [{{ address = \"{task}\" }}]\n"
         );
         written.expect("a String takes everything");

@@ -1,4 +1,5 @@
 use super::*;
+use crate::message::authority;
 
 const MAX_TARGET: usize = 16 * 1024;
 
@@ -283,6 +284,18 @@ fn an_absolute_target_says_the_host() {
         head.ensure_host(|| unreachable!("the target has one"));
         assert_eq!(head.fields.value(Known::Host), Some(&b"orders:80"[..]));
     }
+}
+
+#[test]
+fn options_of_a_connection_are_bounded() {
+    let head = |count| {
+        format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: {}\r\n\r\n",
+            "a,".repeat(count)
+        )
+    };
+    assert!(taken(&head(MAX_OPTIONS - 1)).keep_alive);
+    assert_eq!(refused(&head(MAX_OPTIONS)), Refused::TooLarge);
 }
 
 #[test]

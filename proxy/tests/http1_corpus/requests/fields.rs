@@ -74,6 +74,7 @@ pub(crate) const CASES: &[Request] = &[
     same("names-that-end-like-known-ones", NAME, get!("X-Content-Length: 7\r\nX-Transfer-Encoding: x\r\nX-Host: b")),
     same("cookies-in-two-fields", "RFC 6265 5.4", get!("Cookie: a=1\r\nX: 1\r\nCookie: b=2")),
     passed("what-connection-names", CONNECTION, get!("Connection: X-Secret, keep-alive, x-other\r\nX-Secret: 1\r\nX-Kept: 2\r\nX-Other: 3\r\nx-secret: 4"), get!("X-Kept: 2")),
+    refused("connection-names-thousands", "RFC 6585 5", &[431], b"").made(many_options),
     passed("connection-names-host", CONNECTION, get!("Connection: Host"), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
     passed("connection-names-the-length", CONNECTION,
         b"POST / HTTP/1.1\r\nHost: a\r\nConnection: Content-Length\r\nContent-Length: 3\r\n\r\nabc",
@@ -84,6 +85,16 @@ pub(crate) const CASES: &[Request] = &[
     passed("fields-of-one-hop", CONNECTION, get!("Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: gzip\r\nUpgrade: h2c\r\nX: 1"), get!("X: 1")),
     same("trailer-and-expect", "RFC 9110 6.6.2", b"POST / HTTP/1.1\r\nHost: a\r\nTrailer: X-Sum\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc"),
 ];
+
+fn many_options() -> Vec<u8> {
+    let options = b"a,".repeat(10_000);
+    [
+        &b"GET / HTTP/1.1\r\nHost: a\r\nConnection: "[..],
+        &options,
+        b"\r\n\r\n",
+    ]
+    .concat()
+}
 
 fn lines(count: usize) -> Vec<u8> {
     let mut sends = b"GET / HTTP/1.1\r\nHost: a\r\n".to_vec();

@@ -61,6 +61,7 @@ pub(crate) const CASES: &[Response] = &[
     bad("bare-lf-at-the-end-of-the-head", LINES, &[send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\nhi")]),
     bad("cr-cr-lf-at-the-end-of-the-head", LINES, &[send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\r\nhi")]),
     bad("129-fields", "RFC 6585 5", &[Step::Send(Raw::Made(too_many))]),
+    bad("connection-names-thousands", "RFC 6585 5", &[Step::Send(Raw::Made(many_options))]),
     bad("head-over-the-limit", "RFC 6585 5", &[Step::Send(Raw::Made(too_large))]),
     bad("head-without-end", "RFC 6585 5", &[Step::Send(Raw::Made(endless))]),
     bad("reason-without-end", "RFC 6585 5", &[Step::Send(Raw::Made(endless_reason))]),
@@ -77,6 +78,16 @@ pub(crate) const CASES: &[Response] = &[
     broken("trailers-too-large", TRAILERS, &[send(chunked!("")), Step::Read, Step::Send(Raw::Made(long_trailers))], chunked!(""), "UPE"),
     broken("trailer-malformed-after-the-head", TRAILERS, &[send(chunked!("")), Step::Read, send(b"0\r\nX : 1\r\n\r\n")], chunked!(""), "UPE"),
 ];
+
+fn many_options() -> Vec<u8> {
+    let options = b"a,".repeat(10_000);
+    [
+        &b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: "[..],
+        &options,
+        b"\r\n\r\nhi",
+    ]
+    .concat()
+}
 
 fn lines(count: usize) -> Vec<u8> {
     let mut bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n".to_vec();

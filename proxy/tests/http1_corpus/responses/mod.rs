@@ -5,6 +5,7 @@ mod body;
 mod fields;
 mod framing;
 mod informational;
+mod retry;
 mod status;
 
 use crate::cases::Response;
@@ -17,4 +18,5 @@ pub(crate) const ALL: &[(&str, &[Response])] = &[
     ("body", body::CASES),
     ("bodiless", bodiless::CASES),
     ("informational", informational::CASES),
+    ("retry", retry::CASES),
 ];
