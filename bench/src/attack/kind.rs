@@ -6,6 +6,8 @@ use super::frames;
 
 /// What the sidecar keeps for reuse, and what its allocator has not given back yet.
 const FIXED_MIB: f64 = 16.0;
+/// 256 connections of a worker that may have 256 KiB each read and not written.
+const LARGE_MIB: f64 = 64.0;
 
 /// One way to be a burden.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -63,11 +65,12 @@ impl Kind {
         }
     }
 
-    /// Connections unless the command line says otherwise: floods need few.
+    /// Connections unless the command line says otherwise. Floods need few; with more that do not read, the kernel's memory for
+    /// TCP runs out first, for everybody on the machine.
     pub(super) const fn connections(self) -> usize {
         match self {
-            Self::Slowloris | Self::SlowBody | Self::SlowRead | Self::Idle => 5000,
-            Self::H2Stall | Self::Churn => 1000,
+            Self::Slowloris | Self::SlowBody | Self::Idle => 5000,
+            Self::SlowRead | Self::H2Stall | Self::Churn => 1000,
             Self::H2RapidReset
             | Self::H2Continuation
             | Self::H2Settings
@@ -124,27 +127,28 @@ impl Kind {
         }
     }
 
-    /// KiB of the sidecar's memory that one connection of it may pin, as the README's "Limits and bounds" has it.
-    pub(super) const fn bound_kib(self) -> usize {
+    /// KiB of the sidecar's memory that one connection of it may pin (README, "Limits and bounds").
+    const fn bound_kib(self) -> usize {
         match self {
-            // The buffer of a head or body under way, and the request's story around it.
-            Self::Slowloris | Self::SlowBody => 32,
-            Self::Idle | Self::Churn => 8,
-            // Parts of two answers' buffers, read and not yet written.
-            Self::SlowRead => 64,
-            // Receive window, head, and frames that wait to be read and written.
+            Self::Idle | Self::Churn => 2,
+            Self::Slowloris => 32,
+            // Of each direction, 16 KiB that are read and not written.
+            Self::SlowBody | Self::SlowRead => 32 + 16,
+            // What a turn reads and what it answers, 64 KiB each, and the few streams that are open before it is ended.
             Self::H2RapidReset
             | Self::H2Continuation
             | Self::H2Settings
             | Self::H2Ping
             | Self::H2EmptyData => 512,
-            Self::H2Stall => 512,
+            // Four streams with 64 KiB of an answer each, 16 KiB behind it, and the story of each.
+            Self::H2Stall => 4 * (64 + 16 + 32),
         }
     }
 
     /// MiB that so many may pin together.
     pub(super) fn bound_mib(self, connections: usize) -> f64 {
-        FIXED_MIB + (connections * self.bound_kib()) as f64 / 1024.0
+        let large = if self.wants_large() { LARGE_MIB } else { 0.0 };
+        FIXED_MIB + large + (connections * self.bound_kib()) as f64 / 1024.0
     }
 
     /// What a connection sends as soon as it is open.

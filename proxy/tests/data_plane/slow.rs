@@ -4,9 +4,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::common::{GET, PATIENCE, Sidecar, application, exchange, free, read_all};
+use crate::common::{GET, PATIENCE, Sidecar, application, exchange, free, head, read_all};
 
 const ERRORS: &str = "outrigger_errors_total";
 const HEADER: &[&str] = &["flag=\"DPE\"", "kind=\"HeaderTimeout\""];
@@ -181,6 +182,47 @@ fn three_hundred_trickling_clients_cost_the_good_ones_no_request() {
         assert_too_late(&String::from_utf8_lossy(&answer.expect("it is answered")));
     }
     assert_eq!(sidecar.metric(ERRORS, HEADER), SLOW as u64);
+}
+
+#[test]
+fn five_thousand_heads_under_way_stay_within_the_stated_memory() {
+    /// What the README's "Limits and bounds" says of a connection with a head under way, beyond the head.
+    const BOUND: u64 = 32 * 1024;
+    let limit = getrlimit(Resource::Nofile);
+    let (current, maximum) = (limit.maximum, limit.maximum);
+    setrlimit(Resource::Nofile, Rlimit { current, maximum }).expect("the hard limit is allowed");
+    let count = maximum.map_or(5000, |most| most.saturating_sub(1000).clamp(10, 5000));
+    let origin = application([127, 67, 0, 19]);
+    let sidecar = sidecar(20, origin, "header_timeout = \"60s\"");
+    assert_eq!(good(&sidecar), "HTTP/1.1 200 OK");
+    let before = sidecar.resident();
+    let slow: Vec<TcpStream> = (0..count)
+        .map(|_| {
+            let mut stream = sidecar.connect();
+            stream
+                .write_all(b"GET / HTTP/1.1\r\nhost: app\r\nx-")
+                .expect("the connection is open");
+            stream
+        })
+        .collect();
+    sidecar.until_metric("ActiveConnectionCount", &[], count);
+    assert_eq!(good(&sidecar), "HTTP/1.1 200 OK");
+    let grown = sidecar.resident().saturating_sub(before);
+    let each = grown / count;
+    assert!(
+        each <= BOUND,
+        "{each} bytes for each of {count} connections"
+    );
+    assert!(each > 1024, "{each} bytes: were the heads read?");
+    drop(slow);
+}
+
+fn good(sidecar: &Sidecar) -> String {
+    let mut stream = sidecar.connect();
+    stream
+        .write_all(GET.as_bytes())
+        .expect("the request fits the socket");
+    head(&stream)
 }
 
 /// Sends a head byte by byte for as long as it may, and returns what it is told.
