@@ -67,13 +67,15 @@ impl Frames {
 
     /// The next head that ends within `bytes[*at..]`; `at` is moved behind it.
     pub(super) fn next(&mut self, bytes: &[u8], at: &mut usize) -> Option<Head> {
-        let skipped = (bytes.len() - *at).min(self.left as usize);
-        self.left -= skipped as u32;
-        *at += skipped;
-        let rest = &bytes[*at..];
-        if rest.is_empty() {
+        let (here, left) = (bytes.len() - *at, self.left as usize);
+        if left >= here {
+            self.left -= here as u32;
+            *at = bytes.len();
             return None;
         }
+        *at += left;
+        self.left = 0;
+        let rest = &bytes[*at..];
         let head = match (self.held, rest.first_chunk()) {
             (0, Some(head)) => {
                 *at += Head::SIZE;

@@ -316,6 +316,34 @@ mod tests {
     }
 
     #[test]
+    fn an_h2_request_that_could_not_be_one_in_http1_is_refused() {
+        let check = |request: http::request::Builder| {
+            RequestHead::check_h2(&request.body(()).unwrap(), 20).err()
+        };
+        let malformed = |request| matches!(check(request), Some(Unfit::Malformed(_)));
+        assert_eq!(check(Request::get("http://a/b").header("host", "A")), None);
+        assert_eq!(
+            check(
+                Request::options("http://a")
+                    .method("OPTIONS")
+                    .uri("*")
+                    .header("host", "a")
+            ),
+            None
+        );
+        assert!(malformed(Request::get("http://a/b").header("x", "1 ")));
+        assert!(malformed(
+            Request::get("http://a/b").header("content-length", "")
+        ));
+        assert!(malformed(Request::get("http://a/b").header("host", "b")));
+        assert!(malformed(Request::get("http://u@a/b")));
+        assert!(malformed(Request::get("*").header("host", "a")));
+        let long = Request::get("http://a/long-long-long-long-long");
+        assert_eq!(check(long), Some(Unfit::TargetTooLong));
+        assert_eq!(check(Request::get("/b")), Some(Unfit::NoAuthority));
+    }
+
+    #[test]
     fn an_asterisk_stays_one_in_h2() {
         let mut fields = Fields::default();
         fields.push("host", b"orders");

@@ -264,6 +264,9 @@ fn spawn(file: &std::path::Path) -> (Child, SocketAddr) {
 /// Answers as the path says, on every connection.
 fn application(seen: Arc<Mutex<Vec<Seen>>>) -> SocketAddr {
     let socket = TcpListener::bind("127.62.0.1:0").expect("loopback can be bound");
+    // More connections may wait than the library lets: a flood's requests are many at once before it ends.
+    let listening = socket2::SockRef::from(&socket).listen(4096);
+    listening.expect("a bound socket listens");
     let address = socket.local_addr().expect("a bound socket has an address");
     std::thread::spawn(move || {
         for stream in socket.incoming().flatten() {
