@@ -39,7 +39,7 @@ pub struct Options {
     /// What the attackers do, several separated by commas; absent: every kind, one after the other
     #[arg(long, value_enum, value_delimiter = ',')]
     kind: Vec<Kind>,
-    /// Attackers' connections at once; absent: 5000; slow-read, h2-stall and churn 1000; floods 100
+    /// Attackers' connections at once; absent: 5000; h2-stall and churn 1000; slow-read 300; floods 100
     #[arg(long)]
     connections: Option<usize>,
     /// Length of each turn

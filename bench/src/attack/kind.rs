@@ -70,7 +70,8 @@ impl Kind {
     pub(super) const fn connections(self) -> usize {
         match self {
             Self::Slowloris | Self::SlowBody | Self::Idle => 5000,
-            Self::SlowRead | Self::H2Stall | Self::Churn => 1000,
+            Self::H2Stall | Self::Churn => 1000,
+            Self::SlowRead => 300,
             Self::H2RapidReset
             | Self::H2Continuation
             | Self::H2Settings
