@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::server::{Builder, SendResponse};
 use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
@@ -81,6 +82,8 @@ pub(super) async fn serve(
     let mut draining = pin!(drain.reached(Phase::Draining));
     let (mut told, mut registered, mut closing) = (false, false, false);
     let mut was_in_flight = 0;
+    let heads = worker.sweep.deadline();
+    let (mut was_owed, mut too_late) = (false, false);
     let end = poll_fn(|cx| {
         let look = !told && (!registered || drain.is(Phase::Draining));
         registered = true;
@@ -112,6 +115,25 @@ pub(super) async fn serve(
         outbox.send(cx);
         if accepted.is_ready() {
             return accepted;
+        }
+        let owed = outbox.is_owed();
+        if owed != was_owed && !too_late {
+            heads.set(None);
+            if owed {
+                heads.set_after(listener.header_timeout);
+            }
+        }
+        was_owed = owed;
+        if (owed || too_late) && heads.poll_expired(cx).is_ready() {
+            if too_late {
+                return Poll::Ready(Ok(()));
+            }
+            too_late = true;
+            let shard = listener.metrics.shard(worker.id);
+            shard.error(Kind::HeaderTimeout);
+            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            heads.set_after(CLOSING);
+            cx.waker().wake_by_ref();
         }
         let in_flight = state.in_flight.get();
         match in_flight {
@@ -156,7 +178,7 @@ fn refuse(
     shard.error(Kind::DownstreamProtocol);
     tracing::debug!(listener = listener.name, %unfit, "request refused");
     let status = match unfit {
-        Unfit::Malformed(_) => return respond.send_reset(h2::Reason::PROTOCOL_ERROR),
+        Unfit::Malformed(_) => return respond.send_reset(Reason::PROTOCOL_ERROR),
         Unfit::NoAuthority => StatusCode::BAD_REQUEST,
         Unfit::TargetTooLong => StatusCode::URI_TOO_LONG,
     };

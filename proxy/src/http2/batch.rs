@@ -270,6 +270,11 @@ impl<S> Outbox<S> {
         std::mem::take(&mut self.0.borrow_mut().has_read)
     }
 
+    /// Whether the peer is in the middle of what the header timeout is for.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.0.borrow().guard.is_owed()
+    }
+
     /// Whether the peer has said anything at all.
     pub(crate) fn has_begun(&self) -> bool {
         self.0.borrow().begun

@@ -104,6 +104,11 @@ impl Frames {
         (self.left > 0 && self.left == self.now.length).then_some(self.now)
     }
 
+    /// Whether a frame has begun that is not DATA, or whose head does not tell yet.
+    pub(super) fn is_within_head(&self) -> bool {
+        self.held > 0 || self.left > 0 && self.now.kind != DATA
+    }
+
     /// Whether a frame of ours could be put here.
     pub(super) fn is_between(&self) -> bool {
         self.left == 0 && self.held == 0

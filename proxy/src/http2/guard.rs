@@ -10,7 +10,7 @@ use h2::Reason;
 use tokio::time::Instant;
 
 use super::frames::*;
-use super::hpack::{Block, examine};
+use super::hpack::{Block, after_status, examine, names_request, names_status, spells_pseudo};
 
 /// Which end of the connection we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +54,8 @@ enum Purse {
 }
 
 /// Of each purse: what it holds at most, and what a second adds.
-const HOLDS: [u32; 3] = [1000, 2000, 200];
-const PER_SECOND: [u32; 3] = [200, 1000, 50];
+const HOLDS: [u32; 3] = [1000, 2000, 500];
+const PER_SECOND: [u32; 3] = [200, 1000, 100];
 const EMPTY: [&str; 3] = [
     "too many control frames",
     "too many WINDOW_UPDATE frames",
@@ -168,6 +168,11 @@ impl Guard {
             }
         }
         blamed
+    }
+
+    /// Whether the peer owes the rest of its preface, of a header block, or of any frame but DATA, for which its stream waits.
+    pub(super) fn is_owed(&self) -> bool {
+        !self.greeted || self.unfinished != 0 || self.incoming.is_within_head()
     }
 
     /// How the connection ends for what was sent on it, if it does.
@@ -433,46 +438,6 @@ impl Guard {
         }
         // What is left of a millisecond is lost, so that asking often earns nothing.
         self.filled = now;
-    }
-}
-
-/// Whether the header block's first field has the name of a request's pseudo-header field by its place in the static table (RFC 7541
-/// appendix A). One that refers to the dynamic table is not known here; h2 passes none on from where it may not be.
-fn names_request(block: &[u8]) -> bool {
-    // Indexed, and the three kinds of literal with an indexed name (RFC 7541 section 6).
-    matches!(
-        block.first(),
-        Some(0x81..=0x87 | 0x41..=0x47 | 0x01..=0x07 | 0x11..=0x17)
-    )
-}
-
-/// The same of `:status`.
-fn names_status(block: &[u8]) -> bool {
-    matches!(
-        block.first(),
-        Some(0x88..=0x8e | 0x48..=0x4e | 0x08..=0x0e | 0x18..=0x1e)
-    )
-}
-
-/// Whether the header block's first field is a literal whose name begins with a colon, as it is or in Huffman code (1011100).
-fn spells_pseudo(block: &[u8]) -> bool {
-    match *block {
-        [0x40 | 0x00 | 0x10, length, first, ..] if length & 0x80 == 0 => first == b':',
-        [0x40 | 0x00 | 0x10, _, first, ..] => first >> 1 == 0b101_1100,
-        _ => false,
-    }
-}
-
-/// The header block behind a `:status` at its beginning.
-fn after_status(block: &[u8]) -> &[u8] {
-    match *block {
-        [0x88..=0x8e, ref rest @ ..] => rest,
-        [
-            0x48..=0x4e | 0x08..=0x0e | 0x18..=0x1e,
-            length,
-            ref rest @ ..,
-        ] => rest.get(usize::from(length & 0x7f)..).unwrap_or_default(),
-        _ => block,
     }
 }
 

@@ -162,6 +162,46 @@ fn decode(text: &[u8]) -> Option<Vec<u8>> {
     (length < 8 && ones).then_some(decoded)
 }
 
+/// Whether the header block's first field has the name of a request's pseudo-header field by its place in the static table (RFC 7541
+/// appendix A). One that refers to the dynamic table is not known here; h2 passes none on from where it may not be.
+pub(super) fn names_request(block: &[u8]) -> bool {
+    // Indexed, and the three kinds of literal with an indexed name (RFC 7541 section 6).
+    matches!(
+        block.first(),
+        Some(0x81..=0x87 | 0x41..=0x47 | 0x01..=0x07 | 0x11..=0x17)
+    )
+}
+
+/// The same of `:status`.
+pub(super) fn names_status(block: &[u8]) -> bool {
+    matches!(
+        block.first(),
+        Some(0x88..=0x8e | 0x48..=0x4e | 0x08..=0x0e | 0x18..=0x1e)
+    )
+}
+
+/// Whether the header block's first field is a literal whose name begins with a colon, as it is or in Huffman code (1011100).
+pub(super) fn spells_pseudo(block: &[u8]) -> bool {
+    match *block {
+        [0x40 | 0x00 | 0x10, length, first, ..] if length & 0x80 == 0 => first == b':',
+        [0x40 | 0x00 | 0x10, _, first, ..] => first >> 1 == 0b101_1100,
+        _ => false,
+    }
+}
+
+/// The header block behind a `:status` at its beginning.
+pub(super) fn after_status(block: &[u8]) -> &[u8] {
+    match *block {
+        [0x88..=0x8e, ref rest @ ..] => rest,
+        [
+            0x48..=0x4e | 0x08..=0x0e | 0x18..=0x1e,
+            length,
+            ref rest @ ..,
+        ] => rest.get(usize::from(length & 0x7f)..).unwrap_or_default(),
+        _ => block,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

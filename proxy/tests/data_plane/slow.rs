@@ -77,6 +77,34 @@ fn a_head_that_trickles_is_answered_408_however_often_a_byte_comes() {
 }
 
 #[test]
+fn an_http2_header_block_that_does_not_end_ends_its_connection() {
+    let origin = application([127, 67, 0, 31]);
+    let sidecar = sidecar(32, origin, "header_timeout = \"200ms\"");
+    // The preface, SETTINGS, and HEADERS: cut off in its payload, or whole without END_HEADERS (RFC 9113 section 6.2).
+    let begun = [
+        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+        &[0, 0, 0, 4, 0, 0, 0, 0, 0],
+    ]
+    .concat();
+    let headers = [0, 0, 3, 1, 0, 0, 0, 0, 1, 0x82, 0x86, 0x84];
+    for (told, sent) in [11, headers.len()].into_iter().enumerate() {
+        let mut stream = sidecar.connect();
+        let sent = [&begun[..], &headers[..sent]].concat();
+        stream.write_all(&sent).expect("the connection is open");
+        let mut answer = Vec::new();
+        stream
+            .read_to_end(&mut answer)
+            .expect("it is closed in order");
+        let calm = [0, 0, 0, 0xb];
+        let goodbye = answer
+            .windows(17)
+            .any(|frame| frame[..4] == [0, 0, 8, 7] && frame[13..] == calm);
+        assert!(goodbye, "{answer:?}");
+        assert_eq!(sidecar.metric(ERRORS, HEADER), told as u64 + 1);
+    }
+}
+
+#[test]
 fn a_body_that_stands_still_is_answered_408_and_the_connection_closed() {
     let sidecar = sidecar(10, silent(11), "body_timeout = \"200ms\"");
     let answer = exchange(

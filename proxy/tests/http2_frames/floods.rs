@@ -54,7 +54,7 @@ fn post(stream: u32) -> Vec<u8> {
 pub(crate) const CASES: &[Case] = &[
     client("flood rapid reset", "CVE-2023-44487, RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
-        calmed(world, &mut conn, 300, |nth| {
+        calmed(world, &mut conn, 700, |nth| {
             let stream = 2 * nth + 1;
             [frame(HEADERS, WHOLE, stream, &request("GET", "/wait", &[])), rst_stream(stream, CANCEL)].concat()
         });
@@ -77,37 +77,37 @@ pub(crate) const CASES: &[Case] = &[
     }),
     client("flood requests that we must reset", "CVE-2025-8671, RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
-        calmed(world, &mut conn, 300, |nth| {
+        calmed(world, &mut conn, 700, |nth| {
             frame(HEADERS, WHOLE, 2 * nth + 1, &request("GET", "/", &[("x-padded", " x")]))
         });
     }),
     client("flood streams reset for their WINDOW_UPDATE", "CVE-2025-8671", "", |world| {
         let mut conn = world.client();
         let most = (1 << 31) - 1;
-        calmed(world, &mut conn, 300, |nth| {
+        calmed(world, &mut conn, 700, |nth| {
             let stream = 2 * nth + 1;
             [post(stream), window_update(stream, most), window_update(stream, most)].concat()
         });
     }),
     client("flood streams reset for their Content-Length", "CVE-2025-8671", "", |world| {
         let mut conn = world.client();
-        calmed(world, &mut conn, 300, |nth| {
+        calmed(world, &mut conn, 700, |nth| {
             frame(HEADERS, WHOLE, 2 * nth + 1, &request("POST", "/", &[("content-length", "4")]))
         });
     }),
     client("flood CONTINUATION", "CVE-2024-27316, RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
         conn.send(&frame(HEADERS, 0, 1, &request("GET", "/", &[])));
-        calmed(world, &mut conn, 300, |_| frame(CONTINUATION, 0, 1, &literal(b"x", b"y")));
+        calmed(world, &mut conn, 700, |_| frame(CONTINUATION, 0, 1, &literal(b"x", b"y")));
     }),
     client("flood empty CONTINUATION", "CVE-2024-27316", "", |world| {
         let mut conn = world.client();
         conn.send(&frame(HEADERS, 0, 1, &request("GET", "/", &[])));
-        calmed(world, &mut conn, 300, |_| frame(CONTINUATION, 0, 1, &[]));
+        calmed(world, &mut conn, 700, |_| frame(CONTINUATION, 0, 1, &[]));
     }),
     client("flood SETTINGS", "CVE-2019-9515, RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
-        calmed(world, &mut conn, 300, |nth| settings(&[(INITIAL_WINDOW_SIZE, 1000 + nth)]));
+        calmed(world, &mut conn, 700, |nth| settings(&[(INITIAL_WINDOW_SIZE, 1000 + nth)]));
     }),
     client("flood PING", "CVE-2019-9512, RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
@@ -115,7 +115,7 @@ pub(crate) const CASES: &[Case] = &[
     }),
     client("flood answers to PINGs that nobody sent", "RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
-        calmed(world, &mut conn, 300, |_| frame(PING, ACK, 0, &[0; 8]));
+        calmed(world, &mut conn, 700, |_| frame(PING, ACK, 0, &[0; 8]));
     }),
     client("flood PRIORITY", "CVE-2019-9513, RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
@@ -123,7 +123,7 @@ pub(crate) const CASES: &[Case] = &[
     }),
     client("flood WINDOW_UPDATE", "RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
-        calmed(world, &mut conn, 3000, |_| window_update(0, 1));
+        calmed(world, &mut conn, 7000, |_| window_update(0, 1));
     }),
     client("flood unknown frames", "RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
@@ -131,33 +131,33 @@ pub(crate) const CASES: &[Case] = &[
     }),
     client("flood large unknown frames", "RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
-        calmed(world, &mut conn, 300, |_| frame(0xee, 0, 0, &[0; 16384]));
+        calmed(world, &mut conn, 700, |_| frame(0xee, 0, 0, &[0; 16384]));
     }),
     client("flood GOAWAY", "RFC 9113 §10.5", "", |world| {
         let mut conn = world.client_with(&[(INITIAL_WINDOW_SIZE, 0)]);
         conn.send(&get(1));
-        calmed(world, &mut conn, 300, |_| goaway(1, 0));
+        calmed(world, &mut conn, 700, |_| goaway(1, 0));
     }),
     client("flood empty DATA", "CVE-2019-9518, RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
         conn.send(&post(1));
-        calmed(world, &mut conn, 300, |_| frame(DATA, 0, 1, &[]));
+        calmed(world, &mut conn, 700, |_| frame(DATA, 0, 1, &[]));
     }),
     client("flood DATA of padding alone", "CVE-2019-9518", "", |world| {
         let mut conn = world.client();
         conn.send(&post(1));
-        calmed(world, &mut conn, 300, |_| frame(DATA, PADDED, 1, &[3, 0, 0, 0]));
+        calmed(world, &mut conn, 700, |_| frame(DATA, PADDED, 1, &[3, 0, 0, 0]));
     }),
     client("flood DATA for a stream that was reset", "RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
         conn.send_all(&[frame(HEADERS, END_HEADERS, 1, &request("POST", "/", &[("content-length", "x")]))]);
-        calmed(world, &mut conn, 3000, |_| frame(DATA, 0, 1, &[]));
+        calmed(world, &mut conn, 7000, |_| frame(DATA, 0, 1, &[]));
     }),
     client("flood a window that opens one byte at a time", "CVE-2019-9511, RFC 9113 §10.5", "", |world| {
         let mut conn = world.client_with(&[(INITIAL_WINDOW_SIZE, 0)]);
         conn.send(&frame(HEADERS, WHOLE, 1, &request("GET", "/large", &[])));
         assert_eq!(status(&mut conn, 1), 200);
-        calmed(world, &mut conn, 3000, |_| window_update(1, 1));
+        calmed(world, &mut conn, 7000, |_| window_update(1, 1));
     }),
     client("flood a header list four times too large", "CVE-2016-1544, RFC 7541 §7", "", |world| {
         let mut conn = world.client();
