@@ -22,10 +22,10 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 /// Connections to one of the two addresses; more wait to be accepted. Descriptors are for traffic.
 const MAX_CONNECTIONS: usize = 64;
-/// For a request's head, and between two of them.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// For a whole connection: one that takes its answer byte by byte gives its place up as well.
-const MAX_AGE: Duration = Duration::from_secs(300);
+/// For a request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
+/// For a whole connection, which carries one request: whoever takes the answer byte by byte gives the place up as well.
+const MAX_AGE: Duration = Duration::from_secs(15);
 /// Pause after an accept error such as EMFILE.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -101,6 +101,7 @@ async fn serve(
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEADER_TIMEOUT)
+                    .keep_alive(false)
                     .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
                 tokio::select! {
                     _ = tokio::time::timeout(MAX_AGE, connection) => {}
