@@ -23,14 +23,33 @@ const NOT_IN_HTTP2: [Known; 4] = [
     Known::Upgrade,
 ];
 
-/// Whether the request asks for an upgrade (RFC 9110 section 7.8). One to HTTP/2 itself is not passed on: its requests would
-/// run through the tunnel unseen (RFC 9113 section 3.1 has made it obsolete).
+/// Whether the request asks for an upgrade (RFC 9110 section 7.8) that is passed on.
 pub(crate) fn wants_upgrade(head: &RequestHead) -> bool {
-    let h2c = |value: &[u8]| value.eq_ignore_ascii_case(b"h2c");
     head.fields.has(Known::Upgrade)
         && head.version == Version::HTTP_11
-        && !options(&head.fields, Known::Upgrade).any(h2c)
+        && options(&head.fields, Known::Upgrade).all(may_become)
         && connection_options(&head.fields).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
+}
+
+/// Whether a connection or stream may become that protocol, with or without a version behind a slash. Not HTTP itself, nor TLS
+/// with HTTP in it: requests would run through the tunnel unseen (RFC 9113 section 3.1 has made h2c obsolete).
+pub(crate) fn may_become(protocol: &[u8]) -> bool {
+    let (name, version) = match memchr::memchr(b'/', protocol) {
+        Some(slash) => (&protocol[..slash], Some(&protocol[slash + 1..])),
+        None => (protocol, None),
+    };
+    let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
+    let drafts = name
+        .get(..4)
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"h2c-"));
+    let http = drafts || is(b"h2c") || is(b"h2") || is(b"http") || is(b"tls");
+    is_token(name) && version.is_none_or(is_token) && !http
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(text: &[u8]) -> bool {
+    let may = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !text.is_empty() && text.iter().all(may)
 }
 
 /// Whether it is a gRPC message.
@@ -148,6 +167,19 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut given, false);
         assert_eq!(names(&given), ["X-Kept", "Host", "te", "Content-Length"]);
+    }
+
+    #[test]
+    fn a_connection_does_not_become_http_unseen() {
+        for protocol in ["websocket", "WebSocket/13", "irc/6.9", "x-own"] {
+            assert!(may_become(protocol.as_bytes()), "{protocol}");
+        }
+        for protocol in [
+            "h2c", "H2C", "h2c/1", "h2c-14", "h2", "HTTP/2.0", "TLS/1.0", "h2c;q=1", "\"h2c\"",
+            "h2c foo", "", "a/", "/a", "a/b/c",
+        ] {
+            assert!(!may_become(protocol.as_bytes()), "{protocol}");
+        }
     }
 
     #[test]

@@ -31,9 +31,9 @@ impl Upgrade {
     /// `whole` says whether the head is the whole request. A plain CONNECT is refused.
     pub(crate) fn asked(head: &RequestHead, whole: bool) -> Result<Self, ProxyError> {
         if let Some(protocol) = &head.protocol {
-            // It becomes an Upgrade field, which could not carry anything else.
-            if !is_token(protocol.as_str()) {
-                let wrong = ":protocol is not a token";
+            // It may become an Upgrade field, which could not carry anything but tokens.
+            if !headers::may_become(protocol.as_str().as_bytes()) {
+                let wrong = ":protocol is one that is not tunnelled";
                 return Err(ProxyError::caused(Kind::DownstreamProtocol, wrong));
             }
             return Ok(Self::Connect);
@@ -185,12 +185,6 @@ fn remove_handshake(fields: &mut Fields) {
 fn accept(key: &[u8]) -> String {
     let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
     BASE64.encode(digest)
-}
-
-/// RFC 9110 section 5.6.2.
-fn is_token(text: &str) -> bool {
-    let may = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(may)
 }
 
 #[cfg(test)]
