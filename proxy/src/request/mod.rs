@@ -152,7 +152,7 @@ async fn respond(
         Source::H2(_) | Source::Nothing => Duration::ZERO,
     };
     let timer = Timer::new(&worker.sweep, route.idle_timeout, timeout(route, &head));
-    let timer = timer.with_body(body_timeout);
+    let timer = timer.with_body(body_timeout, head.fields.has(Known::Expect));
     let named = headers::strip_hop_by_hop(&mut head.fields, upgrade.is_asked());
     let keep = if route.retry.num_retries > 0 {
         MAX_REPLAY

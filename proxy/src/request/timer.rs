@@ -28,6 +28,8 @@ pub(crate) struct Timer {
     answered: Cell<bool>,
     /// The task would take more of the request, and the client has not sent it.
     owed: Cell<bool>,
+    /// The client waits for a 100 before it sends the first byte: it owes nothing (RFC 9110 section 10.1.1).
+    expects: Cell<bool>,
 }
 
 impl Timer {
@@ -42,14 +44,21 @@ impl Timer {
             waiting: Cell::new(false),
             answered: Cell::new(false),
             owed: Cell::new(false),
+            expects: Cell::new(false),
         };
         timer.arm(sweep.now());
         timer
     }
 
-    /// Bounds how long the client may owe the next byte of its request; zero is off.
-    pub(crate) fn with_body(self, body: Duration) -> Self {
-        Self { body, ..self }
+    /// Bounds how long the client may owe the next byte of its request; zero is off. One that `expects` a 100 owes none before its
+    /// first.
+    pub(crate) fn with_body(self, body: Duration, expects: bool) -> Self {
+        let expects = Cell::new(expects);
+        Self {
+            body,
+            expects,
+            ..self
+        }
     }
 
     fn arm(&self, now: Instant) {
@@ -77,12 +86,13 @@ impl Timer {
     /// A part of the request came.
     pub(crate) fn received(&self) {
         self.owed.set(false);
+        self.expects.set(false);
         self.touch();
     }
 
     /// More of the request is wanted, and the client has not sent it yet.
     pub(crate) fn owed(&self) {
-        if !self.body.is_zero() && !self.owed.replace(true) {
+        if !self.body.is_zero() && !self.expects.get() && !self.owed.replace(true) {
             self.touch();
         }
     }
@@ -186,7 +196,7 @@ mod tests {
     async fn the_body_timeout_runs_only_while_the_client_owes_a_byte_and_each_byte_restarts_it() {
         let s = Duration::from_secs;
         let sweep = Sweep::new();
-        let timer = Timer::new(&sweep, s(300), None).with_body(s(60));
+        let timer = Timer::new(&sweep, s(300), None).with_body(s(60), false);
         let due = || timer.deadline.due().map(|at| at - Instant::now());
         assert_eq!(due(), Some(s(300)), "nobody has asked for the body yet");
         timer.owed();
@@ -205,6 +215,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_that_waits_for_a_100_owes_nothing_before_its_first_byte() {
+        let (s, sweep) = (Duration::from_secs, Sweep::new());
+        let timer = Timer::new(&sweep, s(300), None).with_body(s(60), true);
+        timer.owed();
+        assert!(!timer.is_stalled());
+        timer.received();
+        timer.owed();
+        assert!(timer.is_stalled());
+    }
+
+    #[tokio::test]
     async fn a_shorter_idle_timeout_wins_over_the_body_timeout_and_zero_is_off() {
         let s = Duration::from_secs;
         let sweep = Sweep::new();
@@ -214,7 +235,7 @@ mod tests {
             (s(60), s(0), Kind::IdleTimeout),
             (s(0), s(60), Kind::BodyTimeout),
         ] {
-            let timer = Timer::new(&sweep, idle, None).with_body(body);
+            let timer = Timer::new(&sweep, idle, None).with_body(body, false);
             timer.owed();
             assert_eq!(timer.expired(), kind, "{idle:?} {body:?}");
         }
