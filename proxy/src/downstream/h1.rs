@@ -130,11 +130,15 @@ impl Connection {
             let parsed = match self.head().await {
                 Some(Ok(parsed)) => parsed,
                 Some(Err(ReadError::Refused(refused))) => return self.refuse(refused).await,
+                // No request has begun: there is nothing to answer.
+                None | Some(Err(_)) if self.client.reader.borrow().is_blank() => {
+                    return Next::Close;
+                }
                 Some(Err(ReadError::Truncated)) => {
                     return self.refuse(Refused::Bad("the head is not complete")).await;
                 }
-                None if self.client.reader.borrow().has_input() => return self.too_late().await,
-                Some(Err(_)) | None => return Next::Close,
+                None => return self.too_late().await,
+                Some(Err(_)) => return Next::Close,
             };
             self.within_head.set(false);
             self.deadline.set(None);
@@ -159,7 +163,7 @@ impl Connection {
             if let Poll::Ready(read) = reader.poll_request(cx, limits) {
                 return Poll::Ready(Some(read));
             }
-            if !self.within_head.replace(true) {
+            if !reader.is_blank() && !self.within_head.replace(true) {
                 self.deadline.set_after(self.listener.header_timeout);
             }
             self.deadline.poll_expired(cx).map(|()| None)

@@ -73,6 +73,11 @@ impl Reader {
         !self.buffer.is_empty()
     }
 
+    /// Whether all that is here are line ends: some clients send one behind a body (RFC 9112 section 2.2).
+    pub(crate) fn is_blank(&self) -> bool {
+        self.buffer.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+    }
+
     /// Whether the message that was begun has been read to its end.
     pub(crate) fn is_complete(&self) -> bool {
         self.decoder.is_done()

@@ -77,6 +77,17 @@ fn a_head_that_trickles_is_answered_408_however_often_a_byte_comes() {
 }
 
 #[test]
+fn a_line_end_behind_a_body_is_not_half_a_head() {
+    let origin = application([127, 67, 0, 33]);
+    let fields = "header_timeout = \"100ms\"\nidle_timeout = \"300ms\"";
+    let sidecar = sidecar(34, origin, fields);
+    let asked = "GET / HTTP/1.1\r\nhost: app\r\ncontent-length: 2\r\n\r\nhi\r\n";
+    let answer = exchange(sidecar.listener, asked);
+    assert_eq!(answer, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    assert_eq!(sidecar.metric(ERRORS, &[]), 0);
+}
+
+#[test]
 fn an_http2_header_block_that_does_not_end_ends_its_connection() {
     let origin = application([127, 67, 0, 31]);
     let sidecar = sidecar(32, origin, "header_timeout = \"200ms\"");
