@@ -183,7 +183,8 @@ fn route(
     };
     let mut headers = Vec::new();
     for matcher in condition.headers {
-        if matcher.name == ":authority" && !own_hosts.is_empty() {
+        // The hosts once more, for Envoy.
+        if matcher.name == ":authority" && is_regex(&matcher) && !own_hosts.is_empty() {
             continue;
         }
         let field = format!("{field}.match.headers[{:?}]", matcher.name);
@@ -221,6 +222,14 @@ fn route(
         idle_timeout,
         retry: retry(action.retry_policy, non_idempotent, field, problems),
     })
+}
+
+fn is_regex(matcher: &rds::HeaderMatcher) -> bool {
+    use rds::header_matcher::HeaderMatchSpecifier;
+    let Some(HeaderMatchSpecifier::StringMatch(text)) = &matcher.header_match_specifier else {
+        return false;
+    };
+    matches!(text.match_pattern, Some(MatchPattern::SafeRegex(_)))
 }
 
 fn header_match(
