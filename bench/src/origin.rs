@@ -26,14 +26,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE};
+use http::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    UPGRADE,
+};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use sha1::{Digest, Sha1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -275,6 +281,7 @@ fn upgrade(mut request: Request<Incoming>) -> Response<AnswerBody> {
         .get(UPGRADE)
         .cloned()
         .unwrap_or(HeaderValue::from_static("echo"));
+    let accept = request.headers().get(SEC_WEBSOCKET_KEY).map(accept);
     tokio::spawn(async move {
         let upgraded = match hyper::upgrade::on(&mut request).await {
             Ok(upgraded) => upgraded,
@@ -296,7 +303,19 @@ fn upgrade(mut request: Request<Incoming>) -> Response<AnswerBody> {
         http::header::CONNECTION,
         HeaderValue::from_static("upgrade"),
     );
+    if let Some(Ok(accept)) = accept {
+        response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
     response
+}
+
+/// The answer to a WebSocket's key (RFC 6455 section 4.2.2).
+fn accept(key: &HeaderValue) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
+    let digest = Sha1::new()
+        .chain_update(key)
+        .chain_update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11")
+        .finalize();
+    HeaderValue::from_str(&BASE64.encode(digest))
 }
 
 /// `length` bytes in chunks; aborts when fewer than promised are to be sent.
