@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,13 +17,13 @@ use http::{Method, StatusCode};
 use super::protocol::Stream;
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
-use crate::error::Kind;
+use crate::error::{Kind, ProxyError};
 use crate::http2::batch::batched;
 use crate::http2::body::{Receiving, Sending};
 use crate::http2::guard::{Guard, Side};
 use crate::http2::peer_broke_protocol;
-use crate::message::Body;
 use crate::message::head::{RequestHead, ResponseHead, Unfit};
+use crate::message::{Body, Part};
 use crate::request;
 use crate::request::body::Source;
 use crate::request::response::ResponseBody;
@@ -207,7 +207,7 @@ async fn answer(
     slot: Slot,
     request: http::Request<h2::RecvStream>,
     respond: SendResponse<Bytes>,
-    _guard: InFlight,
+    guard: InFlight,
 ) {
     let (parts, body) = request.into_parts();
     let body = Source::H2(Receiving::new(body, &parts.headers, None));
@@ -251,11 +251,24 @@ async fn answer(
     }
     match respond.send_response(head, whole) {
         Ok(stream) if !whole => {
-            let mut sending = Sending::new(body, stream);
-            let sent = poll_fn(|cx| match sending.poll(cx) {
+            let body = match body {
+                ResponseBody::Local(text) => {
+                    let sending = Sending::response(Text(text), stream);
+                    return send_own(&worker, slot, sending, guard).await;
+                }
+                body => body,
+            };
+            let mut sending = Sending::response(body, stream);
+            let sent = poll_fn(|cx| {
+                let sent = sending.poll(cx);
+                if sent.is_ready() {
+                    return sent.map(Some);
+                }
+                if sending.has_moved() {
+                    sending.body().touch();
+                }
                 // A client whose window stays closed keeps the body, and its timer with it, from being polled.
-                Poll::Pending => sending.body().poll_timer(cx).map(|()| None),
-                sent => sent.map(Some),
+                sending.body().poll_timer(cx).map(|()| None)
             });
             if let Some(Err(broken)) = sent.await {
                 tracing::debug!(?broken, "response ended early");
@@ -266,6 +279,42 @@ async fn answer(
             tracing::debug!(%error, "response cannot be sent");
             respond.send_reset(h2::Reason::INTERNAL_ERROR);
         }
+    }
+}
+
+/// Sends a text of ours. No request is counted for it and no timer runs any more: where the client's window is closed it waits in a
+/// task much smaller than a story, until the idle timeout.
+async fn send_own(worker: &Worker, slot: Slot, mut sending: Sending<Text>, guard: InFlight) {
+    let at_once = poll_fn(|cx| Poll::Ready(sending.poll(cx).is_ready())).await;
+    if at_once {
+        return;
+    }
+    let deadline = worker.sweep.deadline();
+    if let Some(listener) = worker.snapshot.load().listener(slot) {
+        deadline.set_after(listener.idle_timeout);
+    }
+    tokio::task::spawn_local(async move {
+        let _guard = guard;
+        let sent = pin!(poll_fn(|cx| sending.poll(cx)));
+        deadline.bound(sent).await;
+    });
+}
+
+/// A text of ours as a body.
+struct Text(Bytes);
+
+impl Body for Text {
+    fn poll_part(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
+        let text = std::mem::take(&mut self.0);
+        Poll::Ready((!text.is_empty()).then_some(Ok(Part::Data(text))))
+    }
+
+    fn is_end(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn length(&self) -> Option<u64> {
+        Some(self.0.len() as u64)
     }
 }
 

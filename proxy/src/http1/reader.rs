@@ -253,7 +253,8 @@ impl Reader {
     ) -> Poll<Option<Result<Part, ReadError>>> {
         loop {
             match self.decoder.decode(&mut self.buffer) {
-                Ok(Decoded::Part(Part::Data(data))) if data.len() > MEDIUM => {
+                Ok(Decoded::Part(Part::Data(data))) => {
+                    // However short: it keeps the whole buffer that it was read into.
                     let data = match &self.large {
                         Some(large) => held(data, large),
                         None => data,

@@ -133,23 +133,43 @@ pub(crate) enum Broken {
     Stream,
 }
 
+/// The most of the peer's window one stream asks for at once, in bytes.
+const PIECE: usize = 64 * 1024;
+
 /// A body on its way to the peer. Dropping it before its end resets the stream.
 pub(crate) struct Sending<B> {
     body: B,
     stream: SendStream<Bytes>,
     /// Waits for the peer's window; whether it is the last.
     waiting: Option<(Bytes, bool)>,
-    /// The first part needs no leave: h2 keeps it until there is room, as we would.
+    /// Nothing is handed to h2 before the peer's window has room for it: this ends only when the peer has let all of it come.
+    exact: bool,
     started: bool,
+    /// There was room again since somebody last asked.
+    moved: bool,
 }
 
 impl<B: Body> Sending<B> {
-    pub(crate) fn new(body: B, stream: SendStream<Bytes>) -> Self {
+    /// For a response. What h2 keeps for a client, it keeps beyond the request's end, unseen by its timer and by `max_requests`:
+    /// that is no more than the client has leave for.
+    pub(crate) fn response(body: B, stream: SendStream<Bytes>) -> Self {
+        Self::new(body, stream, true)
+    }
+
+    /// For a request, which lasts until its response. Its first part needs no leave, and h2 gives none before the stream is opened,
+    /// which is when the head is written.
+    pub(crate) fn request(body: B, stream: SendStream<Bytes>) -> Self {
+        Self::new(body, stream, false)
+    }
+
+    fn new(body: B, stream: SendStream<Bytes>, exact: bool) -> Self {
         Self {
             body,
             stream,
             waiting: None,
+            exact,
             started: false,
+            moved: false,
         }
     }
 
@@ -158,16 +178,18 @@ impl<B: Body> Sending<B> {
         &mut self.body
     }
 
+    /// Whether the peer has taken some of what waited, since this was last asked.
+    pub(crate) fn has_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
     /// Sends what there is, until the body's end.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
             if let Some((data, last)) = self.waiting.take() {
-                if self.started && !data.is_empty() && self.poll_room(cx)?.is_pending() {
-                    self.waiting = Some((data, last));
+                if self.put(cx, data, last)?.is_pending() {
                     return Poll::Pending;
                 }
-                self.started = true;
-                self.stream.send_data(data, last).map_err(gone)?;
                 if last {
                     return Poll::Ready(Ok(()));
                 }
@@ -181,14 +203,10 @@ impl<B: Body> Sending<B> {
             };
             match part {
                 Some(Ok(Part::Data(data))) => {
-                    if self.started && !data.is_empty() {
-                        // One byte, not the whole part: a stream that waits must not hold the connection's window.
-                        self.stream.reserve_capacity(1);
-                    }
+                    self.ask_for(data.len());
                     self.waiting = Some((data, self.body.is_end()));
                 }
                 Some(Ok(Part::Trailers(mut fields))) => {
-                    self.stream.reserve_capacity(0);
                     let sent = self.stream.send_trailers(fields.take_map());
                     return Poll::Ready(sent.map_err(gone));
                 }
@@ -204,15 +222,49 @@ impl<B: Body> Sending<B> {
         }
     }
 
-    /// Ready when the peer's window has room for at least a byte.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Broken> {
-        while self.stream.capacity() == 0 {
+    /// Asks the peer's window for room: for as much as is sent at once, as a stream that waits must not hold the connection's window.
+    fn ask_for(&mut self, length: usize) {
+        let wanted = match (self.exact, self.started) {
+            (true, _) => length.min(PIECE),
+            (false, true) => length.min(1),
+            (false, false) => 0,
+        };
+        if wanted > 0 {
+            self.stream.reserve_capacity(wanted);
+        }
+    }
+
+    /// Hands data to h2 that was asked room for, or keeps what must wait.
+    fn put(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut data: Bytes,
+        last: bool,
+    ) -> Result<Poll<()>, Broken> {
+        // Only reads by a right to large ones are larger, and those are counted until they are written.
+        let exact = self.exact && (last || data.len() <= PIECE);
+        while !data.is_empty() && (exact || self.started) {
+            let room = self.stream.capacity();
+            if room >= data.len() || (room > 0 && !exact) {
+                break;
+            }
+            if room > 0 {
+                let piece = data.split_to(room);
+                self.stream.send_data(piece, false).map_err(gone)?;
+                self.ask_for(data.len());
+                continue;
+            }
             match self.stream.poll_capacity(cx) {
-                Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Ok(_))) => self.moved = true,
                 Poll::Ready(Some(Err(_)) | None) => return Err(Broken::Stream),
+                Poll::Pending => {
+                    self.waiting = Some((data, last));
+                    return Ok(Poll::Pending);
+                }
             }
         }
+        self.started = true;
+        self.stream.send_data(data, last).map_err(gone)?;
         Ok(Poll::Ready(()))
     }
 }

@@ -246,7 +246,7 @@ impl Sender {
         let (mut response, stream) = sent.map_err(|error| self.not_sent(error))?;
         let mut outgoing = match (opens, whole) {
             (true, _) => Outgoing::Tunnel(stream),
-            (false, false) => Outgoing::Body(Sending::new(body, stream)),
+            (false, false) => Outgoing::Body(Sending::request(body, stream)),
             (false, true) => Outgoing::Nothing,
         };
         let mut informational = 0;

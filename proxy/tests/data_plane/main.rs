@@ -15,3 +15,4 @@ mod slow;
 mod trailers;
 mod transparent;
 mod tunnels;
+mod windows;
