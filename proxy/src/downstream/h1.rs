@@ -19,7 +19,7 @@ use crate::http1;
 use crate::http1::body::Framing;
 use crate::http1::head::{Limits, Parsed, Refused};
 use crate::http1::reader::{ReadError, Reader};
-use crate::http1::writer::Writer;
+use crate::http1::writer::{SendError, Writer};
 use crate::message::Body;
 use crate::message::fields::Known;
 use crate::message::head::{RequestHead, ResponseHead};
@@ -255,6 +255,9 @@ impl Connection {
                 Poll::Ready(Ok(())) => return Poll::Ready(true),
                 Poll::Ready(Err(error)) => {
                     tracing::debug!(listener = self.listener.name, ?error, "response broken off");
+                    if let SendError::Body(error) = error {
+                        body.fail(error.kind);
+                    }
                     return Poll::Ready(false);
                 }
                 Poll::Pending => {}

@@ -236,6 +236,8 @@ async fn answer(
     if let ResponseBody::Local(_) = body {
         worker.date.stamp(&mut head);
     }
+    // Such a head ends the stream at once, and a task's body that should not be there is only looked at.
+    let ends = head.is_whole(&Method::GET) && matches!(body, ResponseBody::Upstream(_));
     let mut head = head.h2_response(());
     if let ResponseBody::Tunnel(tunnel) = body {
         match respond.send_response(head, false) {
@@ -245,11 +247,15 @@ async fn answer(
         return;
     }
     let whole = body.is_end();
-    if let Some(length) = body.length().filter(|_| !whole && !bodiless) {
+    if let Some(length) = body.length().filter(|_| !(whole || bodiless || ends)) {
         let entry = head.headers_mut().entry(header::CONTENT_LENGTH);
         entry.or_insert_with(|| HeaderValue::from(length));
     }
-    match respond.send_response(head, whole) {
+    match respond.send_response(head, whole || ends) {
+        Ok(_) if ends => {
+            let mut body = body;
+            while let Some(Ok(_)) = poll_fn(|cx| body.poll_part(cx)).await {}
+        }
         Ok(stream) if !whole => {
             let body = match body {
                 ResponseBody::Local(text) => {

@@ -14,7 +14,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use super::body::Framing;
 use super::buffers::Buffers;
 use super::head;
-use crate::error::ProxyError;
+use crate::error::{Kind, ProxyError};
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::message::{Body, Part};
 
@@ -151,16 +151,17 @@ impl Writer {
             let mut waits = false;
             while self.encoder != Encoder::Done && !self.is_full() {
                 match body.poll_part(cx) {
-                    Poll::Ready(Some(Ok(part))) => self.put(part)?,
-                    Poll::Ready(Some(Err(error))) => {
-                        self.cut = self.encoder == Encoder::UntilClose;
-                        self.encoder = Encoder::Done;
-                        self.broken = Some(error);
-                        if self.request && !self.begun {
-                            self.output.clear();
+                    Poll::Ready(Some(Ok(part))) => {
+                        if let Err(why) = self.put(part) {
+                            self.break_off(self.not_as_announced(why));
                         }
                     }
-                    Poll::Ready(None) => self.end()?,
+                    Poll::Ready(Some(Err(error))) => self.break_off(error),
+                    Poll::Ready(None) => {
+                        if let Err(why) = self.end() {
+                            self.break_off(self.not_as_announced(why));
+                        }
+                    }
                     Poll::Pending => {
                         waits = true;
                         break;
@@ -195,21 +196,41 @@ impl Writer {
         }
     }
 
-    fn put(&mut self, part: Part) -> io::Result<()> {
+    /// The body ends here; what came before it is written.
+    fn break_off(&mut self, error: ProxyError) {
+        self.cut = self.encoder == Encoder::UntilClose;
+        self.encoder = Encoder::Done;
+        self.broken = Some(error);
+        if self.request && !self.begun {
+            self.output.clear();
+        }
+    }
+
+    /// The error of a body that does not keep to its framing: its sender's.
+    fn not_as_announced(&self, why: &'static str) -> ProxyError {
+        let kind = if self.request {
+            Kind::DownstreamProtocol
+        } else {
+            Kind::UpstreamProtocol
+        };
+        ProxyError::caused(kind, why)
+    }
+
+    fn put(&mut self, part: Part) -> Result<(), &'static str> {
         match part {
             Part::Data(data) if data.is_empty() => {}
             Part::Data(data) => match self.encoder {
                 Encoder::Length(left) => {
-                    let left = left.checked_sub(data.len() as u64).ok_or_else(|| {
-                        io::Error::other("the body is longer than its Content-Length")
-                    })?;
+                    let left = left.checked_sub(data.len() as u64);
+                    let left = left.ok_or("the body is longer than its head says")?;
                     self.put_data(data, b"");
                     // At 0 the body is still asked for its end: who observes it waits for that.
                     self.encoder = Encoder::Length(left);
                 }
                 Encoder::Chunked => {
                     let size = data.len();
-                    write!(self.output(), "{size:x}\r\n")?;
+                    // A Vec takes everything.
+                    let _ = write!(self.output(), "{size:x}\r\n");
                     self.put_data(data, b"\r\n");
                 }
                 Encoder::UntilClose => self.put_data(data, b""),
@@ -237,13 +258,9 @@ impl Writer {
         }
     }
 
-    fn end(&mut self) -> io::Result<()> {
+    fn end(&mut self) -> Result<(), &'static str> {
         match self.encoder {
-            Encoder::Length(1..) => {
-                return Err(io::Error::other(
-                    "the body is shorter than its Content-Length",
-                ));
-            }
+            Encoder::Length(1..) => return Err("the body is shorter than its head says"),
             Encoder::Chunked => self.output().extend_from_slice(b"0\r\n\r\n"),
             Encoder::Length(0) | Encoder::UntilClose | Encoder::Done => {}
         }

@@ -63,6 +63,15 @@ impl Record {
         }
     }
 
+    /// Whether the answer's status says that no data follows (RFC 9110 section 6.4.1). HEAD is h2's to see to.
+    pub(crate) fn is_bodiless(&self) -> bool {
+        let status = self.claim.as_ref().map(|claim| claim.status);
+        matches!(
+            status,
+            Some(StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        )
+    }
+
     /// Bytes of a body, either way.
     pub(crate) fn bytes(&mut self, bytes: u64) {
         self.bytes += bytes;

@@ -79,6 +79,13 @@ impl Observed {
         self.body.as_ref().is_none_or(UpstreamBody::is_end)
     }
 
+    /// Counts what breaks it off, once. Nothing more is taken of it: dropped, an HTTP/2 stream is reset.
+    fn fail(&mut self, kind: Kind) {
+        if self.body.take().is_some() {
+            self.record.fail(kind);
+        }
+    }
+
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, ProxyError>>> {
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
@@ -86,6 +93,14 @@ impl Observed {
         let timer = self.request.timer();
         match body.poll_part(cx) {
             Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Ok(Part::Data(data))))
+                if self.record.is_bodiless() && !data.is_empty() =>
+            {
+                let kind = Kind::UpstreamProtocol;
+                self.fail(kind);
+                let why = "data after a head that is the whole message";
+                Poll::Ready(Some(Err(ProxyError::caused(kind, why))))
+            }
             Poll::Ready(Some(Ok(mut part))) => {
                 timer.touch();
                 match &mut part {
@@ -95,11 +110,11 @@ impl Observed {
                 Poll::Ready(Some(Ok(part)))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.record.fail(error.kind);
+                self.fail(error.kind);
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Pending => timer.poll(cx).map(|kind| {
-                self.record.fail(kind);
+                self.fail(kind);
                 Some(Err(kind.into()))
             }),
         }
@@ -133,13 +148,20 @@ impl ResponseBody {
         }
     }
 
+    /// Counts what broke it off, unless it is counted already.
+    pub(crate) fn fail(&mut self, kind: Kind) {
+        if let Self::Upstream(observed) = self {
+            observed.fail(kind);
+        }
+    }
+
     /// For a client that takes no more for now: which timeout has passed, if one has.
     pub(crate) fn poll_timer(&mut self, cx: &Context<'_>) -> Poll<()> {
         let Self::Upstream(observed) = self else {
             return Poll::Pending;
         };
         let timer = observed.request.timer();
-        timer.poll(cx).map(|kind| observed.record.fail(kind))
+        timer.poll(cx).map(|kind| observed.fail(kind))
     }
 }
 

@@ -275,3 +275,29 @@ fn pipelined_requests_wait_for_a_slow_first_answer_and_come_in_order() {
         assert_eq!(got.body, target);
     }
 }
+
+#[test]
+fn data_after_a_head_that_is_the_whole_message_is_the_tasks_error() {
+    for (nth, status) in [(0, "204"), (2, "304")] {
+        let answers = vec![Message::new(status).body("evil!")];
+        let (origin, _) = application(Http::V2, [127, 68, 1, 1 + nth], answers);
+        let sidecar = sidecar(Http::V2, [127, 68, 1, 2 + nth], origin);
+        let answer = crate::common::exchange(sidecar.listener, crate::common::GET);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer:?}"
+        );
+        assert!(answer.ends_with("\r\n\r\n"), "{answer:?}");
+        sidecar.until_metric("outrigger_errors_total", &["flag=\"UPE\""], 1);
+        runtime().block_on(async {
+            let mut requests = connect_v2(sidecar.listener).await;
+            let get = http::Request::get("http://app/").body(());
+            let sent = requests.send_request(get.expect("it is one"), true);
+            let answer = sent.expect("the connection is open").0.await;
+            let mut body = answer.expect("it is answered").into_body();
+            while let Some(Ok(data)) = body.data().await {
+                assert!(data.is_empty(), "{data:?}");
+            }
+        });
+    }
+}
