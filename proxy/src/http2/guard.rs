@@ -10,7 +10,9 @@ use h2::Reason;
 use tokio::time::Instant;
 
 use super::frames::*;
-use super::hpack::{Block, after_status, examine, names_request, names_status, spells_pseudo};
+use super::hpack::{after_status, examine, names_request, names_status, spells_pseudo};
+
+mod undecodable;
 
 /// Which end of the connection we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,32 +190,8 @@ impl Guard {
     /// Whether it is a header block that h2 could not decode when it gave up with PROTOCOL_ERROR while it read `bytes`, which begin
     /// at `place` (RFC 9113 section 4.3). What else it answers so has met the guard before, but for two things.
     #[cold]
-    pub(super) fn is_undecodable(&self, mut place: Frames, bytes: &[u8]) -> bool {
-        let (mut block, mut blocks, mut at) = (Vec::new(), 0, 0);
-        let mut next = place.begun().or_else(|| place.next(bytes, &mut at));
-        while let Some(head) = next {
-            let payload = &bytes[at..bytes.len().min(at + head.length as usize)];
-            match head.kind {
-                HEADERS | CONTINUATION => {
-                    block.extend_from_slice(fragment(head, payload).unwrap_or_default());
-                    match examine(&block, head.has(END_HEADERS)) {
-                        Block::Undecodable => return true,
-                        Block::Malformed => return false,
-                        Block::Fine => {}
-                    }
-                    if head.has(END_HEADERS) {
-                        block.clear();
-                        blocks += 1;
-                    }
-                }
-                // DATA before a head, and a last stream that grows.
-                DATA | GOAWAY if self.side == Side::Client => return false,
-                _ => {}
-            }
-            next = place.next(bytes, &mut at);
-        }
-        // No fault to be seen: a field that refers to what the dynamic table does not hold.
-        blocks > 0
+    pub(super) fn is_undecodable(&self, place: Frames, bytes: &[u8]) -> bool {
+        undecodable::is_undecodable(self.side, place, bytes, examine)
     }
 
     /// The connection's last frame, if there is room for one.

@@ -133,12 +133,42 @@ const BITS: [u8; 256] = [
     20, 24, 20, 21, 22, 21, 21, 23, 22, 22, 25, 25, 24, 24, 26, 23, 26, 27, 26, 26, 27, 27, 27, 27, 27, 28, 27, 27, 27, 27, 27, 26,
 ];
 
+/// The longest code of a symbol that may be in a text.
+const LONGEST: usize = 30;
+
+/// How many symbols have a code of so many bits.
+const CODES: [u32; LONGEST + 1] = {
+    let mut codes = [0; LONGEST + 1];
+    let mut symbol = 0;
+    while symbol < BITS.len() {
+        codes[BITS[symbol] as usize] += 1;
+        symbol += 1;
+    }
+    codes
+};
+
+/// The symbols in the order of their codes.
+const SYMBOLS: [u8; 256] = {
+    let mut symbols = [0; 256];
+    let (mut place, mut bits) = (0, 0);
+    while bits <= LONGEST {
+        let mut symbol = 0;
+        while symbol < BITS.len() {
+            if BITS[symbol] as usize == bits {
+                symbols[place] = symbol as u8;
+                place += 1;
+            }
+            symbol += 1;
+        }
+        bits += 1;
+    }
+    symbols
+};
+
 /// Text in Huffman code; `None` with EOS in it, or with a padding that is too long or not of ones.
 fn decode(text: &[u8]) -> Option<Vec<u8>> {
-    let mut symbols: Vec<u8> = (0..=255).collect();
-    symbols.sort_by_key(|symbol| BITS[usize::from(*symbol)]);
-    let mut decoded = Vec::new();
-    let (mut code, mut length, mut ones) = (0u32, 0u8, true);
+    let mut decoded = Vec::with_capacity(text.len() * 8 / 5);
+    let (mut code, mut length, mut ones) = (0u32, 0, true);
     // The first code of the length, and the place of its symbol.
     let (mut first, mut place) = (0u32, 0usize);
     for bit in text
@@ -147,16 +177,15 @@ fn decode(text: &[u8]) -> Option<Vec<u8>> {
     {
         (code, length, ones) = (code << 1 | u32::from(bit), length + 1, ones && bit == 1);
         first <<= 1;
-        let count = BITS.iter().filter(|bits| **bits == length).count();
-        let offset = code.checked_sub(first)? as usize;
-        if offset < count {
-            decoded.push(symbols[place + offset]);
+        let offset = code.checked_sub(first)?;
+        if offset < CODES[length] {
+            decoded.push(SYMBOLS[place + offset as usize]);
             (code, length, ones, first, place) = (0, 0, true, 0, 0);
-        } else if length >= 30 {
+        } else if length >= LONGEST {
             return None;
         } else {
-            first += count as u32;
-            place += count;
+            first += CODES[length];
+            place += CODES[length] as usize;
         }
     }
     (length < 8 && ones).then_some(decoded)
