@@ -49,15 +49,19 @@ enum Purse {
     /// SETTINGS, PING, PRIORITY, GOAWAY and unknown frames. Earned by DATA both ways and by messages that end: gRPC probes the
     /// bandwidth with one PING per burst of data.
     Control,
-    /// WINDOW_UPDATE. Earned by messages that end, and by DATA that it makes room for, unless that comes in crumbs.
+    /// WINDOW_UPDATE. Earned by messages that end, and by the DATA that it makes room for: gRPC's C core sends two for each small
+    /// message, however many of them came in one frame. A window that opens in crumbs (CVE-2019-9511) is not told from those by its
+    /// frames; it makes as many frames as it sends, each of them waits for the next, and nothing gathers but the body that waits.
     Windows,
     /// Requests taken back (CVE-2023-44487) and requests that we must reset. Earned by responses that end.
     Resets,
 }
 
-/// Of each purse: what it holds at most, and what a second adds.
-const HOLDS: [u32; 3] = [1000, 2000, 500];
-const PER_SECOND: [u32; 3] = [200, 1000, 100];
+/// Of each purse: what it holds at first and time fills it to, what work fills it to, and what a second adds. WINDOW_UPDATE may come
+/// long after its DATA: a whole window of small messages is on its way at once, and earns them all.
+const HOLDS: [u32; 3] = [1000, 10_000, 500];
+const EARNED: [u32; 3] = [1000, 1 << 20, 500];
+const PER_SECOND: [u32; 3] = [200, 2000, 100];
 const EMPTY: [&str; 3] = [
     "too many control frames",
     "too many WINDOW_UPDATE frames",
@@ -65,8 +69,8 @@ const EMPTY: [&str; 3] = [
 ];
 /// The price of a frame for which h2 visits all streams, or writes a line to the log.
 const DEAR: u32 = 25;
-/// DATA below this earns no WINDOW_UPDATE.
-const CRUMB: u32 = 64;
+/// Of so many bytes of DATA each earns a WINDOW_UPDATE: gRPC's smallest message has five, for which two may come.
+const CRUMB: u32 = 2;
 
 /// Watches one connection.
 pub(crate) struct Guard {
@@ -142,9 +146,7 @@ impl Guard {
             match head.kind {
                 DATA if head.length > 0 => {
                     self.earn(Purse::Control, 1);
-                    if head.length >= CRUMB {
-                        self.earn(Purse::Windows, 2);
-                    }
+                    self.earn(Purse::Windows, 2 + head.length / CRUMB);
                 }
                 HEADERS if self.side == Side::Client => {
                     self.highest = self.highest.max(head.stream);
@@ -388,7 +390,7 @@ impl Guard {
     }
 
     fn earn(&mut self, purse: Purse, amount: u32) {
-        let (purse, most) = (&mut self.purses[purse as usize], HOLDS[purse as usize]);
+        let (purse, most) = (&mut self.purses[purse as usize], EARNED[purse as usize]);
         *purse = most.min(*purse + amount);
     }
 
@@ -412,7 +414,8 @@ impl Guard {
         let now = Instant::now();
         let millis = now.duration_since(self.filled).as_millis().min(60_000) as u32;
         for (index, purse) in self.purses.iter_mut().enumerate() {
-            *purse = HOLDS[index].min(*purse + PER_SECOND[index] * millis / 1000);
+            let filled = HOLDS[index].min(*purse + PER_SECOND[index] * millis / 1000);
+            *purse = filled.max(*purse);
         }
         // What is left of a millisecond is lost, so that asking often earns nothing.
         self.filled = now;

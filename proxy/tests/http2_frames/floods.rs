@@ -42,6 +42,17 @@ fn endpoint_calmed(world: &World, stage: &Stage, most: u32, round: impl FnMut(u3
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
 }
 
+/// A message of one byte with its prefix, as gRPC has it; of which so many are sent, so many at once.
+const MESSAGE: &[u8] = b"\0\0\0\0\x01m";
+const MESSAGES: usize = 15_000;
+const BATCH: usize = 100;
+
+/// What gRPC's C core sends for a batch of them.
+fn updates_for_each_message() -> Vec<u8> {
+    let most = MESSAGE.len() as u32;
+    vec![[window_update(0, most), window_update(1, most)].concat(); BATCH].concat()
+}
+
 fn get(stream: u32) -> Vec<u8> {
     frame(HEADERS, WHOLE, stream, &request("GET", "/", &[]))
 }
@@ -123,7 +134,7 @@ pub(crate) const CASES: &[Case] = &[
     }),
     client("flood WINDOW_UPDATE", "RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
-        calmed(world, &mut conn, 7000, |_| window_update(0, 1));
+        calmed(world, &mut conn, 30_000, |_| window_update(0, 1));
     }),
     client("flood unknown frames", "RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
@@ -157,7 +168,7 @@ pub(crate) const CASES: &[Case] = &[
         let mut conn = world.client_with(&[(INITIAL_WINDOW_SIZE, 0)]);
         conn.send(&frame(HEADERS, WHOLE, 1, &request("GET", "/large", &[])));
         assert_eq!(status(&mut conn, 1), 200);
-        calmed(world, &mut conn, 7000, |_| window_update(1, 1));
+        calmed(world, &mut conn, 60_000, |_| window_update(1, 1));
     }),
     client("flood a header list four times too large", "CVE-2016-1544, RFC 7541 §7", "", |world| {
         let mut conn = world.client();
@@ -223,6 +234,21 @@ pub(crate) const CASES: &[Case] = &[
         }
         assert!(updates > 10_000, "{updates}");
     }),
+    client("below the flood: small messages both ways, with two WINDOW_UPDATE for each", "RFC 9113 §6.9", "", |world| {
+        let mut conn = world.client();
+        conn.send(&frame(HEADERS, END_HEADERS, 1, &request("POST", "/echo", &[])));
+        for _ in 0..MESSAGES / BATCH {
+            conn.send(&vec![frame(DATA, 0, 1, MESSAGE); BATCH].concat());
+            let mut left = BATCH * MESSAGE.len();
+            while left > 0 {
+                let data = conn.find("DATA", |frame| frame.kind == DATA && !frame.payload.is_empty());
+                left -= data.payload.len();
+            }
+            conn.send(&updates_for_each_message());
+        }
+        conn.send(&frame(DATA, END_STREAM, 1, &[]));
+        conn.find("the end", |frame| frame.stream == 1 && frame.ends());
+    }),
     client("below the flood: half of all requests are taken back", "RFC 9113 §8.7", "", |world| {
         let mut conn = world.client();
         for nth in 0..600 {
@@ -262,7 +288,7 @@ pub(crate) const CASES: &[Case] = &[
         endpoint_calmed(world, stage, 1300, |nth| priority(2 * nth + 1, 0, nth as u8));
     }),
     endpoint("flood WINDOW_UPDATE", "RFC 9113 §10.5", |world, stage| {
-        endpoint_calmed(world, stage, 2500, |_| window_update(0, 1));
+        endpoint_calmed(world, stage, 30_000, |_| window_update(0, 1));
     }),
     endpoint("flood unknown frames", "RFC 9113 §10.5", |world, stage| {
         endpoint_calmed(world, stage, 1300, |_| frame(0xee, 0, 0, &[]));
@@ -295,6 +321,28 @@ pub(crate) const CASES: &[Case] = &[
         let answer = client.join().expect("the client ends");
         assert!(!answer.ends_with("\r\n0\r\n\r\n"), "{answer:?}");
         world.serves_others();
+    }),
+    endpoint("below the flood: small messages both ways, with two WINDOW_UPDATE for each", "RFC 9113 §6.9", |_, stage| {
+        let chunk = format!("{:x}\r\n{}\r\n", MESSAGE.len(), String::from_utf8_lossy(MESSAGE));
+        let body = chunk.repeat(MESSAGES);
+        let client = stage.ask(&format!(
+            "POST / HTTP/1.1\r\nhost: app\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n{body}0\r\n\r\n"
+        ));
+        let mut conn = stage.accept();
+        conn.find("a request", |frame| frame.kind == HEADERS);
+        conn.send(&frame(HEADERS, END_HEADERS, 1, &[0x88]));
+        let mut came = 0;
+        for nth in 1..=MESSAGES / BATCH {
+            while came < nth * BATCH * MESSAGE.len() {
+                let data = conn.find("DATA", |frame| frame.kind == DATA);
+                came += data.payload.len();
+            }
+            conn.send(&updates_for_each_message());
+            conn.send(&vec![frame(DATA, 0, 1, MESSAGE); BATCH].concat());
+        }
+        conn.send(&frame(DATA, END_STREAM, 1, &[]));
+        let answer = client.join().expect("the client ends");
+        assert!(answer.ends_with("\r\n0\r\n\r\n"), "{answer:?}");
     }),
     endpoint("below the flood: two PINGs for each answer", "RFC 9113 §6.7", |_, stage| {
         let mut conn = None;

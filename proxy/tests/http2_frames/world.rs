@@ -299,6 +299,9 @@ fn serve(mut stream: &TcpStream, seen: &Mutex<Vec<Seen>>) -> Option<()> {
         });
         seen.len() - 1
     };
+    if head.starts_with("POST /echo ") {
+        return echo(&mut reader, stream);
+    }
     let mut body = vec![0; length.unwrap_or(0)];
     let mut trailers = String::new();
     if lower.contains("transfer-encoding: chunked") {
@@ -327,6 +330,21 @@ fn serve(mut stream: &TcpStream, seen: &Mutex<Vec<Seen>>) -> Option<()> {
         _ => content(BODY),
     };
     stream.write_all(&answer).ok()
+}
+
+/// Answers each chunk with one as it comes.
+fn echo(reader: &mut impl BufRead, mut stream: &TcpStream) -> Option<()> {
+    let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head).ok()?;
+    loop {
+        let chunk = chunk(reader, &mut String::new())?;
+        let size = format!("{:x}\r\n", chunk.len());
+        let back = [size.as_bytes(), &chunk, b"\r\n"].concat();
+        stream.write_all(&back).ok()?;
+        if chunk.is_empty() {
+            return Some(());
+        }
+    }
 }
 
 fn content(length: usize) -> Vec<u8> {
