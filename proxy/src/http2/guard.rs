@@ -53,15 +53,16 @@ enum Purse {
     /// message, however many of them came in one frame. A window that opens in crumbs (CVE-2019-9511) is not told from those by its
     /// frames; it makes as many frames as it sends, each of them waits for the next, and nothing gathers but the body that waits.
     Windows,
-    /// Requests taken back (CVE-2023-44487) and requests that we must reset. Earned by responses that end.
+    /// Requests taken back (CVE-2023-44487) and requests that we must reset. Earned by responses that end. A hop takes back what many
+    /// callers give up, and each costs no more than the request did; bursts of them h2 ends before it hands the requests over.
     Resets,
 }
 
 /// Of each purse: what it holds at first and time fills it to, what work fills it to, and what a second adds. WINDOW_UPDATE may come
 /// long after its DATA: a whole window of small messages is on its way at once, and earns them all.
-const HOLDS: [u32; 3] = [1000, 10_000, 500];
-const EARNED: [u32; 3] = [1000, 1 << 20, 500];
-const PER_SECOND: [u32; 3] = [200, 2000, 100];
+const HOLDS: [u32; 3] = [1000, 10_000, 2000];
+const EARNED: [u32; 3] = [1000, 1 << 20, 2000];
+const PER_SECOND: [u32; 3] = [200, 2000, 2000];
 const EMPTY: [&str; 3] = [
     "too many control frames",
     "too many WINDOW_UPDATE frames",
@@ -69,6 +70,8 @@ const EMPTY: [&str; 3] = [
 ];
 /// The price of a frame for which h2 visits all streams, or writes a line to the log.
 const DEAR: u32 = 25;
+/// The price of a stream that we must reset: nobody but the peer itself is at fault.
+const FAULT: u32 = 8;
 /// Of so many bytes of DATA each earns a WINDOW_UPDATE: gRPC's smallest message has five, for which two may come.
 const CRUMB: u32 = 2;
 
@@ -154,7 +157,7 @@ impl Guard {
                 }
                 PING if !head.has(ACK) => self.pings += 1,
                 RST_STREAM if self.side == Side::Server && blames(&bytes[at..]) => {
-                    self.spent = self.spend(Purse::Resets, 1).err();
+                    self.spent = self.spend(Purse::Resets, FAULT).err();
                 }
                 GOAWAY => {
                     if let Some((last, rest)) = bytes[at..].split_first_chunk() {

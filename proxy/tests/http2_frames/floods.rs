@@ -65,44 +65,28 @@ fn post(stream: u32) -> Vec<u8> {
 pub(crate) const CASES: &[Case] = &[
     client("flood rapid reset", "CVE-2023-44487, RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
-        calmed(world, &mut conn, 700, |nth| {
+        calmed(world, &mut conn, 3000, |nth| {
             let stream = 2 * nth + 1;
             [frame(HEADERS, WHOLE, stream, &request("GET", "/wait", &[])), rst_stream(stream, CANCEL)].concat()
         });
     }),
-    client("flood rapid reset, each request on its way before it is taken back", "CVE-2023-44487", "", |world| {
-        let mut conn = world.client();
-        let mut ended = None;
-        for nth in 0..5000 {
-            let stream = 2 * nth + 1;
-            conn.send(&get(stream));
-            conn.pinged_or_ended(&mut ended);
-            if ended.is_some() {
-                break;
-            }
-            conn.send(&rst_stream(stream, CANCEL));
-        }
-        assert!(ended.is_none_or(|code| code == ENHANCE_YOUR_CALM), "{ended:?}");
-        // Every other one is answered before its reset comes: that is no flood.
-        world.serves_others();
-    }),
     client("flood requests that we must reset", "CVE-2025-8671, RFC 9113 §10.5", "", |world| {
         let mut conn = world.client();
-        calmed(world, &mut conn, 700, |nth| {
+        calmed(world, &mut conn, 3000, |nth| {
             frame(HEADERS, WHOLE, 2 * nth + 1, &request("GET", "/", &[("x-padded", " x")]))
         });
     }),
     client("flood streams reset for their WINDOW_UPDATE", "CVE-2025-8671", "", |world| {
         let mut conn = world.client();
         let most = (1 << 31) - 1;
-        calmed(world, &mut conn, 700, |nth| {
+        calmed(world, &mut conn, 3000, |nth| {
             let stream = 2 * nth + 1;
             [post(stream), window_update(stream, most), window_update(stream, most)].concat()
         });
     }),
     client("flood streams reset for their Content-Length", "CVE-2025-8671", "", |world| {
         let mut conn = world.client();
-        calmed(world, &mut conn, 700, |nth| {
+        calmed(world, &mut conn, 3000, |nth| {
             frame(HEADERS, WHOLE, 2 * nth + 1, &request("POST", "/", &[("content-length", "4")]))
         });
     }),

@@ -353,17 +353,6 @@ impl Conn {
         assert!(pong.has(ACK));
     }
 
-    /// The same, unless the connection has ended: then with which code.
-    pub(crate) fn pinged_or_ended(&mut self, ended: &mut Option<u32>) {
-        self.send(&ping(b"are-you?"));
-        let frame = self.find("the answer to a PING", |frame| {
-            matches!(frame.kind, PING | GOAWAY)
-        });
-        if frame.kind == GOAWAY {
-            *ended = Some(frame.number(4));
-        }
-    }
-
     /// Sends the bytes again and again until the peer takes no more, or has taken `most`.
     pub(crate) fn push(&mut self, bytes: &[u8], most: usize) {
         self.stream.set_nonblocking(true).expect("it can be set");

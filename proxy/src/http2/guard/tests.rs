@@ -111,7 +111,7 @@ async fn each_flood_ends_after_as_many_frames_as_its_purse_holds() {
         (frame(0xee, 0, 0, &[]), 975),
         (frame(0xee, 0, 0, &[0; 16384]), 195),
         (frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]), 10_000),
-        (frame(RST_STREAM, 0, 1, &[0; 4]), 500),
+        (frame(RST_STREAM, 0, 1, &[0; 4]), 2000),
     ] {
         let mut guard = greeted(Side::Server);
         assert_eq!(judged(&mut guard, &get), None);
@@ -156,6 +156,31 @@ async fn work_earns_what_it_needs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn callers_that_give_up_a_thousand_times_a_second_are_forgiven_and_three_times_that_is_a_flood()
+ {
+    for (a_milli, forgiven) in [(1, true), (3, false)] {
+        let mut guard = greeted(Side::Server);
+        let mut stream = 1;
+        let mut ended = None;
+        for _ in 0..20_000 {
+            for _ in 0..a_milli {
+                let taken_back = [
+                    frame(HEADERS, END_STREAM | END_HEADERS, stream, GET),
+                    frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]),
+                ];
+                ended = ended.or(judged(&mut guard, &taken_back.concat()));
+                stream += 2;
+            }
+            if ended.is_some() {
+                break;
+            }
+            tokio::time::advance(std::time::Duration::from_millis(1)).await;
+        }
+        assert_eq!(ended.is_none(), forgiven, "{a_milli}: {ended:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn streams_that_we_reset_for_what_came_empty_a_purse_and_others_do_not() {
     let mut guard = greeted(Side::Server);
     for code in [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::NO_ERROR] {
@@ -163,7 +188,7 @@ async fn streams_that_we_reset_for_what_came_empty_a_purse_and_others_do_not() {
             guard.sent(&frame(RST_STREAM, 0, 1, &u32::from(code).to_be_bytes()));
         }
     }
-    for _ in 0..500 {
+    for _ in 0..250 {
         guard.sent(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 1]));
         assert!(guard.spent().is_none());
     }
