@@ -5,6 +5,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::head::{self, Refused};
 use crate::message::Part;
 use crate::message::fields::Fields;
+use crate::message::head::MAX_LENGTH;
 use crate::message::trailers::permitted;
 
 /// How the end of a body is known.
@@ -182,7 +183,7 @@ fn chunk_size(bytes: &[u8]) -> Result<Option<(u64, usize)>, Refused> {
         let digit = char::from(*digit).to_digit(16).unwrap_or_default();
         size << 4 | u64::from(digit)
     });
-    if !well_formed || size > head::MAX_LENGTH {
+    if !well_formed || size > MAX_LENGTH {
         return Err(Refused::Bad("a chunk's size is malformed"));
     }
     Ok(Some((size, end + 1)))

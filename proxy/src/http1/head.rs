@@ -8,7 +8,7 @@ use http::{Method, StatusCode, Version};
 use super::body::Framing;
 use super::target;
 use crate::message::fields::{Fields, Known, Span};
-use crate::message::head::{RequestHead, ResponseHead};
+use crate::message::head::{RequestHead, ResponseHead, content_length};
 
 /// Fields one head may have.
 const MAX_FIELDS: usize = 128;
@@ -273,7 +273,7 @@ fn reason(head: &[u8]) -> Option<Span> {
 fn framing(fields: &mut Fields, version: Version) -> Result<Option<Framing>, Refused> {
     let (mut length, mut repeated) = (None, false);
     for value in fields.values(Known::ContentLength) {
-        let number = decimal(value).ok_or(Refused::Bad("Content-Length is not a number"))?;
+        let number = content_length(value).ok_or(Refused::Bad("Content-Length is not a number"))?;
         repeated |= length.is_some();
         if length.is_some_and(|known| known != number) {
             return Err(Refused::Bad("there are different Content-Lengths"));
@@ -300,21 +300,6 @@ fn framing(fields: &mut Fields, version: Version) -> Result<Option<Framing>, Ref
         return Err(Refused::Bad("Transfer-Encoding is not just chunked"));
     }
     Ok(Some(Framing::Chunked))
-}
-
-/// The longest body: many who read after us count in 64 bits with a sign.
-pub(crate) const MAX_LENGTH: u64 = i64::MAX as u64;
-
-/// One or more digits and nothing else (RFC 9110 section 8.6).
-fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() {
-        return None;
-    }
-    let number = text.iter().try_fold(0u64, |number, byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        number.checked_mul(10)?.checked_add(digit)
-    })?;
-    (number <= MAX_LENGTH).then_some(number)
 }
 
 /// Whether the connection stays (RFC 9112 section 9.3).

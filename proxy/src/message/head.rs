@@ -88,13 +88,13 @@ impl RequestHead {
         if authority.is_some_and(|authority| !is_authority(authority.as_bytes())) {
             return Err(Unfit::Malformed(":authority is not a host and port"));
         }
-        let mut host = None;
+        let (mut host, mut length) = (None, Length::default());
         for (name, value) in headers {
             if is_unfit((name, value)) {
                 return Err(Unfit::Malformed(UNFIT));
             }
-            if name == header::CONTENT_LENGTH && value.is_empty() {
-                return Err(Unfit::Malformed("Content-Length is empty"));
+            if name == header::CONTENT_LENGTH {
+                length.see(value).map_err(Unfit::Malformed)?;
             }
             if name == header::HOST && host.replace(value.as_bytes()).is_some() {
                 return Err(Unfit::Malformed("Host is there twice"));
@@ -138,12 +138,11 @@ impl RequestHead {
     pub(crate) fn from_h2(mut parts: request::Parts) -> Self {
         let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
         let first = lengths.next();
-        let of_many = lengths.next().and(first).cloned();
-        let mut fields = Fields::from_map(parts.headers);
-        if let Some(length) = of_many {
-            // The same number, as h2 has seen to; one is as good.
-            fields.set(Known::ContentLength, "content-length", length.as_bytes());
+        if let Some(length) = lengths.next().and(first).cloned() {
+            // The same number, as `check_h2` has seen to; one is as good.
+            parts.headers.insert(header::CONTENT_LENGTH, length);
         }
+        let mut fields = Fields::from_map(parts.headers);
         let authority = parts.uri.authority().map_or(Span::EMPTY, |authority| {
             fields.store(authority.as_str().as_bytes())
         });
@@ -228,6 +227,44 @@ pub(crate) fn is_unfit((name, value): (&HeaderName, &HeaderValue)) -> bool {
     blank(bytes.first()) || blank(bytes.last()) || name.as_str().contains('"')
 }
 
+/// The longest body: many who read after us count in 64 bits with a sign.
+pub(crate) const MAX_LENGTH: u64 = i64::MAX as u64;
+
+/// A body's length as Content-Length says it: one or more digits and nothing else (RFC 9110 section 8.6), up to [`MAX_LENGTH`].
+pub(crate) fn content_length(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    let number = text.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })?;
+    (number <= MAX_LENGTH).then_some(number)
+}
+
+/// What the Content-Lengths of an HTTP/2 message say; h2 (0.4) lets through what HTTP/1.1 refuses.
+#[derive(Default)]
+struct Length {
+    known: Option<u64>,
+    repeated: bool,
+}
+
+impl Length {
+    fn see(&mut self, value: &HeaderValue) -> Result<(), &'static str> {
+        let number = content_length(value.as_bytes()).ok_or("Content-Length is not a number")?;
+        let before = self.known.replace(number);
+        self.repeated |= before.is_some();
+        if before.is_some_and(|before| before != number) {
+            return Err("there are different Content-Lengths");
+        }
+        Ok(())
+    }
+
+    fn is_known(&self) -> bool {
+        self.known.is_some()
+    }
+}
+
 /// A response's head.
 #[derive(Debug, Clone)]
 pub(crate) struct ResponseHead {
@@ -272,13 +309,28 @@ impl ResponseHead {
     }
 
     /// The head of an HTTP/2 response, if it can be one in HTTP/1.1, too (RFC 9113 sections 8.2.1 and 8.6).
-    pub(crate) fn from_h2(parts: response::Parts) -> Result<Self, ProxyError> {
-        let malformed = |why| Err(ProxyError::caused(Kind::UpstreamProtocol, why));
+    pub(crate) fn from_h2(mut parts: response::Parts) -> Result<Self, ProxyError> {
+        let malformed = |why| ProxyError::caused(Kind::UpstreamProtocol, why);
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return malformed("101 on an HTTP/2 stream");
+            return Err(malformed("101 on an HTTP/2 stream"));
         }
-        if parts.headers.iter().any(is_unfit) {
-            return malformed(UNFIT);
+        let mut length = Length::default();
+        for (name, value) in &parts.headers {
+            if is_unfit((name, value)) {
+                return Err(malformed(UNFIT));
+            }
+            if name == header::CONTENT_LENGTH {
+                length.see(value).map_err(malformed)?;
+            }
+        }
+        let never = parts.status.is_informational() || parts.status == StatusCode::NO_CONTENT;
+        if never && length.is_known() {
+            // No such response may have one (RFC 9110 section 8.6).
+            parts.headers.remove(header::CONTENT_LENGTH);
+        } else if length.repeated
+            && let Some(first) = parts.headers.get(header::CONTENT_LENGTH).cloned()
+        {
+            parts.headers.insert(header::CONTENT_LENGTH, first);
         }
         let fields = Fields::of_map(parts.headers);
         Ok(Self::with_reason(parts.status, None, fields))
@@ -335,12 +387,46 @@ mod tests {
         assert!(malformed(
             Request::get("http://a/b").header("content-length", "")
         ));
+        for length in ["+5", "5, 5", "9999999999999999999", "9223372036854775808"] {
+            let request = Request::get("http://a/b").header("content-length", length);
+            assert!(malformed(request), "{length}");
+        }
+        assert!(malformed(
+            Request::get("http://a/b")
+                .header("content-length", "5")
+                .header("content-length", "6")
+        ));
         assert!(malformed(Request::get("http://a/b").header("host", "b")));
         assert!(malformed(Request::get("http://u@a/b")));
         assert!(malformed(Request::get("*").header("host", "a")));
         let long = Request::get("http://a/long-long-long-long-long");
         assert_eq!(check(long), Some(Unfit::TargetTooLong));
         assert_eq!(check(Request::get("/b")), Some(Unfit::NoAuthority));
+    }
+
+    #[test]
+    fn an_h2_response_has_one_length_that_http1_could_have() {
+        let lengths = |status: u16, lengths: &[&str]| {
+            let response = Response::builder().status(status);
+            let response = lengths
+                .iter()
+                .fold(response, |response, length| {
+                    response.header("content-length", *length)
+                })
+                .body(())
+                .unwrap();
+            let head = ResponseHead::from_h2(response.into_parts().0).ok()?;
+            let map = { head }.fields.take_map();
+            let all = map.get_all("content-length").iter().cloned();
+            Some(all.collect::<Vec<_>>())
+        };
+        assert_eq!(lengths(200, &["5"]).unwrap(), ["5"]);
+        assert_eq!(lengths(200, &["5", "05"]).unwrap(), ["5"]);
+        assert!(lengths(204, &["5"]).unwrap().is_empty());
+        assert!(lengths(103, &["5"]).unwrap().is_empty());
+        for bad in [&[""][..], &["5", "6"], &["9999999999999999999"], &["+5"]] {
+            assert_eq!(lengths(200, bad), None, "{bad:?}");
+        }
     }
 
     #[test]
