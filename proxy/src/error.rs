@@ -66,6 +66,8 @@ pub(crate) enum Kind {
     DownstreamTermination,
     /// The client's message is not valid HTTP, or asks for what is refused.
     DownstreamProtocol,
+    /// The request's head is larger than HTTP/2 towards the endpoint may carry.
+    HeadTooLarge,
     /// The method is refused (plain CONNECT).
     MethodRefused,
     /// The protocol upgrade could not be completed.
@@ -74,7 +76,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind, for the metric's label set.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::NoRoute,
         Self::NoCluster,
         Self::NoHealthyEndpoint,
@@ -92,6 +94,7 @@ impl Kind {
         Self::Overflow,
         Self::DownstreamTermination,
         Self::DownstreamProtocol,
+        Self::HeadTooLarge,
         Self::MethodRefused,
         Self::UpgradeFailed,
     ];
@@ -115,6 +118,7 @@ impl Kind {
             | Self::BodyTimeout
             | Self::DownstreamTermination
             | Self::DownstreamProtocol
+            | Self::HeadTooLarge
             | Self::MethodRefused => Source::Downstream,
             Self::Overflow => Source::Internal,
         }
@@ -139,6 +143,7 @@ impl Kind {
                 StatusCode::REQUEST_TIMEOUT
             }
             Self::DownstreamTermination | Self::DownstreamProtocol => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
@@ -157,7 +162,10 @@ impl Kind {
             Self::IdleTimeout | Self::BodyTimeout => "SI",
             Self::Overflow => "UO",
             Self::DownstreamTermination => "DC",
-            Self::HeaderTimeout | Self::DownstreamProtocol | Self::MethodRefused => "DPE",
+            Self::HeaderTimeout
+            | Self::DownstreamProtocol
+            | Self::HeadTooLarge
+            | Self::MethodRefused => "DPE",
         }
     }
 
@@ -180,6 +188,7 @@ impl Kind {
             | Self::Overflow
             | Self::DownstreamTermination
             | Self::DownstreamProtocol
+            | Self::HeadTooLarge
             | Self::MethodRefused
             | Self::UpgradeFailed => Retriable::No,
         }
@@ -205,6 +214,7 @@ impl Kind {
             | Self::Overflow
             | Self::DownstreamTermination
             | Self::DownstreamProtocol
+            | Self::HeadTooLarge
             | Self::MethodRefused
             | Self::UpgradeFailed => false,
         }
@@ -229,6 +239,7 @@ impl Kind {
             Self::Overflow => "a limit of the sidecar was reached",
             Self::DownstreamTermination => "the client broke off its request",
             Self::DownstreamProtocol => "the request is not valid HTTP",
+            Self::HeadTooLarge => "the request's head is too large for HTTP/2 to the task",
             Self::MethodRefused => "CONNECT is not served here",
             Self::UpgradeFailed => "the protocol upgrade failed",
         }

@@ -1,9 +1,10 @@
-//! Why a header block was refused: not HPACK, or HPACK of a message that is none. Asked only of a connection that is lost already.
+//! What is to be known of header blocks outside h2: whether a head is too large to send, and why a block was refused: not HPACK, or
+//! HPACK of a message that is none. The second is asked only of a connection that is lost already.
 //!
 //! h2 (0.4) answers both with PROTOCOL_ERROR; RFC 9113 section 4.3 wants COMPRESSION_ERROR for the first. No tables are kept here: an
 //! index into the dynamic table is taken for good.
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 /// What a header block is, as far as can be seen without the dynamic table.
@@ -191,6 +192,42 @@ fn decode(text: &[u8]) -> Option<Vec<u8>> {
     (length < 8 && ones).then_some(decoded)
 }
 
+/// Bytes of a head, as a header list counts them and as HPACK writes it, that a peer is trusted to take. h2 shows no peer's
+/// SETTINGS_MAX_HEADER_LIST_SIZE, and one that is sent more may end the connection for all its streams.
+const MOST: usize = 64 * 1024;
+
+/// Whether a head of these pseudo-header fields and fields may be sent.
+pub(crate) fn fits(pseudo: &[(&str, &str)], fields: &HeaderMap) -> bool {
+    let all = || {
+        let pseudo = pseudo.iter();
+        let pseudo = pseudo.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let fields = fields.iter();
+        pseudo.chain(fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
+    };
+    // RFC 9113 section 6.5.2.
+    let list: usize = all()
+        .map(|(name, value)| name.len() + value.len() + OVERHEAD)
+        .sum();
+    // No code is longer than four bytes.
+    list <= MOST / 4 || list <= MOST && all().map(written).sum::<usize>() <= MOST
+}
+
+/// What a header list counts for a field beside its name and value.
+const OVERHEAD: usize = 32;
+
+/// Bytes of the field as a literal at most: h2 (0.4) writes all text in Huffman code, also where that is longer, up to fourfold.
+fn written((name, value): (&[u8], &[u8])) -> usize {
+    // The representation's first byte, and the lengths (RFC 7541 sections 5.1, 5.2, 6.2).
+    let around = 1 + 4 + 4;
+    let bits = |text: &[u8]| -> usize {
+        let bits = text
+            .iter()
+            .map(|byte| usize::from(BITS[usize::from(*byte)]));
+        bits.sum()
+    };
+    around + bits(name).div_ceil(8) + bits(value).div_ceil(8)
+}
+
 /// Whether the header block's first field has the name of a request's pseudo-header field by its place in the static table (RFC 7541
 /// appendix A). One that refers to the dynamic table is not known here; h2 passes none on from where it may not be.
 pub(super) fn names_request(block: &[u8]) -> bool {
@@ -277,5 +314,29 @@ mod tests {
         for wrong in [&[0x1f, 0xff][..], &[0x18], &[0xff, 0xff, 0xff, 0xff]] {
             assert_eq!(decode(wrong), None, "{wrong:x?}");
         }
+    }
+
+    #[test]
+    fn a_head_is_measured_as_a_list_and_as_it_is_written() {
+        let head = |value: &[u8], count: usize| {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            let field = (HeaderName::from_static("x"), value);
+            let mut fields = HeaderMap::new();
+            for _ in 0..count {
+                fields.append(field.0.clone(), field.1.clone());
+            }
+            fits(&[], &fields)
+        };
+        // 33 beside the value, of MOST.
+        assert!(head(&[b'a'; MOST - 33], 1));
+        assert!(!head(&[b'a'; MOST - 32], 1));
+        assert!(head(b"", MOST / 33));
+        assert!(!head(b"", MOST / 33 + 1));
+        // 15 bits of each, of 8.
+        assert!(head(&[b'|'; 34_000], 1));
+        assert!(!head(&[b'|'; 36_000], 1));
+        // Pseudo-header fields count.
+        let path = "|".repeat(36_000);
+        assert!(!fits(&[(":path", &path)], &HeaderMap::new()));
     }
 }

@@ -4,7 +4,7 @@ pub(crate) mod batch;
 pub(crate) mod body;
 mod frames;
 pub(crate) mod guard;
-mod hpack;
+pub(crate) mod hpack;
 pub(crate) mod pipe;
 
 /// Whether a stream or connection ended because the peer broke the protocol, as h2 or the guard saw it.

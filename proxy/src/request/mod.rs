@@ -426,7 +426,7 @@ const fn grpc_status(kind: Kind) -> &'static str {
     match kind {
         Kind::RequestTimeout | Kind::IdleTimeout | Kind::HeaderTimeout | Kind::BodyTimeout => "4",
         Kind::NoRoute | Kind::MethodRefused => "12",
-        Kind::Overflow => "8",
+        Kind::Overflow | Kind::HeadTooLarge => "8",
         Kind::DownstreamTermination => "1",
         Kind::DownstreamProtocol => "13",
         Kind::NoCluster

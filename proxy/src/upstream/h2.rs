@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
+use h2::ext::Protocol;
 use h2::{Ping, Reason, SendStream};
-use http::Response;
+use http::uri::{Authority, PathAndQuery};
+use http::{Request, Response};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -20,6 +22,7 @@ use crate::error::{Kind, ProxyError};
 use crate::http2::batch::{Batched, Outbox, batched};
 use crate::http2::body::{Broken, Receiving, Sending};
 use crate::http2::guard::{Guard, Side};
+use crate::http2::hpack;
 use crate::http2::peer_broke_protocol;
 use crate::http2::pipe::Pipe;
 use crate::message::head::{RequestHead, ResponseHead};
@@ -240,6 +243,9 @@ impl Sender {
         };
         let open = Rc::clone(&self.state.open);
         let request = head.h2_request(()).map_err(failed)?;
+        if !is_sendable(&request) {
+            return Err(failed(Kind::HeadTooLarge.into()));
+        }
         let opens = head.protocol.is_some();
         let whole = body.is_end() && !opens;
         let sent = self.requests.send_request(request, whole);
@@ -293,6 +299,22 @@ impl Sender {
         };
         Failed { error, unsent }
     }
+}
+
+/// Whether the request's head is of a size that no peer ends the connection for.
+fn is_sendable(request: &Request<()>) -> bool {
+    let uri = request.uri();
+    let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
+    let authority = uri.authority().map_or("", Authority::as_str);
+    let protocol = request.extensions().get::<Protocol>();
+    let pseudo = [
+        (":method", request.method().as_str()),
+        (":scheme", uri.scheme_str().unwrap_or_default()),
+        (":authority", authority),
+        (":path", target),
+        (":protocol", protocol.map_or("", Protocol::as_str)),
+    ];
+    hpack::fits(&pseudo, request.headers())
 }
 
 /// An informational response that is passed on: never a 101 (RFC 9113 section 8.6), and not too many of them.

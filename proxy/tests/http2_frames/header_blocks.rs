@@ -2,8 +2,8 @@
 
 use crate::verdict::connection_error;
 use crate::wire::*;
-use crate::world::World;
-use crate::{Case, client};
+use crate::world::{Stage, World};
+use crate::{Case, client, endpoint};
 
 /// A GET's block with something behind it, which cannot be decoded.
 fn undecodable(world: &World, behind: &[u8]) {
@@ -19,6 +19,31 @@ const X_TEST: [u8; 7] = [0x00, 0x85, 0xf2, 0xb2, 0x4a, 0x84, 0xff];
 
 fn huffman_value(value: &[u8]) -> Vec<u8> {
     [&X_TEST[..], &[0x80 | value.len() as u8], value].concat()
+}
+
+/// A request with 63,900 bytes in so many fields is answered 431, and the connection serves the next.
+fn not_sent(world: &World, stage: &Stage, fields: usize, value: &str) {
+    let before = world.errors("DPE");
+    let field = |nth| {
+        let name = format!("x-{nth:03}: ");
+        let rest = 63_900 / fields - name.len() - 2;
+        name + &value.repeat(rest) + "\r\n"
+    };
+    let large: String = (0..fields).map(field).collect();
+    let client = stage.ask(&format!(
+        "GET / HTTP/1.1\r\nhost: app\r\nconnection: close\r\n{large}\r\n"
+    ));
+    let mut conn = stage.accept();
+    let answer = client.join().expect("the client ends");
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer:?}");
+    assert!(answer.contains("DPE"), "{answer:?}");
+    assert!(world.errors("DPE") > before);
+    let client = stage.get();
+    let head = conn.find("a request", |frame| frame.kind == HEADERS);
+    assert_eq!(head.stream, 1);
+    conn.send(&frame(HEADERS, WHOLE, 1, &[0x88]));
+    let answer = client.join().expect("the client ends");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
 }
 
 #[rustfmt::skip]
@@ -101,5 +126,13 @@ pub(crate) const CASES: &[Case] = &[
         conn.send(&frame(HEADERS, WHOLE, 515, &using));
         conn.find("an answer", |frame| frame.kind == HEADERS && frame.stream == 515);
         assert!(world.seen("/entered")[0].head.contains("x-entered: yes\r\n"));
+    }),
+    endpoint("6.5.2 a head whose list is too large is not sent", "RFC 9113 §6.5.2", |world, stage| {
+        // Within what HTTP/1.1 may send here, which counts no 32 bytes for each field.
+        not_sent(world, stage, 100, "a");
+    }),
+    endpoint("6.5.2 a head that Huffman code makes too large is not sent", "RFC 7541 §5.2", |world, stage| {
+        // 15 bits each.
+        not_sent(world, stage, 10, "|");
     }),
 ];
