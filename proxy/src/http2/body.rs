@@ -4,7 +4,7 @@ use std::error::Error;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, header};
 
@@ -136,12 +136,25 @@ pub(crate) enum Broken {
 /// The most of the peer's window one stream asks for at once, in bytes.
 const PIECE: usize = 64 * 1024;
 
+/// Parts below this many bytes are joined, up to so many.
+const SMALL: usize = 4 * 1024;
+const GATHERED: usize = 16 * 1024;
+
+/// What a body gave.
+type Given = Option<Result<Part, ProxyError>>;
+/// What a body said when it was last asked, where that is not in hand already.
+type Next = Option<Poll<Given>>;
+
 /// A body on its way to the peer. Dropping it before its end resets the stream.
 pub(crate) struct Sending<B> {
     body: B,
     stream: SendStream<Bytes>,
-    /// Waits for the peer's window; whether it is the last.
-    waiting: Option<(Bytes, bool)>,
+    /// Waits for the peer's window.
+    waiting: Option<Bytes>,
+    /// What waits is the last.
+    last: bool,
+    /// Came with what waits, and follows it.
+    kept: Option<Box<Given>>,
     /// Nothing is handed to h2 before the peer's window has room for it: this ends only when the peer has let all of it come.
     exact: bool,
     started: bool,
@@ -167,6 +180,8 @@ impl<B: Body> Sending<B> {
             body,
             stream,
             waiting: None,
+            last: false,
+            kept: None,
             exact,
             started: false,
             moved: false,
@@ -186,7 +201,8 @@ impl<B: Body> Sending<B> {
     /// Sends what there is, until the body's end.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
-            if let Some((data, last)) = self.waiting.take() {
+            if let Some(data) = self.waiting.take() {
+                let last = self.last;
                 if self.put(cx, data, last)?.is_pending() {
                     return Poll::Pending;
                 }
@@ -194,7 +210,34 @@ impl<B: Body> Sending<B> {
                     return Poll::Ready(Ok(()));
                 }
             }
-            let Poll::Ready(part) = self.body.poll_part(cx) else {
+            let mut part = match self.kept.take() {
+                Some(part) => Poll::Ready(*part),
+                None => self.body.poll_part(cx),
+            };
+            if let Poll::Ready(Some(Ok(Part::Data(first)))) = part {
+                let (data, last, next) = self.gather(cx, first);
+                self.ask_for(data.len());
+                if self.put(cx, data, last)?.is_pending() {
+                    if let Some(Poll::Ready(next)) = next {
+                        self.kept = Some(Box::new(next));
+                    }
+                    return Poll::Pending;
+                }
+                if last {
+                    return Poll::Ready(Ok(()));
+                }
+                match next {
+                    Some(Poll::Ready(Some(Ok(Part::Data(data))))) => {
+                        self.ask_for(data.len());
+                        self.waiting = Some(data);
+                        self.last = self.body.is_end();
+                        continue;
+                    }
+                    Some(next) => part = next,
+                    None => continue,
+                }
+            }
+            let Poll::Ready(part) = part else {
                 // Only who waits needs to hear of a reset; a write would tell as well.
                 return match self.stream.poll_reset(cx) {
                     Poll::Ready(_) => Poll::Ready(Err(Broken::Stream)),
@@ -202,10 +245,8 @@ impl<B: Body> Sending<B> {
                 };
             };
             match part {
-                Some(Ok(Part::Data(data))) => {
-                    self.ask_for(data.len());
-                    self.waiting = Some((data, self.body.is_end()));
-                }
+                // Taken above.
+                Some(Ok(Part::Data(_))) => {}
                 Some(Ok(Part::Trailers(mut fields))) => {
                     let sent = self.stream.send_trailers(fields.take_map());
                     return Poll::Ready(sent.map_err(gone));
@@ -220,6 +261,37 @@ impl<B: Body> Sending<B> {
                 }
             }
         }
+    }
+
+    /// Joins a small part with those that are here already: a peer has to keep something of its own for each frame, and h2's would
+    /// end the connection for too many. Nothing is waited for. Also whether it is the last, and what came instead of another.
+    fn gather(&mut self, cx: &mut Context<'_>, first: Bytes) -> (Bytes, bool, Next) {
+        let mut last = self.body.is_end();
+        if last || first.len() >= SMALL {
+            return (first, last, None);
+        }
+        let mut joined = BytesMut::new();
+        let next = loop {
+            match self.body.poll_part(cx) {
+                Poll::Ready(Some(Ok(Part::Data(more)))) if more.len() < SMALL => {
+                    if joined.is_empty() {
+                        joined.extend_from_slice(&first);
+                    }
+                    joined.extend_from_slice(&more);
+                    last = self.body.is_end();
+                    if last || joined.len() >= GATHERED {
+                        break None;
+                    }
+                }
+                next => break Some(next),
+            }
+        };
+        let data = if joined.is_empty() {
+            first
+        } else {
+            joined.freeze()
+        };
+        (data, last, next)
     }
 
     /// Asks the peer's window for room: for as much as is sent at once, as a stream that waits must not hold the connection's window.
@@ -258,7 +330,8 @@ impl<B: Body> Sending<B> {
                 Poll::Ready(Some(Ok(_))) => self.moved = true,
                 Poll::Ready(Some(Err(_)) | None) => return Err(Broken::Stream),
                 Poll::Pending => {
-                    self.waiting = Some((data, last));
+                    self.waiting = Some(data);
+                    self.last = last;
                     return Ok(Poll::Pending);
                 }
             }

@@ -42,6 +42,10 @@ const MAX_HEADER_LIST: u32 = 64 * 1024;
 /// Bytes of one request's body that are kept while the peer's window is closed.
 const MAX_SEND_BUFFER: usize = 256 * 1024;
 
+/// Bytes h2 may count beside small frames that no client has taken, up to 256 for each, before it ends the connection: what six
+/// streams' windows take of gRPC's smallest messages, 6 bytes.
+const FRAME_BUDGET: usize = 6 * (STREAM_WINDOW as usize / 6 * 250);
+
 /// Where requests are put. Clones share the connection, which closes when the last is dropped and its streams have ended.
 pub(crate) struct Sender {
     requests: SendRequest<Bytes>,
@@ -139,6 +143,7 @@ pub(crate) async fn h2(stream: TcpStream) -> Result<Sender, ProxyError> {
         .initial_connection_window_size(STREAM_WINDOW * 64)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buffer_size(MAX_SEND_BUFFER)
+        .data_frame_budget(FRAME_BUDGET)
         .enable_push(false)
         .handshake(stream)
         .await

@@ -1,5 +1,6 @@
 //! HTTP/2 clients whose windows stay closed: what they do not take counts as under way, and its timeout ends it.
 
+use std::io::Write;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
 use http::{Request, StatusCode};
 
-use crate::common::{Sidecar, free};
+use crate::common::{Sidecar, free, read_all};
 use crate::peers::{Http, Message, application, runtime};
 
 const ERRORS: &str = "outrigger_errors_total";
@@ -114,4 +115,24 @@ fn an_answer_passes_whole_through_a_window_of_one_byte() {
         }
         assert_eq!(taken, BODY.as_bytes());
     });
+}
+
+#[test]
+fn small_chunks_that_are_here_together_do_not_end_a_hop_by_http2() {
+    const CHUNKS: usize = 300_000;
+    let (origin, seen) = application(Http::V1, [127, 68, 0, 11], vec![whole()]);
+    let ingress = Sidecar::start(free([127, 68, 0, 12]), "", &origin.to_string(), "");
+    let next = ingress.listener.to_string();
+    let egress = Sidecar::speaking("http2", free([127, 68, 0, 13]), "", &next, "");
+    let mut stream = egress.connect();
+    let head =
+        b"POST / HTTP/1.1\r\nhost: app\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunks = "1\r\nx\r\n".repeat(CHUNKS) + "0\r\n\r\n";
+    // It fails where the hop has ended, which the answer says.
+    let _ = stream
+        .write_all(head)
+        .and_then(|()| stream.write_all(chunks.as_bytes()));
+    let answer = read_all(stream);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+    assert_eq!(seen.recv().expect("it came").body.len(), CHUNKS);
 }
