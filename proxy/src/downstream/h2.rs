@@ -74,6 +74,8 @@ pub(super) async fn serve(
     let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(listener.max_header_bytes)
+        // A hop's callers give up together, and a busy worker reads requests and their resets at once; the guard counts them.
+        .max_pending_accept_reset_streams(1000)
         .initial_window_size(window)
         .initial_connection_window_size(connection_window)
         .max_send_buffer_size(MAX_SEND_BUFFER)
