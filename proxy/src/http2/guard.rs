@@ -426,10 +426,11 @@ impl Guard {
 }
 
 /// Whether a RST_STREAM of ours, with this payload, is for what the peer has sent. What an endpoint has done wrong is never passed on
-/// with these codes.
+/// with these codes. STREAM_CLOSED is none: what crosses a reset of ours on the way is answered with it (RFC 9113 section 5.1).
 fn blames(payload: &[u8]) -> bool {
     let code = payload.first_chunk().map(|code| u32::from_be_bytes(*code));
-    code.is_some_and(|code| is_blame(Reason::from(code)))
+    let code = code.map(Reason::from);
+    code.is_some_and(|code| is_blame(code) && code != Reason::STREAM_CLOSED)
 }
 
 /// Whether the code says that the peer broke the protocol.
