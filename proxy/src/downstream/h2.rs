@@ -33,9 +33,9 @@ use crate::routing::snapshot::{ListenerPolicy, Slot};
 /// Concurrent streams one client connection may open (RFC 9113 section 5.1.2).
 const MAX_STREAMS: u32 = 256;
 /// Receive windows, of one stream and of a connection: some uploads that a task does not take must not stop the others.
-const WINDOWS: (u32, u32) = (1024 * 1024, 16 * 1024 * 1024);
+const WINDOWS: (u32, u32) = (256 * 1024, 4 * 1024 * 1024);
 /// The same for a client that comes when many are connected: what it may send before a task takes it is memory. An upload by one
-/// stream is then a third as fast on loopback, 170 of 500 MB/s. (Envoy's advice for proxies at the edge has the same numbers.)
+/// stream is slower then, 170 MB/s on loopback. (Envoy's advice for proxies at the edge has the same numbers.)
 const NARROW_WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
 /// What one stream's window takes of a client whose messages are the smallest of gRPC, 6 bytes: h2 counts up to 256 bytes beside each
 /// frame that no task has taken, and ends the connection above this. Its own choice, half the connection's window, would end that

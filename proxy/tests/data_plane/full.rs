@@ -119,7 +119,7 @@ fn sixteen_http2_clients_get_wide_windows_and_the_next_one_when_one_has_left() {
     let mut wide: Vec<TcpStream> = (0..16)
         .map(|_| {
             let (size, stream) = window(&sidecar);
-            assert_eq!(size, 1024 * 1024);
+            assert_eq!(size, 256 * 1024);
             stream
         })
         .collect();
@@ -131,7 +131,7 @@ fn sixteen_http2_clients_get_wide_windows_and_the_next_one_when_one_has_left() {
             .find(|line| line.starts_with("ActiveConnectionCount"));
         open.is_some_and(|line| line.ends_with(" 15"))
     });
-    assert_eq!(window(&sidecar).0, 1024 * 1024);
+    assert_eq!(window(&sidecar).0, 256 * 1024);
 }
 
 #[test]
