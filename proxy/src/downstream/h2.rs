@@ -75,7 +75,7 @@ pub(super) async fn serve(
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(listener.max_header_bytes)
         // A hop's callers give up together, and a busy worker reads requests and their resets at once; the guard counts them.
-        .max_pending_accept_reset_streams(1000)
+        .max_pending_accept_reset_streams(100)
         .initial_window_size(window)
         .initial_connection_window_size(connection_window)
         .max_send_buffer_size(MAX_SEND_BUFFER)
@@ -233,9 +233,18 @@ async fn answer(
     };
     let response = {
         let mut story = pin!(request::serve(&worker, slot, head, body, &inform));
-        let answered = poll_fn(|cx| match story.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => respond.borrow_mut().poll_reset(cx).map(|_| None),
+        let mut begun = false;
+        let answered = poll_fn(|cx| {
+            // Taken back before anything was done for it: nothing is done (CVE-2023-44487).
+            if !std::mem::replace(&mut begun, true)
+                && respond.borrow_mut().poll_reset(cx).is_ready()
+            {
+                return Poll::Ready(None);
+            }
+            match story.as_mut().poll(cx) {
+                Poll::Ready(response) => Poll::Ready(Some(response)),
+                Poll::Pending => respond.borrow_mut().poll_reset(cx).map(|_| None),
+            }
         });
         answered.await
     };

@@ -60,9 +60,9 @@ enum Purse {
 
 /// Of each purse: what it holds at first and time fills it to, what work fills it to, and what a second adds. WINDOW_UPDATE may come
 /// long after its DATA: a whole window of small messages is on its way at once, and earns them all.
-const HOLDS: [u32; 3] = [1000, 10_000, 2000];
-const EARNED: [u32; 3] = [1000, 1 << 20, 2000];
-const PER_SECOND: [u32; 3] = [200, 2000, 2000];
+const HOLDS: [u32; 3] = [1000, 10_000, 500];
+const EARNED: [u32; 3] = [1000, 1 << 20, 500];
+const PER_SECOND: [u32; 3] = [200, 2000, 1000];
 const EMPTY: [&str; 3] = [
     "too many control frames",
     "too many WINDOW_UPDATE frames",
@@ -71,7 +71,7 @@ const EMPTY: [&str; 3] = [
 /// The price of a frame for which h2 visits all streams, or writes a line to the log.
 const DEAR: u32 = 25;
 /// The price of a stream that we must reset: nobody but the peer itself is at fault.
-const FAULT: u32 = 8;
+const FAULT: u32 = 4;
 /// Of so many bytes of DATA each earns a WINDOW_UPDATE: gRPC's smallest message has five, for which two may come.
 const CRUMB: u32 = 2;
 

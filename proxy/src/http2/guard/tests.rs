@@ -111,7 +111,7 @@ async fn each_flood_ends_after_as_many_frames_as_its_purse_holds() {
         (frame(0xee, 0, 0, &[]), 975),
         (frame(0xee, 0, 0, &[0; 16384]), 195),
         (frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]), 10_000),
-        (frame(RST_STREAM, 0, 1, &[0; 4]), 2000),
+        (frame(RST_STREAM, 0, 1, &[0; 4]), 500),
     ] {
         let mut guard = greeted(Side::Server);
         assert_eq!(judged(&mut guard, &get), None);
@@ -188,7 +188,7 @@ async fn streams_that_we_reset_for_what_came_empty_a_purse_and_others_do_not() {
             guard.sent(&frame(RST_STREAM, 0, 1, &u32::from(code).to_be_bytes()));
         }
     }
-    for _ in 0..250 {
+    for _ in 0..125 {
         guard.sent(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 1]));
         assert!(guard.spent().is_none());
     }
