@@ -226,24 +226,3 @@ async fn an_answer_that_breaks_off_reaches_the_client_as_broken() -> anyhow::Res
     })
     .await
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_known_to_be_broken_is_not_begun() -> anyhow::Result<()> {
-    bounded(async {
-        let now = Arc::new(Notify::new());
-        let endpoint = breaking_off(&now).await?;
-        // Told before it is asked, it closes right behind its ten bytes.
-        now.notify_one();
-        let (_folder, _egress, _, address) = folder_and_egress(42, &[endpoint], "").await?;
-        let mut stream = TcpStream::connect(address).await?;
-        let head = "POST / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
-        stream.write_all(head.as_bytes()).await?;
-        let mut answer = String::new();
-        let _end = stream.read_to_string(&mut answer).await;
-        // The end may still come later than the head is passed on.
-        let refused = answer.starts_with("HTTP/1.1 502") && answer.contains("UPE");
-        ensure!(refused || answer.ends_with("half of it"), "{answer:?}");
-        Ok(())
-    })
-    .await
-}

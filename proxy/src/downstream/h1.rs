@@ -302,9 +302,7 @@ impl Connection {
     }
 
     async fn close_with(&self, status: StatusCode, text: String) -> Next {
-        let mut head = ResponseHead::new(status);
-        head.fields
-            .push("content-type", b"text/plain; charset=utf-8");
+        let mut head = ResponseHead::of_text(status);
         self.worker.date.stamp(&mut head);
         let mut body = ResponseBody::Local(Bytes::from(text));
         let framing = frame(&mut head, &body, &Method::GET, Version::HTTP_11);

@@ -32,6 +32,9 @@ use crate::routing::snapshot::{ListenerPolicy, Slot};
 
 /// Concurrent streams one client connection may open (RFC 9113 section 5.1.2).
 const MAX_STREAMS: u32 = 256;
+/// Requests of a connection that were taken back before they were accepted: a hop's callers give up together, and a busy worker reads
+/// requests and their resets at once. Far more let clients that only reset keep a worker from all others (CVE-2023-44487).
+const MAX_TAKEN_BACK: usize = 100;
 /// Receive windows, of one stream and of a connection: some uploads that a task does not take must not stop the others.
 const WINDOWS: (u32, u32) = (256 * 1024, 4 * 1024 * 1024);
 /// The same for a client that comes when many are connected: what it may send before a task takes it is memory. An upload by one
@@ -74,8 +77,7 @@ pub(super) async fn serve(
     let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(listener.max_header_bytes)
-        // A hop's callers give up together, and a busy worker reads requests and their resets at once; the guard counts them.
-        .max_pending_accept_reset_streams(100)
+        .max_pending_accept_reset_streams(MAX_TAKEN_BACK)
         .initial_window_size(window)
         .initial_connection_window_size(connection_window)
         .max_send_buffer_size(MAX_SEND_BUFFER)
@@ -196,9 +198,7 @@ fn refuse(
     let (name, kind) = (&listener.name, Kind::DownstreamProtocol);
     let (flag, source) = (kind.flag(), kind.source());
     let text = format!("outrigger: {name}: {unfit} ({flag}, {source:?})\n");
-    let mut head = ResponseHead::new(status);
-    head.fields
-        .push("content-type", b"text/plain; charset=utf-8");
+    let mut head = ResponseHead::of_text(status);
     head.fields
         .push("content-length", text.len().to_string().as_bytes());
     worker.date.stamp(&mut head);

@@ -279,6 +279,14 @@ impl ResponseHead {
         Self::with_reason(status, None, Fields::default())
     }
 
+    /// The head of a text of the sidecar's own.
+    pub(crate) fn of_text(status: StatusCode) -> Self {
+        let mut head = Self::new(status);
+        head.fields
+            .push("content-type", b"text/plain; charset=utf-8");
+        head
+    }
+
     /// The span points into the text of `fields`.
     pub(crate) fn with_reason(status: StatusCode, reason: Option<Span>, fields: Fields) -> Self {
         Self {

@@ -408,9 +408,7 @@ pub(crate) fn refuse(error: &ProxyError, grpc: bool, listener: &str) -> Response
         head.fields.push("grpc-message", message.as_bytes());
         (head, ResponseBody::empty())
     } else {
-        let mut head = ResponseHead::new(kind.status());
-        head.fields
-            .push("content-type", b"text/plain; charset=utf-8");
+        let head = ResponseHead::of_text(kind.status());
         let text = format!("outrigger: {listener}: {}\n", ProxyError::new(kind));
         (head, ResponseBody::Local(Bytes::from(text)))
     };

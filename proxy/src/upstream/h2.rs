@@ -343,8 +343,6 @@ fn classify(error: h2::Error) -> ProxyError {
         // h2 fails only the streams above GOAWAY's last id with it (RFC 9113 section 6.8): they were not processed.
         Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => Kind::RefusedStream,
         Some(_) if error.is_reset() && error.is_remote() => Kind::RemoteReset,
-        // What h2 finds malformed it resets itself (RFC 9113 section 8.1.1).
-        Some(_) if error.is_library() => Kind::UpstreamProtocol,
         _ => Kind::ConnectionTermination,
     };
     ProxyError::caused(kind, error)

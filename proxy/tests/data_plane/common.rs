@@ -35,8 +35,7 @@ impl Sidecar {
         origin: &str,
         cluster_fields: &str,
     ) -> Self {
-        let fields = [listener_fields, cluster_fields];
-        Self::launch(listener, ["http", "http"], fields, origin, &[])
+        Self::speaking("http", listener, listener_fields, origin, cluster_fields)
     }
 
     /// One that speaks `protocol` to the application.
