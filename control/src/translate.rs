@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use outrigger_xds::Resource;
 use outrigger_xds::model::{
     Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, HealthCheck,
-    Listener, OutlierDetection, PathMatch, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
+    Listener, PathMatch, Probe, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
 };
 
 use crate::registry::{Declaration, Instance, InstanceHealth, Registry, Service, declaration};
@@ -33,22 +33,18 @@ fn of_service(registry: &Registry, namespace: &str, service: &Service) -> Vec<Re
         .any(|endpoint| matches!(endpoint.address, Address::Host { .. }));
     let mut resources = vec![
         Resource::Cluster(Cluster {
-            name: name.clone(),
-            protocol: declared.protocol,
             lb: declared.lb,
             discovery: if named {
                 Discovery::StrictDns
             } else {
                 Discovery::Eds
             },
-            connect_timeout: None,
-            idle_timeout: None,
-            outlier_detection: Some(OutlierDetection::default()),
             health_check: health_check(service),
             service: Some(ServiceRef {
                 namespace: namespace.to_owned(),
                 name: service.name.clone(),
             }),
+            ..Cluster::new(name.clone(), declared.protocol)
         }),
         Resource::Endpoints(EndpointSet {
             cluster: name.clone(),
@@ -118,9 +114,11 @@ fn route(cluster: String, declared: &Declaration<'_>) -> Route {
 
 fn health_check(service: &Service) -> Option<HealthCheck> {
     let config = service.health_check.as_ref()?;
-    let http = config.kind == "HTTP";
     Some(HealthCheck {
-        path: http.then(|| config.path.clone().unwrap_or_else(|| "/".to_owned())),
+        probe: match config.kind == "HTTP" {
+            true => Probe::Http(config.path.clone().unwrap_or_else(|| "/".to_owned())),
+            false => Probe::Tcp,
+        },
         interval: std::time::Duration::from_secs(10),
         timeout: std::time::Duration::from_secs(1),
         healthy_threshold: 1,
@@ -141,7 +139,6 @@ fn endpoints(registry: &Registry, service: &Service, declared: &Declaration<'_>)
             (None, None) => return None,
         };
         Some(Endpoint {
-            address,
             zone: instance.zone().to_owned(),
             weight: instance.weight(),
             health: match registry.health(instance) {
@@ -151,6 +148,7 @@ fn endpoints(registry: &Registry, service: &Service, declared: &Declaration<'_>)
             },
             instance: instance.id.clone(),
             sidecar: instance.sidecar(),
+            ..Endpoint::new(address)
         })
     };
     registry

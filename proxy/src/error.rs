@@ -5,6 +5,8 @@ use std::fmt;
 
 use http::StatusCode;
 
+use crate::policy::retry::Retriable;
+
 /// Who caused a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -16,17 +18,6 @@ pub(crate) enum Source {
     Internal,
     /// What we were told to do.
     Config,
-}
-
-/// How far a failed attempt got; the retry classes of DESIGN section 4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Retriable {
-    /// Nothing of the request reached the application: any method may be tried again.
-    Undelivered,
-    /// Bytes were written and no response head came back: only idempotent methods.
-    Unknown,
-    /// Trying again cannot help or is not allowed.
-    No,
 }
 
 /// What went wrong. Status, response flag and retriability are exhaustive matches on this.

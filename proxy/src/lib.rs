@@ -17,6 +17,7 @@ mod message;
 #[doc(hidden)]
 pub mod micro;
 pub mod observe;
+pub mod policy;
 mod request;
 mod routing;
 mod spare;

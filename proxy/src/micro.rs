@@ -1,5 +1,6 @@
 //! The parts of the request path, built and handed out one by one for `cargo bench`; nothing here runs in a sidecar.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,13 +10,15 @@ use futures_util::FutureExt;
 use http::StatusCode;
 use outrigger_xds::model::{self, PathMatch, RetryPolicy};
 use pingora_load_balancing::{Backends, LoadBalancer, discovery};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
 
 use crate::http1;
 use crate::message::head::RequestHead;
 use crate::observe::metrics::{Metrics, Owner};
+use crate::policy::balance::{self, LeastRequest};
 use crate::request::headers;
 use crate::routing::route::{self, Route};
-use crate::upstream::balance::{self, LeastRequest};
 use crate::upstream::cluster::Cluster;
 
 fn policy(name: &str) -> model::Cluster {
@@ -30,17 +33,7 @@ fn cluster(endpoints: u32) -> Arc<Cluster> {
     );
     let members: Vec<_> = (0..endpoints)
         .map(|n| SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + n), 80)))
-        .map(|address| {
-            let endpoint = model::Endpoint {
-                address: model::Address::Ip(address),
-                zone: String::new(),
-                weight: 1,
-                health: model::EndpointHealth::Healthy,
-                instance: String::new(),
-                sidecar: false,
-            };
-            (address, endpoint)
-        })
+        .map(|address| (address, model::Endpoint::new(model::Address::Ip(address))))
         .collect();
     cluster.set_endpoints(members.iter().map(|(address, from)| (*address, from)));
     cluster
@@ -49,7 +42,11 @@ fn cluster(endpoints: u32) -> Arc<Cluster> {
 /// One pick as a request makes it: chosen, leased, and given back.
 pub fn pick(endpoints: u32) -> impl Fn() -> bool {
     let cluster = cluster(endpoints);
-    move || cluster.pick(b"/", &[]).is_some()
+    let rng = RefCell::new(SmallRng::seed_from_u64(1));
+    move || {
+        let mut rng = rng.borrow_mut();
+        cluster.pick(&mut *rng, b"/", &[]).is_some()
+    }
 }
 
 /// The same choice through pingora's `LoadBalancer::select_with`, without the lease.

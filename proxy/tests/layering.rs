@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each wing may use, itself aside. `app` and `main` know everything.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     (
         "downstream",
         &[
@@ -47,6 +47,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
             "http2",
             "message",
             "upstream",
+            "policy",
             "observe::metrics",
             "drain",
             "date",
@@ -58,11 +59,19 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ),
     (
         "routing",
-        &["upstream", "observe::metrics", "message", "config", "error"],
+        &[
+            "upstream",
+            "policy",
+            "observe::metrics",
+            "message",
+            "config",
+            "error",
+        ],
     ),
     (
         "upstream",
         &[
+            "policy",
             "observe::metrics",
             "deadline",
             "http1",
@@ -81,19 +90,19 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("spare", &[]),
     // The service-connect document is part of the command line: its model lives with its parser, in mesh.
     ("config", &["mesh::document", "mesh::state", "error"]),
-    ("error", &[]),
+    // Whose fault an error is belongs to the retry classes.
+    ("error", &["policy"]),
+    // No I/O, no clock: the simulator runs it in virtual time.
+    ("policy", &[]),
     ("lib", &[]),
 ];
 
-/// Within `upstream`: cluster › {balance, outlier, health} › endpoint › pool › {h2, h1, connect} › resolve, where later ones are lower.
-const UPSTREAM_MAY_USE: [(&str, &[&str]); 11] = [
+/// Within `upstream`: clusters › cluster › health, pool › {h2, h1, connect} › resolve, where later ones are lower.
+const UPSTREAM_MAY_USE: [(&str, &[&str]); 8] = [
     ("clusters", &["cluster", "resolve"]),
-    ("pool", &["cluster", "endpoint", "h1", "h2", "connect"]),
-    ("cluster", &["balance", "outlier", "health", "endpoint"]),
-    ("health", &["balance", "endpoint"]),
-    ("balance", &["endpoint"]),
-    ("outlier", &["endpoint"]),
-    ("endpoint", &[]),
+    ("pool", &["cluster", "h1", "h2", "connect"]),
+    ("cluster", &["health"]),
+    ("health", &[]),
     ("h2", &["h1"]),
     ("h1", &[]),
     ("connect", &[]),
@@ -182,6 +191,40 @@ fn within_upstream_the_arrows_point_down() {
     assert!(
         wrong.is_empty(),
         "against the direction of dependencies:\n{}",
+        wrong.join("\n")
+    );
+}
+
+/// The policy core is what the simulator runs: it neither waits nor asks a clock.
+#[test]
+fn the_policy_core_does_no_io_and_has_no_clock() {
+    const BEYOND: [&str; 6] = [
+        "tokio",
+        "std::io",
+        "std::fs",
+        "Instant",
+        "SystemTime",
+        "sleep",
+    ];
+    let mut files = Vec::new();
+    sources(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/policy"),
+        &mut files,
+    );
+    assert!(!files.is_empty(), "the policy core has moved");
+    let mut wrong = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a source file can be read");
+        let code = production(&text).filter(|(_, line)| !line.trim_start().starts_with("//"));
+        for (number, line) in code {
+            if BEYOND.iter().any(|word| line.contains(word)) {
+                wrong.push(format!("{}:{number}: {}", file.display(), line.trim()));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "beyond the policy core:\n{}",
         wrong.join("\n")
     );
 }

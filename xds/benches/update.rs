@@ -8,8 +8,8 @@ use outrigger_xds::client::Client;
 use outrigger_xds::decode::decode;
 use outrigger_xds::model::Direction;
 use outrigger_xds::model::{
-    Address, Cluster, Endpoint, EndpointHealth, EndpointSet, Listener, PathMatch, Protocol,
-    RetryPolicy, Route, RouteConfig, ServiceRef, Target,
+    Address, Cluster, Endpoint, EndpointSet, Listener, PathMatch, Protocol, RetryPolicy, Route,
+    RouteConfig, ServiceRef, Target,
 };
 use outrigger_xds::server::Stream;
 use outrigger_xds::{NodeInfo, Resource, ResourceSet, ResourceType};
@@ -30,12 +30,10 @@ fn service(n: u16) -> [Resource; 4] {
     let name = format!("prod/service-{n}");
     let [high, low] = n.to_be_bytes();
     let endpoint = |host: u8| Endpoint {
-        address: Address::Ip(([10, high, low, host], 15000).into()),
         zone: "eu-1a".to_owned(),
-        weight: 1,
-        health: EndpointHealth::Healthy,
         instance: format!("task-{n}-{host}"),
         sidecar: true,
+        ..Endpoint::new(Address::Ip(([10, high, low, host], 15000).into()))
     };
     let route = Route {
         hosts: Vec::new(),

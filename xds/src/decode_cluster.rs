@@ -9,7 +9,7 @@ use crate::decode::{Problems, duration, host_port, metadata, number, parse, pars
 use crate::encode::HTTP_OPTIONS;
 use crate::model::{
     Address, Cluster, Discovery, Endpoint, EndpointHealth, EndpointSet, HealthCheck, LbPolicy,
-    OutlierDetection, Protocol, ServiceRef,
+    OutlierDetection, Probe, Protocol, ServiceRef,
 };
 use crate::resource::sort_endpoints;
 
@@ -58,8 +58,6 @@ pub(crate) fn cluster(
         .next()
         .and_then(|value| health_check(value, problems));
     let value = Cluster {
-        name,
-        protocol,
         lb: lb?,
         discovery: discovery?,
         connect_timeout,
@@ -67,6 +65,7 @@ pub(crate) fn cluster(
         outlier_detection,
         health_check,
         service,
+        ..Cluster::new(name, protocol)
     };
     // The set carries the cluster's name, whatever the inner message says.
     let named = endpoints.map(|set| EndpointSet {
@@ -150,27 +149,29 @@ fn outlier(value: cds::OutlierDetection, problems: &mut Problems) -> OutlierDete
         problems,
     );
     OutlierDetection {
-        consecutive_failures: number(value.consecutive_5xx, default.consecutive_failures),
+        consecutive_5xx: number(value.consecutive_5xx, default.consecutive_5xx),
         base_ejection_time: base.unwrap_or(default.base_ejection_time),
         max_ejection_time: max.unwrap_or(default.max_ejection_time),
         max_ejection_percent: u8::try_from(percent).unwrap_or(100),
+        ..default
     }
 }
 
 fn health_check(value: core::HealthCheck, problems: &mut Problems) -> Option<HealthCheck> {
     use core::health_check::HealthChecker;
-    let path = match value.health_checker {
-        Some(HealthChecker::HttpHealthCheck(http)) => Some(http.path),
-        Some(HealthChecker::TcpHealthCheck(_)) => None,
+    let probe = match value.health_checker {
+        Some(HealthChecker::HttpHealthCheck(http)) => Probe::Http(http.path),
+        Some(HealthChecker::TcpHealthCheck(_)) => Probe::Tcp,
+        Some(HealthChecker::GrpcHealthCheck(grpc)) => Probe::Grpc(grpc.service_name),
         _ => {
-            problems.add("health_checks", "is neither an HTTP nor a TCP check");
+            problems.add("health_checks", "is no HTTP, TCP or gRPC check");
             return None;
         }
     };
     let interval = duration(value.interval, "health_checks.interval", problems);
     let timeout = duration(value.timeout, "health_checks.timeout", problems);
     Some(HealthCheck {
-        path,
+        probe,
         interval: problems.need(interval, "health_checks.interval")?,
         timeout: problems.need(timeout, "health_checks.timeout")?,
         healthy_threshold: number(value.healthy_threshold, 2),
@@ -251,12 +252,12 @@ fn endpoint(
         }
     };
     Some(Endpoint {
-        address,
         zone: zone.to_owned(),
         weight: parsed(&metadata, "weight", problems)
             .unwrap_or_else(|| number(lb.load_balancing_weight, 1)),
         health,
         sidecar: parsed(&metadata, "sidecar", problems).unwrap_or(false),
         instance: metadata.remove("instance").unwrap_or_default(),
+        ..Endpoint::new(address)
     })
 }

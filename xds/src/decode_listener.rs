@@ -264,9 +264,8 @@ fn retry(
 ) -> RetryPolicy {
     let Some(policy) = policy else {
         return RetryPolicy {
-            num_retries: 0,
             retry_non_idempotent,
-            retriable_status_codes: Vec::new(),
+            ..RetryPolicy::off()
         };
     };
     let mut codes = Vec::new();
@@ -283,5 +282,6 @@ fn retry(
         num_retries: number(policy.num_retries, 1),
         retry_non_idempotent,
         retriable_status_codes: codes,
+        ..RetryPolicy::default()
     }
 }

@@ -18,7 +18,7 @@ use envoy_types::util::pack_any;
 use crate::encode_endpoints::{load_assignment, socket_address};
 use crate::model::{
     Cluster, DEFAULT_CONNECT_TIMEOUT, Direction, Discovery, EndpointSet, HealthCheck, LbPolicy,
-    Listener, Metadata, OutlierDetection, PathMatch, Protocol, Route, RouteConfig, Target,
+    Listener, Metadata, OutlierDetection, PathMatch, Probe, Protocol, Route, RouteConfig, Target,
 };
 use crate::resource::Resource;
 
@@ -113,7 +113,7 @@ fn http_options(value: &Cluster) -> HashMap<String, Any> {
 
 fn outlier_detection(value: &OutlierDetection) -> cds::OutlierDetection {
     cds::OutlierDetection {
-        consecutive_5xx: Some(number(value.consecutive_failures)),
+        consecutive_5xx: Some(number(value.consecutive_5xx)),
         base_ejection_time: Some(duration(value.base_ejection_time)),
         max_ejection_time: Some(duration(value.max_ejection_time)),
         max_ejection_percent: Some(number(value.max_ejection_percent.into())),
@@ -123,13 +123,17 @@ fn outlier_detection(value: &OutlierDetection) -> cds::OutlierDetection {
 }
 
 fn health_check(value: &HealthCheck) -> core::HealthCheck {
-    use core::health_check::{HealthChecker, HttpHealthCheck, TcpHealthCheck};
-    let checker = match &value.path {
-        Some(path) => HealthChecker::HttpHealthCheck(HttpHealthCheck {
+    use core::health_check::{GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck};
+    let checker = match &value.probe {
+        Probe::Tcp => HealthChecker::TcpHealthCheck(TcpHealthCheck::default()),
+        Probe::Http(path) => HealthChecker::HttpHealthCheck(HttpHealthCheck {
             path: path.clone(),
             ..Default::default()
         }),
-        None => HealthChecker::TcpHealthCheck(TcpHealthCheck::default()),
+        Probe::Grpc(service) => HealthChecker::GrpcHealthCheck(GrpcHealthCheck {
+            service_name: service.clone(),
+            ..Default::default()
+        }),
     };
     core::HealthCheck {
         interval: Some(duration(value.interval)),

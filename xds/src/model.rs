@@ -3,12 +3,19 @@
 //! Every value here has been checked; `decode` (from Envoy's v3 protos) and the sidecar's static file are the two ways in.
 //! Durations follow one rule: `None` means "the default of the protocol applies", `Some(ZERO)` means "off".
 
+mod policy;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::policy::{
+    AdaptiveConcurrency, CircuitBreakers, FailurePercentage, HealthCheck, OutlierDetection, Probe,
+    RetryPolicy, SuccessRate,
+};
 
 /// Service Connect's default for one HTTP request, from the complete request to the response head (ECS `TimeoutConfiguration`).
 pub const DEFAULT_PER_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -218,27 +225,6 @@ pub struct HeaderMatch {
     pub value: Option<String>,
 }
 
-/// How often and what may be tried again; the classes are DESIGN section 4's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RetryPolicy {
-    /// Attempts beyond the first; 0 switches retries off.
-    pub num_retries: u32,
-    /// Also repeat non-idempotent methods after an *unknown* or *answered* outcome. Off unless the owner opts in.
-    pub retry_non_idempotent: bool,
-    /// Statuses that are tried again (*answered* class).
-    pub retriable_status_codes: Vec<u16>,
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self {
-            num_retries: 2,
-            retry_non_idempotent: false,
-            retriable_status_codes: vec![503],
-        }
-    }
-}
-
 /// One service, as its callers see it. Its endpoints are an [`EndpointSet`] of the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
@@ -258,8 +244,25 @@ pub struct Cluster {
     pub outlier_detection: Option<OutlierDetection>,
     /// Active probes; `None` is no probes.
     pub health_check: Option<HealthCheck>,
+    /// What may be under way to it at once.
+    #[serde(default)]
+    pub circuit_breakers: CircuitBreakers,
+    /// With a smaller share of healthy endpoints (percent) all are offered that do not drain (Envoy's panic threshold). 0: only
+    /// when none is healthy.
+    #[serde(default)]
+    pub panic_threshold: u8,
+    /// A new endpoint's share grows to its full weight over so long (Envoy's slow start); `None` is at once.
+    #[serde(default)]
+    pub slow_start: Option<Duration>,
+    /// Endpoints of the sidecar's own zone are preferred, as far as they can carry their part.
+    #[serde(default = "yes")]
+    pub zone_aware: bool,
     /// The registry's service behind it; `None` for clusters of a static file.
     pub service: Option<ServiceRef>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 impl Cluster {
@@ -274,6 +277,10 @@ impl Cluster {
             idle_timeout: None,
             outlier_detection: Some(OutlierDetection::default()),
             health_check: None,
+            circuit_breakers: CircuitBreakers::default(),
+            panic_threshold: 0,
+            slow_start: None,
+            zone_aware: true,
             service: None,
         }
     }
@@ -311,68 +318,6 @@ pub enum Discovery {
     StrictDns,
 }
 
-/// Consecutive-failure ejection; Service Connect's documented numbers are the default.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OutlierDetection {
-    /// Failures in a row (connect failures, resets, timeouts, 5xx) that eject.
-    pub consecutive_failures: u32,
-    /// First ejection; the n-th lasts n times as long.
-    #[serde(with = "humantime_serde")]
-    pub base_ejection_time: Duration,
-    /// The longest ejection.
-    #[serde(with = "humantime_serde")]
-    pub max_ejection_time: Duration,
-    /// Share of endpoints that may be ejected at once, in percent; one may always be when there are two or more.
-    pub max_ejection_percent: u8,
-}
-
-impl Default for OutlierDetection {
-    fn default() -> Self {
-        Self {
-            consecutive_failures: 5,
-            base_ejection_time: Duration::from_secs(30),
-            max_ejection_time: Duration::from_secs(300),
-            max_ejection_percent: 50,
-        }
-    }
-}
-
-/// Active probes of every endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HealthCheck {
-    /// HTTP path to GET; `None` probes by TCP connect.
-    #[serde(default)]
-    pub path: Option<String>,
-    /// Between two probes.
-    #[serde(with = "humantime_serde", default = "HealthCheck::default_interval")]
-    pub interval: Duration,
-    /// For one probe.
-    #[serde(with = "humantime_serde", default = "HealthCheck::default_timeout")]
-    pub timeout: Duration,
-    /// Probes in a row that make an unhealthy endpoint healthy.
-    #[serde(default = "HealthCheck::default_threshold")]
-    pub healthy_threshold: u32,
-    /// Probes in a row that make a healthy endpoint unhealthy.
-    #[serde(default = "HealthCheck::default_threshold")]
-    pub unhealthy_threshold: u32,
-}
-
-impl HealthCheck {
-    const fn default_interval() -> Duration {
-        Duration::from_secs(10)
-    }
-
-    const fn default_timeout() -> Duration {
-        Duration::from_secs(1)
-    }
-
-    const fn default_threshold() -> u32 {
-        2
-    }
-}
-
 /// The endpoints of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSet {
@@ -391,12 +336,30 @@ pub struct Endpoint {
     pub zone: String,
     /// Relative share of traffic; 0 is offered to nobody.
     pub weight: u32,
+    /// 0 is offered first; the next one when too few of it are healthy (Envoy's priorities).
+    #[serde(default)]
+    pub priority: u32,
     /// What the registry says of it.
     pub health: EndpointHealth,
     /// The registry's instance id; empty for the static file.
     pub instance: String,
     /// Whether one of our own sidecars stands in front of it (the hop protocol may be spoken).
     pub sidecar: bool,
+}
+
+impl Endpoint {
+    /// A healthy endpoint of weight 1 without a zone, of no instance in the registry.
+    pub fn new(address: Address) -> Self {
+        Self {
+            address,
+            zone: String::new(),
+            weight: 1,
+            priority: 0,
+            health: EndpointHealth::Healthy,
+            instance: String::new(),
+            sidecar: false,
+        }
+    }
 }
 
 /// An IP address with port, or a host name with port (only in a [`Discovery::StrictDns`] cluster).

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{
-    Address, Cluster, Direction, Endpoint, EndpointHealth, EndpointSet, Listener, PathMatch,
-    Protocol, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
+    Address, Cluster, Direction, Endpoint, EndpointSet, Listener, PathMatch, Protocol, RetryPolicy,
+    Route, RouteConfig, ServiceRef, Target,
 };
 use crate::resource::Resource;
 use crate::set::ResourceSet;
@@ -24,12 +24,10 @@ pub(crate) fn node(id: &str) -> NodeInfo {
 
 pub(crate) fn endpoint(host: u8) -> Endpoint {
     Endpoint {
-        address: Address::Ip(([10, 0, 0, host], 15000).into()),
         zone: "eu-1a".to_owned(),
-        weight: 1,
-        health: EndpointHealth::Healthy,
         instance: format!("task-{host}"),
         sidecar: true,
+        ..Endpoint::new(Address::Ip(([10, 0, 0, host], 15000).into()))
     }
 }
 

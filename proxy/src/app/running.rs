@@ -70,7 +70,7 @@ impl Running {
             let local = local_clusters(accepted);
             for cluster in accepted.clusters.values() {
                 self.clusters
-                    .set_policy(cluster, local.contains(&cluster.name));
+                    .set_settings(cluster, local.contains(&cluster.name));
             }
             accepted
                 .endpoints

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_xds::model::{
-    Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, LbPolicy,
-    Listener, OutlierDetection, PathMatch, Protocol, RetryPolicy, Route, RouteConfig, Target,
+    Address, Cluster, Direction, Discovery, Endpoint, EndpointSet, LbPolicy, Listener,
+    OutlierDetection, PathMatch, Protocol, RetryPolicy, Route, RouteConfig, Target,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -118,8 +118,6 @@ fn cluster(
         .iter()
         .any(|endpoint| matches!(endpoint.address, Address::Host { .. }));
     let cluster = Cluster {
-        name: name.clone(),
-        protocol: protocol.unwrap_or(Protocol::Http),
         lb: lb.unwrap_or_default(),
         discovery: if named {
             Discovery::StrictDns
@@ -130,7 +128,7 @@ fn cluster(
         idle_timeout: policy.idle_timeout,
         outlier_detection,
         health_check,
-        service: None,
+        ..Cluster::new(name.clone(), protocol.unwrap_or(Protocol::Http))
     };
     let mut set = EndpointSet {
         cluster: name.clone(),
@@ -152,7 +150,7 @@ fn retry(fields: &mut Fields, errors: &mut Vec<ConfigError>) -> RetryPolicy {
         retry_non_idempotent: fields
             .boolean("retry_non_idempotent", errors)
             .unwrap_or(default.retry_non_idempotent),
-        retriable_status_codes: default.retriable_status_codes,
+        ..default
     }
 }
 
@@ -203,12 +201,9 @@ fn endpoint(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<Endpoin
     let weight = fields.count("weight", 0, errors).unwrap_or(1);
     fields.finish(errors);
     Some(Endpoint {
-        address: address?,
         zone,
         weight,
-        health: EndpointHealth::Healthy,
-        instance: String::new(),
-        sidecar: false,
+        ..Endpoint::new(address?)
     })
 }
 

@@ -4,7 +4,6 @@ pub(crate) mod body;
 pub(crate) mod headers;
 mod record;
 pub(crate) mod response;
-pub(crate) mod retry;
 pub(crate) mod tcp;
 pub(crate) mod timer;
 pub(crate) mod tunnel;
@@ -24,7 +23,6 @@ use outrigger_xds::model::Protocol;
 use self::body::{MAX_REPLAY, Replay, Source};
 use self::record::{Claim, Record};
 use self::response::{Observed, ResponseBody, UpstreamBody};
-use self::retry::{Attempts, Ended};
 use self::timer::Timer;
 use self::tunnel::Tunnel;
 use self::upgrade::{Handshake, Upgrade};
@@ -32,13 +30,15 @@ use self::worker::Worker;
 use crate::error::{Kind, ProxyError};
 use crate::message::fields::Known;
 use crate::message::head::{RequestHead, ResponseHead};
+use crate::policy::endpoint::{Endpoint, Lease};
+use crate::policy::limits::Share;
+use crate::policy::outlier::Outcome;
+use crate::policy::retry::{Attempts, Ended};
 use crate::routing::route::{self, Route};
 use crate::routing::snapshot::{ListenerPolicy, Slot};
-use crate::upstream::cluster::{Cluster, Share};
-use crate::upstream::endpoint::{Endpoint, Lease};
+use crate::upstream::cluster::Cluster;
 use crate::upstream::h1::{self, Exchange};
 use crate::upstream::h2;
-use crate::upstream::outlier;
 use crate::upstream::pool::Connection;
 
 /// What a client is answered with.
@@ -181,7 +181,7 @@ async fn respond(
                 .take()
                 .filter(|_: &Arc<Endpoint>| kind.blames_endpoint())
             {
-                cluster.report(&endpoint, outlier::Outcome::Failure);
+                cluster.report(&endpoint, Outcome::LocalOrigin);
             }
             return Err(kind.into());
         }
@@ -229,7 +229,11 @@ async fn attempts(
     let mut _budget: Option<Share>;
     loop {
         let lease = cluster
-            .pick(asked.head.path(), attempts.tried())
+            .pick(
+                &mut *worker.rng.borrow_mut(),
+                asked.head.path(),
+                attempts.tried(),
+            )
             .ok_or(Kind::NoHealthyEndpoint)?;
         attempts.begin(lease.endpoint().id);
         trying.set(Some(Arc::clone(lease.endpoint())));
@@ -240,7 +244,7 @@ async fn attempts(
             Ok((head, _)) => Ended::Answered(head.status),
             Err(error) => match asked.body.broken() {
                 Some(kind) => return Err(kind.into()),
-                None => Ended::Failed(error.kind),
+                None => Ended::Failed(error.kind.retriable()),
             },
         };
         let wanted = attempts.allows(ended) && asked.body.is_replayable();
@@ -262,11 +266,8 @@ fn report(
     body: &Replay,
 ) {
     let outcome = match attempted {
-        Ok((head, _)) if head.status.is_server_error() => outlier::Outcome::Failure,
-        Ok(_) => outlier::Outcome::Success,
-        Err(error) if error.kind.blames_endpoint() && !body.is_broken() => {
-            outlier::Outcome::Failure
-        }
+        Ok((head, _)) => Outcome::of(head.status),
+        Err(error) if error.kind.blames_endpoint() && !body.is_broken() => Outcome::LocalOrigin,
         Err(_) => return,
     };
     cluster.report(endpoint, outcome);
@@ -283,7 +284,7 @@ fn budget(worker: &Worker, cluster: &Arc<Cluster>) -> Option<Share> {
 }
 
 async fn back_off(worker: &Worker, attempts: &Attempts<'_>) {
-    let wait = attempts.back_off();
+    let wait = attempts.back_off(&mut *worker.rng.borrow_mut());
     if !wait.is_zero() {
         let deadline = worker.sweep.deadline();
         deadline.set_after(wait);
@@ -300,8 +301,10 @@ async fn attempt(
 ) -> Result<Answer, ProxyError> {
     let endpoint = lease.endpoint();
     // Most upgrades are HTTP/1.1's (RFC 9110 section 7.8), whatever the cluster speaks otherwise.
-    let mut http2 = matches!(cluster.policy().protocol, Protocol::Http2 | Protocol::Grpc)
-        && asked.upgrade.fits_http2();
+    let mut http2 = matches!(
+        cluster.settings().protocol,
+        Protocol::Http2 | Protocol::Grpc
+    ) && asked.upgrade.fits_http2();
     let mut closed_under_us = false;
     loop {
         let open = if closed_under_us {

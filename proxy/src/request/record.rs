@@ -8,11 +8,12 @@ use tokio::time::Instant;
 
 use super::worker::Worker;
 use crate::error::Kind;
+use crate::policy::endpoint::Lease;
+use crate::policy::limits::Share;
+use crate::policy::outlier::Outcome;
 use crate::routing::snapshot::ListenerPolicy;
-use crate::upstream::cluster::{Cluster, Share};
-use crate::upstream::endpoint::Lease;
+use crate::upstream::cluster::Cluster;
 use crate::upstream::h1;
-use crate::upstream::outlier::Outcome;
 use crate::upstream::pool::IDLE_TIMEOUT;
 
 /// What the answering attempt holds until the last byte.
@@ -59,7 +60,7 @@ impl Record {
         if let Some(claim) = self.claim.as_ref().filter(|_| kind.blames_endpoint()) {
             claim
                 .cluster
-                .report(claim.lease.endpoint(), Outcome::Failure);
+                .report(claim.lease.endpoint(), Outcome::LocalOrigin);
         }
     }
 
@@ -80,7 +81,11 @@ impl Record {
     /// The connection may carry another request.
     pub(crate) fn give_back(&self, idle: h1::Idle) {
         if let Some(claim) = &self.claim {
-            let timeout = claim.cluster.policy().idle_timeout.unwrap_or(IDLE_TIMEOUT);
+            let timeout = claim
+                .cluster
+                .settings()
+                .idle_timeout
+                .unwrap_or(IDLE_TIMEOUT);
             let now = self.worker.sweep.now();
             let endpoint = claim.lease.endpoint();
             self.worker.pool.put(endpoint, idle, timeout, now);

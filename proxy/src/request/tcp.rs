@@ -10,16 +10,17 @@ use outrigger_xds::model::RetryPolicy;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::retry::{Attempts, Ended};
 use super::worker::Worker;
 use crate::deadline::Deadline;
 use crate::error::{Kind, ProxyError};
 use crate::http1::buffers::{Buffers, Large, MEDIUM};
+use crate::policy::endpoint::Lease;
+use crate::policy::limits::Share;
+use crate::policy::outlier::Outcome;
+use crate::policy::retry::{Attempts, Ended};
 use crate::routing::snapshot::ListenerPolicy;
-use crate::upstream::cluster::{Cluster, Share};
+use crate::upstream::cluster::Cluster;
 use crate::upstream::connect;
-use crate::upstream::endpoint::Lease;
-use crate::upstream::outlier::Outcome;
 
 /// Serves one connection of opaque bytes. The upstream is dialled before any client byte is read: some protocols speak first.
 pub(crate) async fn serve(
@@ -74,7 +75,7 @@ async fn dial(
     let mut attempts = Attempts::new(&policy, &http::Method::GET);
     loop {
         let lease = cluster
-            .pick(b"", attempts.tried())
+            .pick(&mut *worker.rng.borrow_mut(), b"", attempts.tried())
             .ok_or(Kind::NoHealthyEndpoint)?;
         attempts.begin(lease.endpoint().id);
         let connected = {
@@ -88,8 +89,8 @@ async fn dial(
                 return Ok((lease, stream));
             }
             Err(error) => {
-                cluster.report(lease.endpoint(), Outcome::Failure);
-                if !attempts.allows(Ended::Failed(error.kind)) {
+                cluster.report(lease.endpoint(), Outcome::LocalOrigin);
+                if !attempts.allows(Ended::Failed(error.kind.retriable())) {
                     return Err(error);
                 }
                 cluster.metrics.shard(worker.id).retries.add(1);

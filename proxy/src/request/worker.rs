@@ -1,9 +1,11 @@
 //! What one worker thread owns: its connection pool, its deadlines, its place in the metric shards.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
 use tokio::sync::watch;
 
 use crate::date::Date;
@@ -52,6 +54,8 @@ pub(crate) struct Worker {
     pub(crate) streams: Spare,
     pub(crate) sweep: Sweep,
     pub(crate) date: Date,
+    /// For choices among tasks and for back-off; nothing secret comes of it.
+    pub(crate) rng: RefCell<SmallRng>,
     pub(crate) snapshot: Current,
     /// Connections over a limit that are being told so.
     pub(crate) farewells: Places,
@@ -73,6 +77,7 @@ impl Worker {
             streams: Spare::default(),
             sweep,
             date: Date::default(),
+            rng: RefCell::new(SmallRng::from_os_rng()),
             snapshot,
             farewells: Places::default(),
             wide: Places::default(),

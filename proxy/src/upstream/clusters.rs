@@ -72,11 +72,11 @@ impl Clusters {
     }
 
     /// Takes over a cluster's policy.
-    pub(crate) fn set_policy(self: &Arc<Self>, policy: &Arc<model::Cluster>, local: bool) {
+    pub(crate) fn set_settings(self: &Arc<Self>, policy: &Arc<model::Cluster>, local: bool) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = self.entry(&mut running, policy, local);
-        if *entry.cluster.policy() != *policy {
-            entry.cluster.set_policy(Arc::clone(policy));
+        if *entry.cluster.settings() != *policy {
+            entry.cluster.set_settings(Arc::clone(policy));
         }
     }
 

@@ -11,13 +11,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use outrigger_xds::model::HealthCheck;
+use outrigger_xds::model::{HealthCheck, Probe};
 use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::health_check::{HttpHealthCheck, TcpHealthCheck};
 use pingora_load_balancing::{Backend, Backends, HealthRegistry};
 
-use super::balance::{backend, endpoint_of};
-use super::endpoint::Endpoint;
+use crate::policy::balance::{backend, endpoint_of};
+use crate::policy::endpoint::Endpoint;
 
 /// What xDS or the static file last said, in pingora's terms.
 #[derive(Default)]
@@ -50,9 +50,10 @@ impl Probes {
             Box::new(Discovery(Arc::clone(&pushed))),
             Arc::new(by_address),
         );
-        backends.set_health_check(match &check.path {
-            Some(path) => Box::new(http_check(check, host, path)),
-            None => tcp_check(check),
+        backends.set_health_check(match &check.probe {
+            Probe::Http(path) => Box::new(http_check(check, host, path)),
+            // The gRPC probe is not built yet: that the task accepts is what can be asked.
+            Probe::Tcp | Probe::Grpc(_) => tcp_check(check),
         });
         Self { pushed, backends }
     }

@@ -1,13 +1,10 @@
 //! Whom we call: clusters, their endpoints, and the connections to them.
 
-pub(crate) mod balance;
 pub(crate) mod cluster;
 pub(crate) mod clusters;
 pub(crate) mod connect;
-pub(crate) mod endpoint;
 pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod health;
-pub(crate) mod outlier;
 pub(crate) mod pool;
 pub mod resolve;

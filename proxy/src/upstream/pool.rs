@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use super::cluster::Cluster;
 use super::connect;
-use super::endpoint::Endpoint;
 use super::{h1, h2};
 use crate::error::{Kind, ProxyError};
 use crate::http1::buffers::Buffers;
+use crate::policy::endpoint::Endpoint;
 
 /// Idle h1 connections kept per endpoint and worker.
 const MAX_IDLE: usize = 256;
@@ -117,7 +117,7 @@ impl Pool {
             kept.h2.push(Shared {
                 sender: sender.clone(),
                 used: Instant::now(),
-                timeout: cluster.policy().idle_timeout.unwrap_or(IDLE_TIMEOUT),
+                timeout: cluster.settings().idle_timeout.unwrap_or(IDLE_TIMEOUT),
             });
         }
         Ok(Connection::H2(sender))

@@ -61,7 +61,7 @@ prop_compose! {
     ) -> Route {
         let path = if exact { PathMatch::Exact(path) } else { PathMatch::Prefix(path) };
         let headers = headers.into_iter().map(|(name, value)| HeaderMatch { name, value }).collect();
-        let retry = RetryPolicy { num_retries, retry_non_idempotent, retriable_status_codes };
+        let retry = RetryPolicy { num_retries, retry_non_idempotent, retriable_status_codes, ..RetryPolicy::default() };
         Route { hosts, path, headers, cluster, per_request_timeout, idle_timeout, retry }
     }
 }
@@ -74,14 +74,15 @@ prop_compose! {
         service in option::of((name(), name())),
     ) -> Cluster {
         let lb = [LbPolicy::LeastRequest, LbPolicy::RoundRobin, LbPolicy::RingHash][lb as usize];
-        let outlier_detection = outlier.map(|(consecutive_failures, base, max, max_ejection_percent)| OutlierDetection {
-            consecutive_failures, base_ejection_time: base.unwrap_or_default(), max_ejection_time: max.unwrap_or_default(), max_ejection_percent,
+        let outlier_detection = outlier.map(|(consecutive_5xx, base, max, max_ejection_percent)| OutlierDetection {
+            consecutive_5xx, base_ejection_time: base.unwrap_or_default(), max_ejection_time: max.unwrap_or_default(), max_ejection_percent,
+            ..OutlierDetection::default()
         });
         let health_check = health.map(|(path, interval, timeout, healthy_threshold, unhealthy_threshold)| HealthCheck {
-            path, interval: interval.unwrap_or_default(), timeout: timeout.unwrap_or_default(), healthy_threshold, unhealthy_threshold,
+            probe: path.map_or(Probe::Tcp, Probe::Http), interval: interval.unwrap_or_default(), timeout: timeout.unwrap_or_default(), healthy_threshold, unhealthy_threshold,
         });
         let service = service.map(|(namespace, name)| ServiceRef { namespace, name });
-        Cluster { name, protocol, lb, discovery: Discovery::Eds, connect_timeout, idle_timeout, outlier_detection, health_check, service }
+        Cluster { name, protocol, lb, discovery: Discovery::Eds, connect_timeout, idle_timeout, outlier_detection, health_check, service, ..Cluster::new("", protocol) }
     }
 }
 
@@ -92,7 +93,7 @@ prop_compose! {
     ) -> Endpoint {
         let address = if hosts && use_host { Address::Host { host, port: ip.port() } } else { Address::Ip(ip) };
         let health = [EndpointHealth::Healthy, EndpointHealth::Unhealthy, EndpointHealth::Draining][health as usize];
-        Endpoint { address, zone, weight, health, instance, sidecar }
+        Endpoint { zone, weight, health, instance, sidecar, ..Endpoint::new(address) }
     }
 }
 

@@ -1,3 +1,5 @@
+use outrigger_xds::model::Probe;
+
 use super::*;
 
 const EXAMPLE: &str = r#"
@@ -76,7 +78,7 @@ fn every_option_is_taken() {
         retries = 0
         idle_timeout = "1h"
         endpoints = [{ address = "db.example.com:3306" }]
-        outlier_detection = { consecutive_failures = 3, base_ejection_time = "5s" }
+        outlier_detection = { consecutive_5xx = 3, base_ejection_time = "5s" }
         health_check = { path = "/healthz", interval = "2s" }
     "#;
     let accepted = parse(toml).expect("valid");
@@ -86,15 +88,15 @@ fn every_option_is_taken() {
         cluster
             .outlier_detection
             .as_ref()
-            .map(|outlier| outlier.consecutive_failures),
+            .map(|outlier| outlier.consecutive_5xx),
         Some(3)
     );
     assert_eq!(
         cluster
             .health_check
             .as_ref()
-            .and_then(|check| check.path.clone()),
-        Some("/healthz".to_owned())
+            .map(|check| check.probe.clone()),
+        Some(Probe::Http("/healthz".to_owned()))
     );
     let listener = &accepted.listeners["in"];
     assert_eq!(listener.target, Target::Cluster("db".to_owned()));
@@ -109,7 +111,7 @@ fn every_option_is_taken() {
     );
     assert!(accepted.routes.is_empty());
     let off = toml.replace(
-        "{ consecutive_failures = 3, base_ejection_time = \"5s\" }",
+        "{ consecutive_5xx = 3, base_ejection_time = \"5s\" }",
         "false",
     );
     assert_eq!(

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_xds::model::{
-    Address, Cluster, Direction, Endpoint, EndpointHealth, EndpointSet, LbPolicy, Listener,
-    PathMatch, Protocol, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
+    Address, Cluster, Direction, Endpoint, EndpointSet, LbPolicy, Listener, PathMatch, Protocol,
+    RetryPolicy, Route, RouteConfig, ServiceRef, Target,
 };
 
 use super::ServiceConnect;
@@ -147,11 +147,7 @@ fn local_routes(
         cluster: cluster.to_owned(),
         per_request_timeout: per_request,
         idle_timeout: idle,
-        retry: RetryPolicy {
-            num_retries: 0,
-            retry_non_idempotent: false,
-            retriable_status_codes: Vec::new(),
-        },
+        retry: RetryPolicy::off(),
     };
     RouteConfig {
         name: name.to_owned(),
@@ -161,12 +157,9 @@ fn local_routes(
 
 fn local_endpoint(cluster: &str, application: SocketAddr, mesh: &MeshConfig) -> EndpointSet {
     let endpoint = Endpoint {
-        address: Address::Ip(application),
         zone: mesh.zone.clone(),
-        weight: 1,
-        health: EndpointHealth::Healthy,
         instance: mesh.task_id.clone(),
-        sidecar: false,
+        ..Endpoint::new(Address::Ip(application))
     };
     EndpointSet {
         cluster: cluster.to_owned(),

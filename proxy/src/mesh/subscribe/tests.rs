@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
 
-use outrigger_xds::model::{Endpoint, EndpointHealth, Protocol, Target};
+use outrigger_xds::model::{Endpoint, Protocol, Target};
 
 use super::*;
 
@@ -70,12 +70,9 @@ fn listener(name: &str, offset: u16, port: u16) -> Resource {
 
 fn endpoints(cluster: &str, address: &str) -> Resource {
     let endpoint = Endpoint {
-        address: Address::Ip(address.parse().expect("an address")),
-        zone: String::new(),
-        weight: 1,
-        health: EndpointHealth::Healthy,
         instance: "t".to_owned(),
         sidecar: true,
+        ..Endpoint::new(Address::Ip(address.parse().expect("an address")))
     };
     Resource::Endpoints(EndpointSet {
         cluster: cluster.to_owned(),

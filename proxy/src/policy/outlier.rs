@@ -6,17 +6,35 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use http::StatusCode;
 use outrigger_xds::model::OutlierDetection;
 
 use super::endpoint::Endpoint;
 
 /// How one attempt ended, as far as the endpoint is to blame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// It answered, and not with a 5xx.
     Success,
-    /// It failed to connect, reset, timed out, or answered 5xx.
-    Failure,
+    /// It answered 500, 501 or 505 and above.
+    ServerError,
+    /// It answered 502, 503 or 504: something behind it does not.
+    GatewayError,
+    /// It did not answer: the connect failed, it reset or timed out.
+    LocalOrigin,
+}
+
+impl Outcome {
+    /// What an answer says of the endpoint.
+    pub fn of(status: StatusCode) -> Self {
+        match status {
+            StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => Self::GatewayError,
+            status if status.is_server_error() => Self::ServerError,
+            _ => Self::Success,
+        }
+    }
 }
 
 /// Notes an attempt. `true` when the endpoint has now failed often enough to be ejected.
@@ -30,7 +48,9 @@ pub(crate) fn record(policy: &OutlierDetection, endpoint: &Endpoint, outcome: Ou
             }
             false
         }
-        Outcome::Failure => failures.fetch_add(1, Relaxed) + 1 == policy.consecutive_failures,
+        Outcome::ServerError | Outcome::GatewayError | Outcome::LocalOrigin => {
+            failures.fetch_add(1, Relaxed) + 1 == policy.consecutive_5xx
+        }
     }
 }
 
@@ -44,13 +64,13 @@ pub(crate) fn most_ejected(policy: &OutlierDetection, total: usize) -> usize {
         .min(total - 1)
 }
 
-/// Ejects the endpoint if its cluster may spare it; `now` is in ms of the cluster's clock. Returns how long it is out.
+/// Ejects the endpoint if its cluster may spare it. Returns how long it is out.
 pub(crate) fn eject(
     policy: &OutlierDetection,
     endpoint: &Endpoint,
     already_out: usize,
     total: usize,
-    now: u64,
+    now: Duration,
 ) -> Option<Duration> {
     endpoint.consecutive_failures().store(0, Relaxed);
     if endpoint.is_ejected() || already_out >= most_ejected(policy, total) {
@@ -63,14 +83,18 @@ pub(crate) fn eject(
         .min(policy.max_ejection_time);
     endpoint
         .ejected_until
-        .store(now + duration.as_millis().max(1) as u64, Relaxed);
+        .store(millis(now + duration).max(1), Relaxed);
     Some(duration)
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Lets the endpoint back in if its current ejection has ended. Returns whether it came back.
-pub(crate) fn release(endpoint: &Endpoint, now: u64) -> bool {
+pub(crate) fn release(endpoint: &Endpoint, now: Duration) -> bool {
     let until = endpoint.ejected_until.load(Relaxed);
-    let over = until != 0 && until <= now;
+    let over = until != 0 && until <= millis(now);
     if over {
         endpoint.ejected_until.store(0, Relaxed);
     }
@@ -90,11 +114,11 @@ mod tests {
     fn the_fifth_failure_in_a_row_ejects_and_a_success_starts_over() {
         let endpoint = endpoint(1);
         for _ in 0..4 {
-            assert!(!record(&policy(), &endpoint, Outcome::Failure));
+            assert!(!record(&policy(), &endpoint, Outcome::LocalOrigin));
         }
         record(&policy(), &endpoint, Outcome::Success);
         let verdicts: Vec<_> = (0..5)
-            .map(|_| record(&policy(), &endpoint, Outcome::Failure))
+            .map(|_| record(&policy(), &endpoint, Outcome::LocalOrigin))
             .collect();
         assert_eq!(verdicts, [false, false, false, false, true]);
     }
@@ -118,12 +142,12 @@ mod tests {
     #[test]
     fn ejections_grow_from_30_to_300_seconds() {
         let endpoint = endpoint(1);
-        let mut now = 0;
+        let mut now = Duration::ZERO;
         let mut lengths = Vec::new();
         for _ in 0..12 {
             let out = eject(&policy(), &endpoint, 0, 2, now).expect("one of two may be ejected");
             lengths.push(out.as_secs());
-            now += out.as_millis() as u64;
+            now += out;
             assert!(release(&endpoint, now));
         }
         assert_eq!(
@@ -135,15 +159,16 @@ mod tests {
     #[test]
     fn a_stale_release_does_not_end_the_current_ejection() {
         let endpoint = endpoint(1);
-        eject(&policy(), &endpoint, 0, 2, 0);
-        assert!(release(&endpoint, 30_000));
-        eject(&policy(), &endpoint, 0, 2, 30_000);
-        assert!(!release(&endpoint, 30_000));
+        let later = Duration::from_secs(30);
+        eject(&policy(), &endpoint, 0, 2, Duration::ZERO);
+        assert!(release(&endpoint, later));
+        eject(&policy(), &endpoint, 0, 2, later);
+        assert!(!release(&endpoint, later));
         assert!(endpoint.is_ejected());
     }
 
     #[test]
     fn the_last_endpoint_is_never_ejected() {
-        assert_eq!(eject(&policy(), &endpoint(1), 0, 1, 0), None);
+        assert_eq!(eject(&policy(), &endpoint(1), 0, 1, Duration::ZERO), None);
     }
 }

@@ -6,21 +6,29 @@ use http::{Method, StatusCode};
 use outrigger_xds::model::RetryPolicy;
 use rand::Rng;
 
-use crate::error::{Kind, Retriable};
-
-/// Base of the jittered back-off between attempts (Envoy's default, 25 ms).
-const BACK_OFF: Duration = Duration::from_millis(25);
+/// How far a failed attempt got; the retry classes of DESIGN section 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retriable {
+    /// Nothing of the request reached the application: any method may be tried again.
+    Undelivered,
+    /// Bytes were written and no response head came back: only idempotent methods.
+    Unknown,
+    /// Trying again cannot help or is not allowed.
+    No,
+}
 
 /// How an attempt ended without a response that is passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    Failed(Kind),
+pub enum Ended {
+    /// Without an answer.
+    Failed(Retriable),
+    /// With this status.
     Answered(StatusCode),
 }
 
 /// One request's attempts.
 #[derive(Debug)]
-pub(crate) struct Attempts<'a> {
+pub struct Attempts<'a> {
     policy: &'a RetryPolicy,
     idempotent: bool,
     made: u32,
@@ -31,7 +39,8 @@ pub(crate) struct Attempts<'a> {
 const REMEMBERED: usize = 8;
 
 impl<'a> Attempts<'a> {
-    pub(crate) fn new(policy: &'a RetryPolicy, method: &Method) -> Self {
+    /// No attempt has been made yet.
+    pub fn new(policy: &'a RetryPolicy, method: &Method) -> Self {
         // RFC 9110 section 9.2.2: GET, HEAD, OPTIONS, TRACE, PUT, DELETE.
         Self {
             policy,
@@ -42,7 +51,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Notes that an attempt on `endpoint` begins.
-    pub(crate) fn begin(&mut self, endpoint: u64) {
+    pub fn begin(&mut self, endpoint: u64) {
         if let Some(place) = self.tried.get_mut(self.made as usize) {
             *place = endpoint;
         }
@@ -50,22 +59,20 @@ impl<'a> Attempts<'a> {
     }
 
     /// The endpoints tried so far.
-    pub(crate) fn tried(&self) -> &[u64] {
+    pub fn tried(&self) -> &[u64] {
         &self.tried[..self.tried.len().min(self.made as usize)]
     }
 
     /// Whether the rules allow one more attempt. The budget and the body have their own say.
-    pub(crate) fn allows(&self, ended: Ended) -> bool {
+    pub fn allows(&self, ended: Ended) -> bool {
         if self.made > self.policy.num_retries {
             return false;
         }
         let repeatable = self.idempotent || self.policy.retry_non_idempotent;
         match ended {
-            Ended::Failed(kind) => match kind.retriable() {
-                Retriable::Undelivered => true,
-                Retriable::Unknown => repeatable,
-                Retriable::No => false,
-            },
+            Ended::Failed(Retriable::Undelivered) => true,
+            Ended::Failed(Retriable::Unknown) => repeatable,
+            Ended::Failed(Retriable::No) => false,
             Ended::Answered(status) => {
                 repeatable
                     && self
@@ -77,12 +84,12 @@ impl<'a> Attempts<'a> {
     }
 
     /// Jittered wait before the next attempt. The first retry goes to another host at once: its failure says nothing of that one.
-    pub(crate) fn back_off(&self) -> Duration {
+    pub fn back_off(&self, rng: &mut impl Rng) -> Duration {
         if self.made < 2 {
             return Duration::ZERO;
         }
-        let most = BACK_OFF * (1 << (self.made - 1).min(6));
-        Duration::from_millis(rand::rng().random_range(0..=most.as_millis() as u64))
+        let doubled = self.policy.back_off_base * (1 << (self.made - 1).min(10));
+        rng.random_range(Duration::ZERO..=doubled.min(self.policy.back_off_max))
     }
 }
 
@@ -102,13 +109,9 @@ mod tests {
     fn a_post_is_repeated_only_when_it_was_not_delivered() {
         let policy = RetryPolicy::default();
         for (ended, get, post) in [
-            (Ended::Failed(Kind::ConnectFailed), true, true),
-            (Ended::Failed(Kind::ConnectTimeout), true, true),
-            (Ended::Failed(Kind::Unsent), true, true),
-            (Ended::Failed(Kind::RefusedStream), true, true),
-            (Ended::Failed(Kind::ConnectionTermination), true, false),
-            (Ended::Failed(Kind::RemoteReset), true, false),
-            (Ended::Failed(Kind::RequestTimeout), false, false),
+            (Ended::Failed(Retriable::Undelivered), true, true),
+            (Ended::Failed(Retriable::Unknown), true, false),
+            (Ended::Failed(Retriable::No), false, false),
             (UNAVAILABLE, true, false),
             (
                 Ended::Answered(StatusCode::INTERNAL_SERVER_ERROR),
@@ -157,7 +160,7 @@ mod tests {
         assert!(!allows(
             &Method::GET,
             &policy,
-            Ended::Failed(Kind::ConnectFailed)
+            Ended::Failed(Retriable::Undelivered)
         ));
     }
 }

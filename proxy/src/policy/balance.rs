@@ -82,10 +82,10 @@ impl<C: Choice> LeastRequest<C> {
         Self { choices, weighted }
     }
 
-    fn order(self: &Arc<Self>) -> LeastRequestIter<C> {
+    fn order(self: &Arc<Self>, rng: &mut impl Rng) -> LeastRequestIter<C> {
         LeastRequestIter {
+            first: self.first_choice(rng),
             selection: Arc::clone(self),
-            first: None,
             step: 0,
         }
     }
@@ -105,13 +105,12 @@ impl<C: Choice> LeastRequest<C> {
         in_flight(a) * (b.weight() as u64) < in_flight(b) * (a.weight() as u64)
     }
 
-    fn first_choice(&self) -> usize {
-        let mut rng = rand::rng();
-        let a = self.draw(&mut rng);
+    fn first_choice(&self, rng: &mut impl Rng) -> usize {
+        let a = self.draw(rng);
         if self.choices.len() == 1 {
             return a;
         }
-        let mut b = self.draw(&mut rng);
+        let mut b = self.draw(rng);
         if a == b && self.weighted.is_empty() {
             b = (a + 1) % self.choices.len();
         }
@@ -128,14 +127,14 @@ impl BackendSelection for LeastRequest {
     }
 
     fn iter(self: &Arc<Self>, _key: &[u8]) -> Self::Iter {
-        self.order()
+        self.order(&mut rand::rng())
     }
 }
 
 /// See [`LeastRequest`].
 pub(crate) struct LeastRequestIter<C> {
     selection: Arc<LeastRequest<C>>,
-    first: Option<usize>,
+    first: usize,
     step: usize,
 }
 
@@ -145,11 +144,7 @@ impl<C: Choice> LeastRequestIter<C> {
         if self.step >= count {
             return None;
         }
-        let first = match self.first {
-            Some(first) => first,
-            None => *self.first.insert(self.selection.first_choice()),
-        };
-        let index = (first + self.step) % count;
+        let index = (self.first + self.step) % count;
         self.step += 1;
         Some(&self.selection.choices[index])
     }
@@ -204,6 +199,7 @@ impl Selector {
     /// Offers endpoints in the policy's order until `accept` takes one; each is offered at least once before it gives up.
     pub(crate) fn find(
         &self,
+        rng: &mut impl Rng,
         key: &[u8],
         count: usize,
         accept: impl Fn(&Endpoint) -> bool,
@@ -211,7 +207,7 @@ impl Selector {
         match self {
             Self::Empty => None,
             Self::LeastRequest(selection) => {
-                let mut order = selection.order();
+                let mut order = selection.order(rng);
                 while let Some((endpoint, _)) = order.advance() {
                     if accept(endpoint) {
                         return Some(Arc::clone(endpoint));
@@ -264,7 +260,12 @@ mod tests {
     fn one_endpoint_is_always_found() {
         for policy in POLICIES {
             let selector = Selector::build(policy, &endpoints(1));
-            assert!(selector.find(b"key", 1, |_| true).is_some(), "{policy:?}");
+            assert!(
+                selector
+                    .find(&mut rand::rng(), b"key", 1, |_| true)
+                    .is_some(),
+                "{policy:?}"
+            );
         }
     }
 
@@ -275,7 +276,9 @@ mod tests {
             let wanted = all[7].0.id;
             let selector = Selector::build(policy, &all);
             for _ in 0..100 {
-                let found = selector.find(b"key", 10, |endpoint| endpoint.id == wanted);
+                let found = selector.find(&mut rand::rng(), b"key", 10, |endpoint| {
+                    endpoint.id == wanted
+                });
                 assert_eq!(
                     found.map(|endpoint| endpoint.id),
                     Some(wanted),
@@ -294,13 +297,13 @@ mod tests {
             let selector = Selector::build(policy, &all);
             assert!((0..50).all(|_| {
                 selector
-                    .find(b"k", 2, |_| true)
+                    .find(&mut rand::rng(), b"k", 2, |_| true)
                     .is_some_and(|found| found.id != zero)
             }));
             all[1].1 = 0;
             assert!(
                 Selector::build(policy, &all)
-                    .find(b"k", 2, |_| true)
+                    .find(&mut rand::rng(), b"k", 2, |_| true)
                     .is_none()
             );
         }
@@ -313,7 +316,9 @@ mod tests {
         let selector = Selector::build(LbPolicy::LeastRequest, &all);
         for _ in 0..100 {
             assert_eq!(
-                selector.find(b"", 2, |_| true).map(|found| found.id),
+                selector
+                    .find(&mut rand::rng(), b"", 2, |_| true)
+                    .map(|found| found.id),
                 Some(all[1].0.id)
             );
         }
@@ -323,11 +328,11 @@ mod tests {
     fn ring_hash_sends_one_key_to_one_endpoint() {
         let selector = Selector::build(LbPolicy::RingHash, &endpoints(10));
         let first = selector
-            .find(b"/orders/7", 10, |_| true)
+            .find(&mut rand::rng(), b"/orders/7", 10, |_| true)
             .map(|found| found.id);
         assert!((0..20).all(|_| {
             selector
-                .find(b"/orders/7", 10, |_| true)
+                .find(&mut rand::rng(), b"/orders/7", 10, |_| true)
                 .map(|found| found.id)
                 == first
         }));
@@ -337,7 +342,11 @@ mod tests {
     fn round_robin_visits_all() {
         let selector = Selector::build(LbPolicy::RoundRobin, &endpoints(3));
         let seen: BTreeSet<_> = (0..3)
-            .filter_map(|_| selector.find(b"", 3, |_| true).map(|found| found.id))
+            .filter_map(|_| {
+                selector
+                    .find(&mut rand::rng(), b"", 3, |_| true)
+                    .map(|found| found.id)
+            })
             .collect();
         assert_eq!(seen.len(), 3);
     }

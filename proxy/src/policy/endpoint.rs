@@ -20,16 +20,16 @@ struct Counters {
 /// two endpoints never share one for what is written. Lines of their own would double what an endpoint takes.
 #[derive(Debug)]
 #[repr(C)]
-pub(crate) struct Endpoint {
+pub struct Endpoint {
     counters: Counters,
     /// Unique in this process, never reused; the pools' key.
-    pub(crate) id: u64,
+    pub id: u64,
     /// Where it is reached.
-    pub(crate) address: SocketAddr,
+    pub address: SocketAddr,
     /// The registry's instance id; empty for the static file.
-    pub(crate) instance: Box<str>,
+    pub instance: Box<str>,
     /// Availability zone; empty when unknown.
-    pub(crate) zone: Box<str>,
+    pub zone: Box<str>,
     /// When the current ejection ends, in ms of the cluster's clock; 0 is "not ejected".
     pub(crate) ejected_until: AtomicU64,
     /// Ejections so far; the next lasts one base time longer.
@@ -61,12 +61,12 @@ impl Endpoint {
     }
 
     /// Requests and connections that hold a lease on it, over all workers.
-    pub(crate) fn in_flight(&self) -> u32 {
+    pub fn in_flight(&self) -> u32 {
         self.counters.in_flight.load(Relaxed)
     }
 
     /// Requests handed to it so far.
-    pub(crate) fn requests(&self) -> u64 {
+    pub fn requests(&self) -> u64 {
         self.counters.requests.load(Relaxed)
     }
 
@@ -76,14 +76,14 @@ impl Endpoint {
     }
 
     /// Whether outlier detection has taken it out.
-    pub(crate) fn is_ejected(&self) -> bool {
+    pub fn is_ejected(&self) -> bool {
         self.ejected_until.load(Relaxed) != 0
     }
 }
 
 /// A request's claim on an endpoint. Dropping it is the only thing that ends it.
 #[derive(Debug)]
-pub(crate) struct Lease {
+pub struct Lease {
     endpoint: Arc<Endpoint>,
 }
 
@@ -94,7 +94,8 @@ impl Lease {
         Self { endpoint }
     }
 
-    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+    /// Whose it is.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 }
@@ -127,12 +128,10 @@ pub(crate) mod tests {
         health: EndpointHealth,
     ) -> model::Endpoint {
         model::Endpoint {
-            address: model::Address::Ip(address),
-            zone: String::new(),
             weight,
             health,
             instance: address.to_string(),
-            sidecar: false,
+            ..model::Endpoint::new(model::Address::Ip(address))
         }
     }
 
