@@ -26,6 +26,7 @@ use crate::mesh::document;
 use crate::mesh::names::Vips;
 use crate::mesh::state::{StateDir, StateError, random_hex};
 use crate::mesh::subscribe::{CONFIGURATION, Subscription, SubscriptionConfig};
+use crate::mutants::{self, Mutant};
 use crate::observe::admin::{AdminState, serve_admin, serve_metrics};
 use crate::observe::metrics::{Metrics, Owner};
 use crate::observe::ready::{Readiness, State};
@@ -402,7 +403,7 @@ async fn bind_again(running: Shared) {
 /// The drain: published first while we still accept, then the clients are told, then what is in flight finishes.
 async fn leave(parts: &Parts, announcer: Option<&Announcer>, bound: Duration) {
     parts.ready.set_draining();
-    if let Some(announcer) = announcer {
+    if let Some(announcer) = announcer.filter(|_| !mutants::is(Mutant::SilentDrain)) {
         match announcer.drain().await {
             Ok(report) => {
                 let (acknowledged, connected) = (report.acknowledged, report.connected);

@@ -16,6 +16,8 @@ pub mod mesh;
 mod message;
 #[doc(hidden)]
 pub mod micro;
+#[doc(hidden)]
+pub mod mutants;
 pub mod observe;
 pub mod policy;
 mod request;

@@ -29,6 +29,10 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false);
     tracing_subscriber::registry().with(log).with(filter).init();
+    if let Err(reason) = outrigger_proxy::mutants::choose() {
+        eprintln!("outrigger-proxy: {reason}");
+        return ExitCode::from(2);
+    }
     let started = Config::from_args(Args::parse())
         .map_err(StartError::from)
         .and_then(app::run);

@@ -141,6 +141,7 @@ fn no_wing_uses_one_above_it() {
             .into_owned();
         if relative == "main.rs"
             || relative == "micro.rs"
+            || relative == "mutants.rs"
             || relative.starts_with("fuzzing")
             || relative.starts_with("app")
             || relative.ends_with("tests.rs")
@@ -158,7 +159,9 @@ fn no_wing_uses_one_above_it() {
                 let may = |wing: &&str| {
                     used.starts_with(&format!("{wing}::")) || used.starts_with(&format!("{wing};"))
                 };
-                if !may(&own.as_str()) && !allowed.iter().any(may) {
+                // A safeguard is left out where it is.
+                let everywhere = may(&"mutants");
+                if !may(&own.as_str()) && !everywhere && !allowed.iter().any(may) {
                     wrong.push(format!("{relative}:{number}: {}", line.trim()));
                 }
             }

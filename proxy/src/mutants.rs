@@ -1,0 +1,41 @@
+//! Safeguards that a debug build can be told to go without, so that a test shows what each one is for. A release build has them all.
+
+use std::sync::OnceLock;
+
+use clap::ValueEnum;
+
+/// Read once, at the start; the value is a mutant's name in kebab-case.
+const VARIABLE: &str = "OUTRIGGER_MUTANT";
+
+/// A safeguard that is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mutant {
+    /// A drain does not tell the control server.
+    SilentDrain,
+}
+
+static CHOSEN: OnceLock<Mutant> = OnceLock::new();
+
+/// Takes the choice from the environment. Anything that cannot be honoured is an error, so that no proof is green by mistake.
+pub fn choose() -> Result<(), String> {
+    let Ok(name) = std::env::var(VARIABLE) else {
+        return Ok(());
+    };
+    if !cfg!(debug_assertions) {
+        return Err(format!(
+            "{VARIABLE}={name:?}: a release build leaves no safeguard out"
+        ));
+    }
+    let mutant = Mutant::from_str(&name, false)
+        .map_err(|error| format!("{VARIABLE}={name:?}: not a mutant's name: {error}"))?;
+    tracing::warn!(?mutant, "a safeguard is left out, for a test");
+    CHOSEN
+        .set(mutant)
+        .map_err(|_| format!("{VARIABLE} is read once"))
+}
+
+/// Whether this safeguard is left out; never, and at no cost, in a release build.
+#[inline]
+pub(crate) fn is(mutant: Mutant) -> bool {
+    cfg!(debug_assertions) && CHOSEN.get() == Some(&mutant)
+}
