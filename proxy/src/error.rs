@@ -45,6 +45,8 @@ pub(crate) enum Kind {
     UpstreamProtocol,
     /// The per-request timeout passed.
     RequestTimeout,
+    /// One attempt did not answer within its share of the time.
+    PerTryTimeout,
     /// No byte moved either way for the idle timeout.
     IdleTimeout,
     /// The client began a request head and did not end it in time.
@@ -67,7 +69,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind, for the metric's label set.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::NoRoute,
         Self::NoCluster,
         Self::NoHealthyEndpoint,
@@ -79,6 +81,7 @@ impl Kind {
         Self::RemoteReset,
         Self::UpstreamProtocol,
         Self::RequestTimeout,
+        Self::PerTryTimeout,
         Self::IdleTimeout,
         Self::HeaderTimeout,
         Self::BodyTimeout,
@@ -103,6 +106,7 @@ impl Kind {
             | Self::RemoteReset
             | Self::UpstreamProtocol
             | Self::RequestTimeout
+            | Self::PerTryTimeout
             | Self::UpgradeFailed => Source::Upstream,
             Self::IdleTimeout
             | Self::HeaderTimeout
@@ -129,7 +133,7 @@ impl Kind {
             | Self::RemoteReset
             | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamProtocol | Self::UpgradeFailed => StatusCode::BAD_GATEWAY,
-            Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::RequestTimeout | Self::PerTryTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::IdleTimeout | Self::HeaderTimeout | Self::BodyTimeout => {
                 StatusCode::REQUEST_TIMEOUT
             }
@@ -149,7 +153,7 @@ impl Kind {
             Self::RefusedStream | Self::RemoteReset => "UR",
             Self::ConnectionTermination => "UC",
             Self::UpstreamProtocol | Self::UpgradeFailed => "UPE",
-            Self::RequestTimeout => "UT",
+            Self::RequestTimeout | Self::PerTryTimeout => "UT",
             Self::IdleTimeout | Self::BodyTimeout => "SI",
             Self::Overflow => "UO",
             Self::DownstreamTermination => "DC",
@@ -166,9 +170,10 @@ impl Kind {
             Self::ConnectFailed | Self::ConnectTimeout | Self::Unsent | Self::RefusedStream => {
                 Retriable::Undelivered
             }
-            Self::ConnectionTermination | Self::RemoteReset | Self::UpstreamProtocol => {
-                Retriable::Unknown
-            }
+            Self::ConnectionTermination
+            | Self::RemoteReset
+            | Self::UpstreamProtocol
+            | Self::PerTryTimeout => Retriable::Unknown,
             Self::NoRoute
             | Self::NoCluster
             | Self::NoHealthyEndpoint
@@ -193,7 +198,8 @@ impl Kind {
             | Self::ConnectionTermination
             | Self::RemoteReset
             | Self::UpstreamProtocol
-            | Self::RequestTimeout => true,
+            | Self::RequestTimeout
+            | Self::PerTryTimeout => true,
             Self::NoRoute
             | Self::NoCluster
             | Self::NoHealthyEndpoint
@@ -224,6 +230,7 @@ impl Kind {
             Self::RemoteReset => "the task reset the stream before it answered",
             Self::UpstreamProtocol => "the task's answer is not valid HTTP",
             Self::RequestTimeout => "the task did not answer within the request timeout",
+            Self::PerTryTimeout => "no attempt was answered within the timeout of one",
             Self::IdleTimeout => "no byte moved within the idle timeout",
             Self::HeaderTimeout => "the request head did not come whole within the header timeout",
             Self::BodyTimeout => "the request body stood still for the body timeout",

@@ -17,6 +17,7 @@ use super::balance::Selector;
 use super::endpoint::{Endpoint, Lease};
 use super::limits::{Limits, Share};
 use super::outlier::{self, Outcome};
+use super::retry::{Attempts, Ended};
 
 /// What may be offered at this moment.
 struct Ready {
@@ -50,6 +51,17 @@ pub enum Event {
     Ejected(Arc<Endpoint>, Duration),
     /// Its ejection is over.
     Returned(Arc<Endpoint>),
+}
+
+/// What follows an attempt.
+#[derive(Debug)]
+pub enum Again {
+    /// It was the last one: how it ended is how the request ends.
+    No,
+    /// The same, but only for want of budget.
+    OverBudget,
+    /// Another one after so long; the share is held from here until it has ended.
+    After(Duration, Share),
 }
 
 /// The policy state of one service. Policy and endpoints change inside it.
@@ -252,6 +264,16 @@ impl Cluster {
     /// One more retry, if the budget has one.
     pub fn try_retry(&self) -> Option<Share> {
         self.limits.retry(&self.settings.load().circuit_breakers)
+    }
+
+    /// Whether another attempt is made after one that `ended` so: the rules of [`Attempts`] first, then the budget.
+    pub fn again(&self, attempts: &Attempts<'_>, ended: Ended, rng: &mut impl Rng) -> Again {
+        match attempts.next(ended, rng) {
+            None => Again::No,
+            Some(wait) => self
+                .try_retry()
+                .map_or(Again::OverBudget, |share| Again::After(wait, share)),
+        }
     }
 
     /// One more request that waits for a connection, if there may be one.

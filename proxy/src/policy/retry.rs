@@ -17,14 +17,28 @@ pub enum Retriable {
     No,
 }
 
-/// How an attempt ended without a response that is passed on.
+/// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     /// Without an answer.
     Failed(Retriable),
-    /// With this status.
-    Answered(StatusCode),
+    /// With this status, and what the answer says of another attempt.
+    Answered(StatusCode, Pushback),
 }
+
+/// What an answer says of another attempt (`Retry-After`, RFC 9110 section 10.2.3; `grpc-retry-pushback-ms`, gRPC proposal A6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushback {
+    /// Nothing.
+    None,
+    /// Not sooner than after so long.
+    After(Duration),
+    /// None is wanted.
+    Never,
+}
+
+/// The longest wait that a service may ask for: the client waits with us. With a longer one the answer is passed on.
+pub const MAX_PUSHBACK: Duration = Duration::from_secs(2);
 
 /// One request's attempts.
 #[derive(Debug)]
@@ -58,33 +72,50 @@ impl<'a> Attempts<'a> {
         self.made += 1;
     }
 
+    /// Attempts begun so far.
+    pub fn made(&self) -> u32 {
+        self.made
+    }
+
     /// The endpoints tried so far.
     pub fn tried(&self) -> &[u64] {
         &self.tried[..self.tried.len().min(self.made as usize)]
     }
 
-    /// Whether the rules allow one more attempt. The budget and the body have their own say.
-    pub fn allows(&self, ended: Ended) -> bool {
+    /// Whether the rules allow one more attempt after this one, and after what wait. The budget and the body have their own say.
+    pub fn next(&self, ended: Ended, rng: &mut impl Rng) -> Option<Duration> {
         if self.made > self.policy.num_retries {
-            return false;
+            return None;
         }
-        let repeatable = self.idempotent || self.policy.retry_non_idempotent;
+        let wait = self.back_off(rng);
         match ended {
-            Ended::Failed(Retriable::Undelivered) => true,
-            Ended::Failed(Retriable::Unknown) => repeatable,
-            Ended::Failed(Retriable::No) => false,
-            Ended::Answered(status) => {
-                repeatable
-                    && self
-                        .policy
-                        .retriable_status_codes
-                        .contains(&status.as_u16())
+            Ended::Failed(Retriable::Undelivered) => Some(wait),
+            Ended::Failed(Retriable::Unknown) => self.is_repeatable().then_some(wait),
+            Ended::Failed(Retriable::No) | Ended::Answered(_, Pushback::Never) => None,
+            Ended::Answered(status, pushback) => {
+                let codes = &self.policy.retriable_status_codes;
+                let wanted = self.is_repeatable() && codes.contains(&status.as_u16());
+                let wait = match pushback {
+                    Pushback::After(least) => wait.max(least),
+                    Pushback::None | Pushback::Never => wait,
+                };
+                (wanted && wait <= MAX_PUSHBACK).then_some(wait)
             }
         }
     }
 
+    /// After how long without an answer the first attempt gets a second one beside it, if it may.
+    pub fn hedge_after(&self) -> Option<Duration> {
+        let may = self.made == 1 && self.policy.num_retries > 0 && self.is_repeatable();
+        self.policy.hedge_after.filter(|_| may)
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.idempotent || self.policy.retry_non_idempotent
+    }
+
     /// Jittered wait before the next attempt. The first retry goes to another host at once: its failure says nothing of that one.
-    pub fn back_off(&self, rng: &mut impl Rng) -> Duration {
+    fn back_off(&self, rng: &mut impl Rng) -> Duration {
         if self.made < 2 {
             return Duration::ZERO;
         }
@@ -95,15 +126,26 @@ impl<'a> Attempts<'a> {
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
     use super::*;
 
-    fn allows(method: &Method, policy: &RetryPolicy, ended: Ended) -> bool {
-        let mut attempts = Attempts::new(policy, method);
-        attempts.begin(1);
-        attempts.allows(ended)
+    fn rng() -> SmallRng {
+        SmallRng::seed_from_u64(5)
     }
 
-    const UNAVAILABLE: Ended = Ended::Answered(StatusCode::SERVICE_UNAVAILABLE);
+    fn after_one(method: &Method, policy: &RetryPolicy, ended: Ended) -> Option<Duration> {
+        let mut attempts = Attempts::new(policy, method);
+        attempts.begin(1);
+        attempts.next(ended, &mut rng())
+    }
+
+    const fn answered(status: StatusCode) -> Ended {
+        Ended::Answered(status, Pushback::None)
+    }
+
+    const UNAVAILABLE: Ended = answered(StatusCode::SERVICE_UNAVAILABLE);
 
     #[test]
     fn a_post_is_repeated_only_when_it_was_not_delivered() {
@@ -113,18 +155,11 @@ mod tests {
             (Ended::Failed(Retriable::Unknown), true, false),
             (Ended::Failed(Retriable::No), false, false),
             (UNAVAILABLE, true, false),
-            (
-                Ended::Answered(StatusCode::INTERNAL_SERVER_ERROR),
-                false,
-                false,
-            ),
+            (answered(StatusCode::INTERNAL_SERVER_ERROR), false, false),
         ] {
-            assert_eq!(allows(&Method::GET, &policy, ended), get, "GET {ended:?}");
-            assert_eq!(
-                allows(&Method::POST, &policy, ended),
-                post,
-                "POST {ended:?}"
-            );
+            let allows = |method| after_one(method, &policy, ended).is_some();
+            assert_eq!(allows(&Method::GET), get, "GET {ended:?}");
+            assert_eq!(allows(&Method::POST), post, "POST {ended:?}");
         }
     }
 
@@ -134,7 +169,7 @@ mod tests {
             retry_non_idempotent: true,
             ..RetryPolicy::default()
         };
-        assert!(allows(&Method::POST, &policy, UNAVAILABLE));
+        assert!(after_one(&Method::POST, &policy, UNAVAILABLE).is_some());
     }
 
     #[test]
@@ -143,24 +178,76 @@ mod tests {
         let mut attempts = Attempts::new(&policy, &Method::GET);
         for (attempt, allowed) in [(1, true), (2, true), (3, false)] {
             attempts.begin(attempt);
-            assert_eq!(
-                attempts.allows(UNAVAILABLE),
-                allowed,
-                "after attempt {attempt}"
-            );
+            let next = attempts.next(UNAVAILABLE, &mut rng());
+            assert_eq!(next.is_some(), allowed, "after attempt {attempt}");
         }
     }
 
     #[test]
     fn retries_can_be_switched_off() {
+        let undelivered = Ended::Failed(Retriable::Undelivered);
+        let off = RetryPolicy {
+            hedge_after: Some(Duration::ZERO),
+            ..RetryPolicy::off()
+        };
+        assert_eq!(after_one(&Method::GET, &off, undelivered), None);
+        let mut attempts = Attempts::new(&off, &Method::GET);
+        attempts.begin(1);
+        assert_eq!(attempts.hedge_after(), None);
+    }
+
+    #[test]
+    fn the_first_retry_is_made_at_once_and_later_ones_wait_longer_and_longer() {
         let policy = RetryPolicy {
-            num_retries: 0,
+            num_retries: 20,
             ..RetryPolicy::default()
         };
-        assert!(!allows(
-            &Method::GET,
-            &policy,
-            Ended::Failed(Retriable::Undelivered)
-        ));
+        let mut attempts = Attempts::new(&policy, &Method::GET);
+        let mut rng = rng();
+        let mut longest = Vec::new();
+        for attempt in 1..=8 {
+            attempts.begin(attempt);
+            let waits = (0..1000).map(|_| attempts.next(UNAVAILABLE, &mut rng).unwrap_or_default());
+            longest.push(waits.max().unwrap_or_default().as_millis());
+        }
+        assert_eq!(longest[0], 0);
+        assert!((45..=50).contains(&longest[1]), "{longest:?}");
+        assert!((90..=100).contains(&longest[2]), "{longest:?}");
+        assert!(
+            longest[4..].iter().all(|most| (225..=250).contains(most)),
+            "{longest:?}"
+        );
+    }
+
+    #[test]
+    fn what_the_service_asks_for_is_waited_for_or_the_answer_is_passed_on() {
+        let policy = RetryPolicy::default();
+        let unavailable = |pushback| Ended::Answered(StatusCode::SERVICE_UNAVAILABLE, pushback);
+        let (one, ten) = (Duration::from_secs(1), Duration::from_secs(10));
+        for (pushback, wait) in [
+            (Pushback::None, Some(Duration::ZERO)),
+            (Pushback::After(one), Some(one)),
+            (Pushback::After(ten), None),
+            (Pushback::Never, None),
+        ] {
+            let next = after_one(&Method::GET, &policy, unavailable(pushback));
+            assert_eq!(next, wait, "{pushback:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_first_attempt_of_an_idempotent_request_is_hedged() {
+        let policy = RetryPolicy {
+            hedge_after: Some(Duration::from_millis(50)),
+            ..RetryPolicy::default()
+        };
+        let mut get = Attempts::new(&policy, &Method::GET);
+        get.begin(1);
+        assert_eq!(get.hedge_after(), policy.hedge_after);
+        get.begin(2);
+        assert_eq!(get.hedge_after(), None);
+        let mut post = Attempts::new(&policy, &Method::POST);
+        post.begin(1);
+        assert_eq!(post.hedge_after(), None);
     }
 }

@@ -145,7 +145,7 @@ impl Replay {
     pub(crate) fn attempt(&self) -> AttemptBody {
         let state = &self.state;
         state.attempt.set(state.attempt.get() + 1);
-        if state.ended.get() && state.bytes.get() == 0 && state.trailers.borrow().is_none() {
+        if self.is_empty() {
             return AttemptBody::Empty;
         }
         AttemptBody::Replayed {
@@ -154,6 +154,12 @@ impl Replay {
             next: 0,
             trailers_sent: false,
         }
+    }
+
+    /// Whether the request has no body.
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = &self.state;
+        state.ended.get() && state.bytes.get() == 0 && state.trailers.borrow().is_none()
     }
 
     /// Whether another attempt would see the whole body.

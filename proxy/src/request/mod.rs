@@ -2,12 +2,14 @@
 
 pub(crate) mod body;
 pub(crate) mod headers;
+mod hedge;
 mod record;
 pub(crate) mod response;
 pub(crate) mod tcp;
 pub(crate) mod timer;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
+mod verdict;
 pub(crate) mod worker;
 
 use std::cell::Cell;
@@ -30,6 +32,7 @@ use self::worker::Worker;
 use crate::error::{Kind, ProxyError};
 use crate::message::fields::Known;
 use crate::message::head::{RequestHead, ResponseHead};
+use crate::policy::cluster::Again;
 use crate::policy::endpoint::{Endpoint, Lease};
 use crate::policy::limits::Share;
 use crate::policy::outlier::Outcome;
@@ -71,6 +74,25 @@ struct Asked<'a> {
     upgrade: Upgrade,
     inform: Inform<'a>,
 }
+
+impl Asked<'_> {
+    /// The same for a second attempt beside the first. There is no body, and the client hears of one attempt only.
+    fn twin(&self) -> Self {
+        Self {
+            head: self.head.clone(),
+            body: self.body.clone(),
+            upgrade: Upgrade::Nothing,
+            inform: &|_| {},
+        }
+    }
+
+    fn may_have_a_twin(&self) -> bool {
+        self.body.is_empty() && !self.upgrade.is_asked()
+    }
+}
+
+/// The endpoint of the attempt under way, for whoever cuts it off.
+type Trying = Cell<Option<Arc<Endpoint>>>;
 
 /// Answers one request. It never fails: what goes wrong becomes a response that says so.
 pub(crate) async fn serve(
@@ -215,12 +237,12 @@ fn timeout(route: &Route, head: &RequestHead) -> Option<Duration> {
     timer::shorter(route.per_request_timeout, timer::grpc_timeout(&head.fields))
 }
 
-/// The attempt loop. `trying` names the endpoint of the attempt under way, for whoever cuts it off.
+/// The attempt loop.
 async fn attempts(
     worker: &Rc<Worker>,
     route: &Route,
     asked: &mut Asked<'_>,
-    trying: &Cell<Option<Arc<Endpoint>>>,
+    trying: &Trying,
 ) -> Result<(Answer, Lease), ProxyError> {
     let cluster = &route.cluster;
     cluster.arrived().await.ok_or(Kind::Overflow)?;
@@ -237,24 +259,61 @@ async fn attempts(
             .ok_or(Kind::NoHealthyEndpoint)?;
         attempts.begin(lease.endpoint().id);
         trying.set(Some(Arc::clone(lease.endpoint())));
-        let attempted = attempt(worker, cluster, &lease, asked).await;
+        let hedge = attempts.hedge_after().filter(|_| asked.may_have_a_twin());
+        let (attempted, lease) = match hedge {
+            None => (try_once(worker, route, &lease, asked).await, lease),
+            Some(after) => {
+                let first = (lease, after);
+                // Boxed: it is two attempts, which most requests should not be as large as.
+                Box::pin(hedge::hedged(
+                    worker,
+                    route,
+                    asked,
+                    &mut attempts,
+                    first,
+                    trying,
+                ))
+                .await
+            }
+        };
         report(cluster, lease.endpoint(), &attempted, &asked.body);
         trying.set(None);
-        let ended = match &attempted {
-            Ok((head, _)) => Ended::Answered(head.status),
-            Err(error) => match asked.body.broken() {
-                Some(kind) => return Err(kind.into()),
-                None => Ended::Failed(error.kind.retriable()),
-            },
-        };
-        let wanted = attempts.allows(ended) && asked.body.is_replayable();
-        let Some(budget) = wanted.then(|| budget(worker, cluster)).flatten() else {
+        if attempted.is_err()
+            && let Some(kind) = asked.body.broken()
+        {
+            return Err(kind.into());
+        }
+        if !asked.body.is_replayable() {
+            return attempted.map(|answer| (answer, lease));
+        }
+        let ended = verdict::ended(&attempted);
+        let Some((wait, budget)) = again(worker, cluster, &attempts, ended) else {
             return attempted.map(|answer| (answer, lease));
         };
         _budget = Some(budget);
         drop((attempted, lease));
-        cluster.metrics.shard(worker.id).retries.add(1);
-        back_off(worker, &attempts).await;
+        back_off(worker, wait).await;
+    }
+}
+
+/// Whether another attempt is made, and after what wait; counted either way. Its share of the budget is held until it has ended.
+fn again(
+    worker: &Worker,
+    cluster: &Cluster,
+    attempts: &Attempts<'_>,
+    ended: Ended,
+) -> Option<(Duration, Share)> {
+    let counts = cluster.metrics.shard(worker.id);
+    match cluster.again(attempts, ended, &mut *worker.rng.borrow_mut()) {
+        Again::No => None,
+        Again::OverBudget => {
+            counts.retries_over_budget.add(1);
+            None
+        }
+        Again::After(wait, budget) => {
+            counts.retries.add(1);
+            Some((wait, budget))
+        }
     }
 }
 
@@ -265,31 +324,38 @@ fn report(
     attempted: &Result<Answer, ProxyError>,
     body: &Replay,
 ) {
-    let outcome = match attempted {
-        Ok((head, _)) => Outcome::of(head.status),
-        Err(error) if error.kind.blames_endpoint() && !body.is_broken() => Outcome::LocalOrigin,
-        Err(_) => return,
-    };
-    cluster.report(endpoint, outcome);
-}
-
-/// A place in the retry budget; counted when there is none.
-fn budget(worker: &Worker, cluster: &Arc<Cluster>) -> Option<Share> {
-    let place = cluster.try_retry();
-    if place.is_none() {
-        let counts = cluster.metrics.shard(worker.id);
-        counts.retries_over_budget.add(1);
+    if attempted.is_err() && body.is_broken() {
+        return;
     }
-    place
+    if let Some(outcome) = verdict::outcome(attempted) {
+        cluster.report(endpoint, outcome);
+    }
 }
 
-async fn back_off(worker: &Worker, attempts: &Attempts<'_>) {
-    let wait = attempts.back_off(&mut *worker.rng.borrow_mut());
+async fn back_off(worker: &Worker, wait: Duration) {
     if !wait.is_zero() {
         let deadline = worker.sweep.deadline();
         deadline.set_after(wait);
         deadline.expired().await;
     }
+}
+
+/// One attempt within its own timeout, where the route has one.
+async fn try_once(
+    worker: &Rc<Worker>,
+    route: &Route,
+    lease: &Lease,
+    asked: &mut Asked<'_>,
+) -> Result<Answer, ProxyError> {
+    let attempt = attempt(worker, &route.cluster, lease, asked);
+    let Some(timeout) = route.retry.per_try_timeout else {
+        return attempt.await;
+    };
+    let deadline = worker.sweep.deadline();
+    deadline.set_after(timeout);
+    let attempt = pin!(attempt);
+    let ended = deadline.bound(attempt).await;
+    ended.unwrap_or_else(|| Err(Kind::PerTryTimeout.into()))
 }
 
 /// One attempt on one endpoint: a connection, the request, the response head.
@@ -425,7 +491,11 @@ pub(crate) fn refuse(error: &ProxyError, grpc: bool, listener: &str) -> Response
 /// gRPC's status code for an error of the sidecar (gRPC "Status codes and their use").
 const fn grpc_status(kind: Kind) -> &'static str {
     match kind {
-        Kind::RequestTimeout | Kind::IdleTimeout | Kind::HeaderTimeout | Kind::BodyTimeout => "4",
+        Kind::RequestTimeout
+        | Kind::PerTryTimeout
+        | Kind::IdleTimeout
+        | Kind::HeaderTimeout
+        | Kind::BodyTimeout => "4",
         Kind::NoRoute | Kind::MethodRefused => "12",
         Kind::Overflow | Kind::HeadTooLarge => "8",
         Kind::DownstreamTermination => "1",

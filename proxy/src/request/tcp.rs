@@ -73,6 +73,7 @@ async fn dial(
         .ok_or(Kind::NoHealthyEndpoint)?;
     let policy = RetryPolicy::default();
     let mut attempts = Attempts::new(&policy, &http::Method::GET);
+    let mut _budget: Option<Share>;
     loop {
         let lease = cluster
             .pick(&mut *worker.rng.borrow_mut(), b"", attempts.tried())
@@ -90,10 +91,12 @@ async fn dial(
             }
             Err(error) => {
                 cluster.report(lease.endpoint(), Outcome::LocalOrigin);
-                if !attempts.allows(Ended::Failed(error.kind.retriable())) {
+                let ended = Ended::Failed(error.kind.retriable());
+                let Some((wait, budget)) = super::again(worker, cluster, &attempts, ended) else {
                     return Err(error);
-                }
-                cluster.metrics.shard(worker.id).retries.add(1);
+                };
+                _budget = Some(budget);
+                super::back_off(worker, wait).await;
             }
         }
     }
