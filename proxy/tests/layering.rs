@@ -98,13 +98,14 @@ const MAY_USE: [(&str, &[&str]); 20] = [
 ];
 
 /// Within `upstream`: clusters › cluster › health, pool › {h2, h1, connect} › resolve, where later ones are lower.
-const UPSTREAM_MAY_USE: [(&str, &[&str]); 8] = [
+const UPSTREAM_MAY_USE: [(&str, &[&str]); 9] = [
     ("clusters", &["cluster", "resolve"]),
-    ("pool", &["cluster", "h1", "h2", "connect"]),
+    ("pool", &["cluster", "keepalive", "h1", "h2", "connect"]),
     ("cluster", &["health"]),
     ("health", &[]),
     ("h2", &["h1"]),
-    ("h1", &[]),
+    ("h1", &["keepalive"]),
+    ("keepalive", &[]),
     ("connect", &[]),
     ("resolve", &[]),
 ];

@@ -1,6 +1,7 @@
 //! The half of an HTTP/1.1 connection that is read: heads, then bodies part by part. While nothing is under way it holds no buffer.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use http::Method;
+use socket2::SockRef;
 use tokio::net::tcp::OwnedReadHalf;
 
 use super::body::{Decoded, Decoder};
@@ -122,6 +124,13 @@ impl Reader {
         let mut none = [0; 1];
         let nothing = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
         !self.ended && self.half.try_read(&mut none).is_err_and(|e| nothing(&e))
+    }
+
+    /// Whether the kernel holds nothing of it either. Always a system call.
+    pub(crate) fn is_quiet_now(&self) -> bool {
+        let socket = SockRef::from(self.half.as_ref());
+        let peeked = socket.peek(&mut [MaybeUninit::uninit(); 1]);
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Reads once. 0 is the end.

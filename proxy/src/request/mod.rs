@@ -376,7 +376,9 @@ async fn attempt(
         let open = if closed_under_us {
             None
         } else {
-            worker.pool.reuse(endpoint, http2, worker.sweep.now())
+            let careful = !asked.head.method.is_idempotent();
+            let now = worker.sweep.now();
+            worker.pool.reuse(endpoint, http2, careful, now)
         };
         let reused = open.is_some();
         let connection = match open {

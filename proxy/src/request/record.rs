@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
@@ -79,13 +80,11 @@ impl Record {
     }
 
     /// The connection may carry another request.
-    pub(crate) fn give_back(&self, idle: h1::Idle) {
+    pub(crate) fn give_back(&self, (idle, keep_for): (h1::Idle, Option<Duration>)) {
         if let Some(claim) = &self.claim {
-            let timeout = claim
-                .cluster
-                .settings()
-                .idle_timeout
-                .unwrap_or(IDLE_TIMEOUT);
+            let settings = claim.cluster.settings();
+            let timeout = settings.idle_timeout.unwrap_or(IDLE_TIMEOUT);
+            let timeout = keep_for.map_or(timeout, |keep_for| keep_for.min(timeout));
             let now = self.worker.sweep.now();
             let endpoint = claim.lease.endpoint();
             self.worker.pool.put(endpoint, idle, timeout, now);

@@ -5,11 +5,13 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{Method, StatusCode, Version};
 use tokio::net::TcpStream;
 
+use super::keepalive;
 use crate::error::{Kind, ProxyError};
 use crate::http1;
 use crate::http1::body::Framing;
@@ -43,9 +45,14 @@ impl Idle {
         }))
     }
 
-    /// Whether the endpoint has neither closed nor said anything.
+    /// Whether the endpoint has neither closed nor said anything, as far as this worker has heard.
     pub(crate) fn is_open(&self) -> bool {
         self.0.reader.is_quiet()
+    }
+
+    /// The same, asking the kernel: for one more system call it knows of a close that this worker has not been told of yet.
+    pub(crate) fn is_open_now(&self) -> bool {
+        self.is_open() && self.0.reader.is_quiet_now()
     }
 }
 
@@ -64,6 +71,8 @@ pub(crate) struct Exchange<B> {
     method: Method,
     /// The connection may be used again after this exchange.
     keep_alive: bool,
+    /// For so long, by what the endpoint says.
+    keep_for: Option<Duration>,
     /// The endpoint takes no more of the request; its answer may have come all the same.
     send_failed: bool,
     informational: u32,
@@ -82,6 +91,7 @@ impl<B: Body> Exchange<B> {
             body,
             method: head.method.clone(),
             keep_alive: true,
+            keep_for: None,
             send_failed: false,
             informational: 0,
             has_body: false,
@@ -158,6 +168,7 @@ impl<B: Body> Exchange<B> {
 
     fn answered(&mut self, parsed: Parsed<ResponseHead>) -> ResponseHead {
         self.keep_alive = parsed.keep_alive && parsed.head.status != SWITCHING;
+        self.keep_for = keepalive::announced(&parsed.head.fields);
         self.has_body = !parsed.head.is_whole(&self.method);
         parsed.head
     }
@@ -212,8 +223,8 @@ impl<B: Body> Exchange<B> {
         self.has_body && reader.is_complete() && reader.has_input()
     }
 
-    /// The connection, if both messages are complete and it may carry another.
-    pub(crate) fn into_idle(self) -> Option<Idle> {
+    /// The connection, if both messages are complete and it may carry another; and for how long, if the endpoint says so.
+    pub(crate) fn into_idle(self) -> Option<(Idle, Option<Duration>)> {
         let mut connection = self.connection;
         let reusable = self.keep_alive
             && !self.send_failed
@@ -224,7 +235,7 @@ impl<B: Body> Exchange<B> {
             return None;
         }
         connection.reader.park();
-        Some(Idle(connection))
+        Some((Idle(connection), self.keep_for))
     }
 
     /// The connection after 101, for bytes both ways.

@@ -6,5 +6,6 @@ pub(crate) mod connect;
 pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod health;
+pub(crate) mod keepalive;
 pub(crate) mod pool;
 pub mod resolve;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::cluster::Cluster;
 use super::connect;
+use super::keepalive::Observed;
 use super::{h1, h2};
 use crate::error::{Kind, ProxyError};
 use crate::http1::buffers::Buffers;
@@ -51,6 +52,7 @@ struct Kept {
     endpoint: Arc<Endpoint>,
     h1: Vec<Idle>,
     h2: Vec<Shared>,
+    observed: Observed,
 }
 
 /// One worker's connections.
@@ -68,11 +70,13 @@ impl Pool {
         }
     }
 
-    /// A connection that is open already, if one has room.
+    /// A connection that is open already, if one has room. With `careful` the kernel is asked whether it still is: for what could
+    /// not be sent again.
     pub(crate) fn reuse(
         &self,
         endpoint: &Endpoint,
         http2: bool,
+        careful: bool,
         now: Instant,
     ) -> Option<Connection> {
         let mut endpoints = self.endpoints.borrow_mut();
@@ -91,7 +95,14 @@ impl Pool {
             return Some(Connection::H2(shared.sender.clone()));
         }
         while let Some(idle) = kept.h1.pop() {
-            if now - idle.since < idle.timeout && idle.connection.is_open() {
+            let age = now - idle.since;
+            let open = match careful {
+                true => idle.connection.is_open_now(),
+                false => idle.connection.is_open(),
+            };
+            if !open {
+                kept.observed.closed(age, now);
+            } else if age < idle.timeout {
                 return Some(Connection::H1(idle.connection));
             }
         }
@@ -136,11 +147,12 @@ impl Pool {
         }
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = Self::kept(&mut endpoints, endpoint);
+        let observed = kept.observed.limit(now).unwrap_or(timeout);
         if kept.h1.len() < MAX_IDLE {
             kept.h1.push(Idle {
                 connection,
                 since: now,
-                timeout,
+                timeout: timeout.min(observed),
             });
         }
     }
@@ -153,22 +165,100 @@ impl Pool {
             endpoint: Arc::clone(endpoint),
             h1: Vec::new(),
             h2: Vec::new(),
+            observed: Observed::default(),
         })
     }
 
     /// Closes connections that idled too long or whose endpoint drains or is gone. Streams in flight finish.
     pub(crate) fn tidy(&self) {
+        let now = Instant::now();
         self.endpoints.borrow_mut().retain(|_, kept| {
             if kept.endpoint.retired.load(Relaxed) {
                 return false;
             }
-            kept.h1
-                .retain(|idle| idle.since.elapsed() < idle.timeout && idle.connection.is_open());
+            let observed = &mut kept.observed;
+            kept.h1.retain(|idle| {
+                let open = idle.connection.is_open();
+                if !open {
+                    observed.closed(now - idle.since, now);
+                }
+                open && now - idle.since < idle.timeout
+            });
             kept.h2.retain(|shared| {
                 let idle = shared.sender.streams() == 0 && shared.used.elapsed() >= shared.timeout;
                 !shared.sender.is_closed() && !idle
             });
-            !(kept.h1.is_empty() && kept.h2.is_empty())
+            let known = kept.observed.limit(now).is_some();
+            known || !(kept.h1.is_empty() && kept.h2.is_empty())
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::policy::endpoint::tests::endpoint;
+
+    /// A connection to a task, and the task's end of it.
+    async fn connection(buffers: &Rc<Buffers>) -> (h1::Idle, TcpStream) {
+        let task = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback can be bound");
+        let address = task.local_addr().expect("a bound socket has an address");
+        let (ours, theirs) = tokio::join!(TcpStream::connect(address), task.accept());
+        let ours = h1::Idle::new(ours.expect("the task accepts"), buffers);
+        (ours, theirs.expect("a connection comes").0)
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_kept_for_its_timeout_and_not_longer() {
+        let buffers = Buffers::new();
+        let (pool, endpoint) = (Pool::new(Rc::clone(&buffers)), endpoint(1));
+        let now = Instant::now();
+        let mut ends = Vec::new();
+        for timeout in [MINUTE, Duration::from_secs(4)] {
+            let (idle, end) = connection(&buffers).await;
+            ends.push(end);
+            pool.put(&endpoint, idle, timeout, now);
+        }
+        let later = now + Duration::from_secs(5);
+        assert!(pool.reuse(&endpoint, false, true, later).is_some());
+        assert!(pool.reuse(&endpoint, false, true, later).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_task_closed_shortens_what_is_kept_next() {
+        let buffers = Buffers::new();
+        let (pool, endpoint) = (Pool::new(Rc::clone(&buffers)), endpoint(1));
+        let start = Instant::now();
+        let (idle, mut end) = connection(&buffers).await;
+        pool.put(&endpoint, idle, MINUTE, start);
+        end.shutdown().await.expect("the connection is open");
+        let seen = start + Duration::from_secs(10);
+        assert!(pool.reuse(&endpoint, false, true, seen).is_none());
+        let (idle, _end) = connection(&buffers).await;
+        pool.put(&endpoint, idle, MINUTE, seen);
+        let nine = seen + Duration::from_secs(9);
+        assert!(pool.reuse(&endpoint, false, true, nine).is_none());
+    }
+
+    /// The kernel knows of the end; this worker's event loop has not run since.
+    #[tokio::test]
+    async fn a_careful_look_sees_an_end_that_nobody_was_told_of() {
+        let buffers = Buffers::new();
+        let (pool, endpoint) = (Pool::new(Rc::clone(&buffers)), endpoint(1));
+        let now = Instant::now();
+        let (idle, end) = connection(&buffers).await;
+        assert!(idle.is_open_now());
+        pool.put(&endpoint, idle, MINUTE, now);
+        let end = end.into_std().expect("the socket is registered");
+        end.shutdown(std::net::Shutdown::Both)
+            .expect("the connection is open");
+        assert!(pool.reuse(&endpoint, false, true, now).is_none());
     }
 }

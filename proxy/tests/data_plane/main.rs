@@ -9,6 +9,7 @@ mod full;
 mod hops;
 mod http_1_0;
 mod informational;
+mod keepalive;
 mod limits;
 mod peers;
 mod slow;
