@@ -1,6 +1,6 @@
 //! The nodes: who may have a stream, what each has acknowledged or refused, and whose liveness has expired.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -43,7 +43,15 @@ struct Stream {
     node: String,
     namespace: String,
     acknowledged: u64,
+    /// Endpoint sets whose newest version it does not take; an empty name may be any.
+    refused: BTreeSet<String>,
     close: watch::Sender<bool>,
+}
+
+impl Stream {
+    fn refuses(&self, changed: &BTreeSet<String>) -> bool {
+        self.refused.contains("") || !self.refused.is_disjoint(changed)
+    }
 }
 
 #[derive(Default)]
@@ -76,11 +84,14 @@ pub(crate) struct NodeReport {
     reports: Vec<String>,
 }
 
-/// A stream that is to acknowledge a sequence.
-pub(crate) struct Awaited {
-    pub(crate) stream: StreamId,
+/// A node that is to acknowledge a sequence.
+#[derive(Debug)]
+pub(crate) struct Awaited<'a> {
     pub(crate) node: String,
-    pub(crate) sequence: u64,
+    /// It has acknowledged, and refuses none of what has changed.
+    pub(crate) knows: bool,
+    sequence: u64,
+    changed: &'a BTreeSet<String>,
 }
 
 impl Nodes {
@@ -114,35 +125,43 @@ impl Nodes {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The streams of a namespace, each to acknowledge what is published now.
-    pub(crate) fn awaited(&self, namespace: &str) -> Vec<Awaited> {
+    /// The nodes connected for a namespace, except one, each to acknowledge what is published now; `changed` are endpoint sets.
+    pub(crate) fn awaited<'a>(
+        &self,
+        namespace: &str,
+        changed: &'a BTreeSet<String>,
+        except: Option<&str>,
+    ) -> Vec<Awaited<'a>> {
         let sequence = self.publisher.sequence(namespace);
         let inner = self.lock();
-        let streams = inner
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.namespace == namespace);
-        streams
-            .map(|(id, stream)| Awaited {
-                stream: *id,
-                node: stream.node.clone(),
+        let nodes = inner.nodes.iter().filter(|(name, node)| {
+            node.stream.is_some() && node.namespace == namespace && except != Some(name)
+        });
+        nodes
+            .map(|(name, _)| Awaited {
+                node: name.clone(),
+                knows: false,
                 sequence,
+                changed,
             })
             .collect()
     }
 
-    /// Waits until each stream has acknowledged or ended; answers those that acknowledged so far when dropped by a timeout.
-    pub(crate) async fn all_acknowledged(&self, awaited: &[Awaited], done: &mut [bool]) {
+    /// Waits until each node has answered, or has no stream any more: then it is not heard of before its next one.
+    pub(crate) async fn answered(&self, awaited: &mut [Awaited<'_>]) {
         let mut progress = self.progress.subscribe();
         loop {
             let mut open = false;
             {
                 let inner = self.lock();
-                for (wanted, done) in awaited.iter().zip(done.iter_mut()) {
-                    match inner.streams.get(&wanted.stream) {
-                        Some(stream) if stream.acknowledged >= wanted.sequence => *done = true,
-                        Some(_) => open |= !*done,
-                        None => {}
+                for awaited in awaited.iter_mut().filter(|awaited| !awaited.knows) {
+                    let Some(stream) = inner.stream_of(&awaited.node) else {
+                        continue;
+                    };
+                    if stream.acknowledged < awaited.sequence {
+                        open = true;
+                    } else {
+                        awaited.knows = !stream.refuses(awaited.changed);
                     }
                 }
             }
@@ -150,6 +169,19 @@ impl Nodes {
                 return;
             }
         }
+    }
+
+    /// Whether anybody is connected for a namespace.
+    pub(crate) fn is_watched(&self, namespace: &str) -> bool {
+        let inner = self.lock();
+        let mut streams = inner.streams.values();
+        streams.any(|stream| stream.namespace == namespace)
+    }
+
+    /// The namespace of a node that is or was connected.
+    pub(crate) fn namespace_of(&self, node: &str) -> Option<String> {
+        let inner = self.lock();
+        inner.nodes.get(node).map(|node| node.namespace.clone())
     }
 
     /// What a sidecar says it could not do; false when the node is not known.
@@ -202,7 +234,7 @@ impl Nodes {
         let verdict = {
             let registry = self.writer.read();
             let mut inner = self.lock();
-            let bound: std::collections::BTreeSet<&str> = registry.bound_nodes().collect();
+            let bound: BTreeSet<&str> = registry.bound_nodes().collect();
             inner
                 .nodes
                 .retain(|name, node| node.stream.is_some() || bound.contains(name.as_str()));
@@ -266,11 +298,12 @@ impl NodeEvents for Nodes {
         Ok(stream)
     }
 
-    fn acknowledged(&self, stream: StreamId, sequence: u64) {
+    fn acknowledged(&self, stream: StreamId, sequence: u64, refused: &BTreeSet<String>) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         if let Some(stream) = inner.streams.get_mut(&stream) {
             stream.acknowledged = stream.acknowledged.max(sequence);
+            stream.refused.clone_from(refused);
             if let Some(node) = inner.nodes.get_mut(&stream.node) {
                 node.acknowledged = stream.acknowledged;
             }
@@ -349,6 +382,10 @@ impl NodeEvents for Nodes {
 }
 
 impl Inner {
+    fn stream_of(&self, node: &str) -> Option<&Stream> {
+        self.streams.get(&self.nodes.get(node)?.stream?)
+    }
+
     fn connect(&mut self, info: &NodeInfo, max_streams: usize) -> Result<StreamId, String> {
         if self.closing {
             return Err("the control server is stopping".to_owned());
@@ -383,6 +420,7 @@ impl Inner {
                 node: info.id.clone(),
                 namespace: info.namespace.clone(),
                 acknowledged: 0,
+                refused: BTreeSet::new(),
                 close: watch::Sender::new(false),
             },
         );

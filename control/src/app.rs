@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::ads::Nodes;
+use crate::drain::Drains;
 use crate::operator::Operator;
 use crate::publish::{Publisher, from_registry};
 use crate::store::{Store, StoreError};
@@ -93,13 +94,19 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     background.spawn(async move { living.run().await });
 
     let stop = watch::Sender::new(false);
-    let operator = Operator {
-        writer: writer.clone(),
+    let drains = Drains {
+        writer,
         publisher,
+        nodes: Arc::clone(&nodes),
+    };
+    let resuming = drains.clone();
+    background.spawn(async move { resuming.resume().await });
+    let operator = Operator {
+        drains: drains.clone(),
         nodes: Arc::clone(&nodes),
         epoch: Arc::from(loaded.epoch.as_str()),
     };
-    let router = cloudmap::router(writer).merge(operator::router(operator));
+    let router = cloudmap::router(drains).merge(operator::router(operator));
     let mut servers = JoinSet::new();
     let stopped = stopped(&stop);
     servers.spawn(async move {

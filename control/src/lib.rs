@@ -3,6 +3,7 @@
 mod ads;
 pub mod app;
 mod cloudmap;
+mod drain;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -90,7 +90,7 @@ impl Store {
     }
 
     /// An empty one that is kept nowhere.
-    #[cfg(feature = "fuzzing")]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn in_memory(rng: &mut impl Rng) -> Result<(Self, Loaded), StoreError> {
         let memory = redb::backends::InMemoryBackend::new();
         let made = redb::Builder::new().create_with_backend(memory);

@@ -35,6 +35,8 @@ struct TypeState {
     in_flight: Option<InFlight>,
     /// Everything up to this sequence is acknowledged.
     acknowledged: u64,
+    /// Names whose newest version was refused; an empty one stands for a refusal that named nothing.
+    refused: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -122,6 +124,12 @@ impl Stream {
             .unwrap_or_default()
     }
 
+    /// What the client refuses of this type as it is now: it goes on with what it had before. An empty name is a foreign client's
+    /// refusal, which may be of anything.
+    pub fn refused(&self, kind: ResourceType) -> &BTreeSet<String> {
+        &self.types[kind as usize].refused
+    }
+
     fn respond(
         &mut self,
         kind: ResourceType,
@@ -148,6 +156,7 @@ impl Stream {
             response.removed_resources.clone_from(&lacking.removed);
             for name in &lacking.removed {
                 state.known.remove(name);
+                state.refused.remove(name);
                 if state.names.contains(name) {
                     state.absent.insert(name.clone());
                 }
@@ -160,6 +169,7 @@ impl Stream {
             let version = encoded.version.clone();
             state.known.insert((*name).to_owned(), version.clone());
             state.absent.remove(*name);
+            state.refused.remove(*name);
             response.resources.push(Delivered {
                 name: (*name).to_owned(),
                 version,
@@ -184,10 +194,15 @@ impl TypeState {
             self.acknowledged = self.acknowledged.max(sequence);
         }
         // What is refused stays in `known`: it is sent again when it has changed, not before.
-        let detail = request.error_detail.as_ref();
-        detail.map_or_else(Vec::new, |status| {
-            rejections::from_status(&request.type_url, status)
-        })
+        let Some(status) = &request.error_detail else {
+            self.refused.remove("");
+            return Vec::new();
+        };
+        let rejections = rejections::from_status(&request.type_url, status);
+        let names = rejections.iter().map(|rejection| &rejection.name);
+        let delivered = names.filter(|name| name.is_empty() || self.known.contains_key(*name));
+        self.refused.extend(delivered.cloned());
+        rejections
     }
 
     fn subscribe(

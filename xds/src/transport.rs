@@ -5,6 +5,7 @@ mod subscribe;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -56,8 +57,9 @@ pub struct StreamId(pub u64);
 pub trait NodeEvents: Send + Sync + 'static {
     /// The first request of a stream; the error is the reason of a refusal.
     fn connected(&self, node: &NodeInfo) -> Result<StreamId, String>;
-    /// Everything this stream subscribes to is acknowledged (or rejected) at this sequence or later.
-    fn acknowledged(&self, stream: StreamId, sequence: u64);
+    /// Everything this stream subscribes to is answered at this sequence or later, and in force except what it refuses: of the
+    /// endpoint sets these (an empty name may be any).
+    fn acknowledged(&self, stream: StreamId, sequence: u64, refused: &BTreeSet<String>);
     /// The stream does not take one resource.
     fn rejected(&self, stream: StreamId, rejection: Rejection);
     /// The stream is over; called once for every stream that was connected.

@@ -86,18 +86,67 @@ async fn a_stream_that_ends_is_no_longer_waited_for_and_counts_as_left_out() {
         nodes.connected(&node("one", "")).unwrap(),
         nodes.connected(&node("two", "")).unwrap(),
     );
-    let awaited = [one, two].map(|stream| Awaited {
-        stream,
-        node: String::new(),
-        sequence: 3,
-    });
-    let mut done = [false; 2];
-    let waiting = nodes.all_acknowledged(&awaited, &mut done);
+    let changed = BTreeSet::from(["shop/orders".to_owned()]);
+    let mut awaited = awaiting(&nodes, &changed, 3);
+    let waiting = nodes.answered(&mut awaited);
     let events = async {
-        nodes.acknowledged(one, 2);
-        nodes.acknowledged(one, 3);
+        nodes.acknowledged(one, 2, &BTreeSet::new());
+        nodes.acknowledged(one, 3, &BTreeSet::new());
         nodes.disconnected(two);
     };
     tokio::join!(waiting, events);
-    assert_eq!(done, [true, false]);
+    assert_eq!(knowing(&awaited), ["one"]);
+}
+
+#[tokio::test]
+async fn a_node_that_connects_again_while_others_are_waited_for_counts_with_its_new_stream() {
+    let directory = tempfile::tempdir().unwrap();
+    let nodes = nodes(&directory, 10);
+    let (one, two) = (
+        nodes.connected(&node("one", "")).unwrap(),
+        nodes.connected(&node("two", "")).unwrap(),
+    );
+    let changed = BTreeSet::from(["shop/orders".to_owned()]);
+    let mut awaited = awaiting(&nodes, &changed, 3);
+    let waiting = nodes.answered(&mut awaited);
+    let events = async {
+        nodes.disconnected(one);
+        let again = nodes.connected(&node("one", "")).unwrap();
+        nodes.acknowledged(again, 3, &BTreeSet::new());
+        nodes.acknowledged(two, 4, &BTreeSet::new());
+    };
+    tokio::join!(waiting, events);
+    assert_eq!(knowing(&awaited), ["one", "two"]);
+}
+
+#[tokio::test]
+async fn a_refusal_counts_unless_it_is_of_what_has_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let nodes = nodes(&directory, 10);
+    let changed = BTreeSet::from(["shop/orders".to_owned()]);
+    for (name, refused) in [
+        ("other", "shop/stock"),
+        ("this", "shop/orders"),
+        ("foreign", ""),
+    ] {
+        let stream = nodes.connected(&node(name, "")).unwrap();
+        nodes.acknowledged(stream, 3, &BTreeSet::from([refused.to_owned()]));
+    }
+    let mut awaited = awaiting(&nodes, &changed, 3);
+    nodes.answered(&mut awaited).await;
+    assert_eq!(knowing(&awaited), ["other"]);
+}
+
+fn awaiting<'a>(nodes: &Nodes, changed: &'a BTreeSet<String>, sequence: u64) -> Vec<Awaited<'a>> {
+    let awaited = nodes.awaited("shop", changed, Some("itself"));
+    let later = awaited.into_iter().map(|awaited| Awaited {
+        sequence,
+        ..awaited
+    });
+    later.collect()
+}
+
+fn knowing<'a>(awaited: &'a [Awaited<'_>]) -> Vec<&'a str> {
+    let knowing = awaited.iter().filter(|awaited| awaited.knows);
+    knowing.map(|awaited| awaited.node.as_str()).collect()
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::input::Input;
 use super::page::Page;
 use super::{ACCOUNT, Answer, put};
+use crate::drain::Drains;
 use crate::registry::{Instance, InstanceHealth, Registration, Registry, Service, invalid};
 use crate::writer::Writer;
 
@@ -29,11 +30,9 @@ pub(super) async fn register(writer: &Writer, input: Input) -> Answer {
     Ok(json!({ "OperationId": operation }))
 }
 
-pub(super) async fn deregister(writer: &Writer, input: Input) -> Answer {
+pub(super) async fn deregister(drains: &Drains, input: Input) -> Answer {
     let (service, instance) = ids(&input)?;
-    let operation = writer
-        .call(move |registry, context| registry.deregister_instance(context, &service, &instance))
-        .await?;
+    let operation = drains.deregister(service, instance).await?;
     Ok(json!({ "OperationId": operation }))
 }
 

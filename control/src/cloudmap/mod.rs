@@ -20,8 +20,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::{Map, Value, json};
 
+use crate::drain::Drains;
 use crate::registry::{Error, invalid};
-use crate::writer::Writer;
 use input::Input;
 
 const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
@@ -36,15 +36,15 @@ const ACCOUNT: &str = "000000000000";
 type Answer = Result<Value, Error>;
 
 /// The API's one route.
-pub(crate) fn router(writer: Writer) -> Router {
+pub(crate) fn router(drains: Drains) -> Router {
     Router::new()
         .route("/", post(call))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Arc::new(writer))
+        .with_state(Arc::new(drains))
 }
 
 async fn call(
-    State(writer): State<Arc<Writer>>,
+    State(drains): State<Arc<Drains>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
@@ -63,7 +63,7 @@ async fn call(
             "SerializationException",
             json!({ "Message": rejection.body_text() }),
         ),
-        Ok(body) => answer(&writer, &headers, &body).await,
+        Ok(body) => answer(&drains, &headers, &body).await,
     };
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, id);
@@ -71,7 +71,7 @@ async fn call(
     response
 }
 
-pub(crate) async fn answer(writer: &Writer, headers: &HeaderMap, body: &[u8]) -> Response {
+pub(crate) async fn answer(drains: &Drains, headers: &HeaderMap, body: &[u8]) -> Response {
     let target = headers
         .get(TARGET)
         .and_then(|value| value.to_str().ok())
@@ -91,6 +91,7 @@ pub(crate) async fn answer(writer: &Writer, headers: &HeaderMap, body: &[u8]) ->
             );
         }
     };
+    let writer = &drains.writer;
     let answer = match operation {
         "CreateHttpNamespace" => namespaces::create(writer, input).await,
         "GetNamespace" => namespaces::get(writer, input),
@@ -104,7 +105,7 @@ pub(crate) async fn answer(writer: &Writer, headers: &HeaderMap, body: &[u8]) ->
         "UpdateServiceAttributes" => services::update_attributes(writer, input).await,
         "DeleteServiceAttributes" => services::delete_attributes(writer, input).await,
         "RegisterInstance" => instances::register(writer, input).await,
-        "DeregisterInstance" => instances::deregister(writer, input).await,
+        "DeregisterInstance" => instances::deregister(drains, input).await,
         "GetInstance" => instances::get(writer, input),
         "ListInstances" => instances::list(writer, input),
         "GetInstancesHealthStatus" => instances::health(writer, input),

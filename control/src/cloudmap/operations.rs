@@ -26,7 +26,7 @@ pub(super) fn get(writer: &Writer, input: Input) -> Answer {
         "Id": row.id,
         "OwnerAccount": ACCOUNT,
         "Type": row.kind.as_str(),
-        "Status": "SUCCESS",
+        "Status": row.status(),
         "CreateDate": timestamp(row.at),
         "UpdateDate": timestamp(row.at),
         "Targets": targets,
@@ -54,7 +54,7 @@ pub(super) fn list(writer: &Writer, input: Input) -> Answer {
             .service_id
             .as_ref()
             .is_some_and(|id| filter.matches_id(id)),
-        "STATUS" => filter.matches("SUCCESS"),
+        "STATUS" => filter.matches(row.status()),
         "TYPE" => filter.matches(row.kind.as_str()),
         _ => filter.matches_time(row.at as f64 / 1000.0),
     };
@@ -66,7 +66,7 @@ pub(super) fn list(writer: &Writer, input: Input) -> Answer {
     let (rows, next) = page.cut(rows, |row| format!("{:020}", u64::MAX - row.sequence));
     let operations: Vec<Value> = rows
         .into_iter()
-        .map(|row| json!({ "Id": row.id, "Status": "SUCCESS" }))
+        .map(|row| json!({ "Id": row.id, "Status": row.status() }))
         .collect();
     let mut answer = json!({ "Operations": operations });
     put(&mut answer, "NextToken", next);

@@ -19,7 +19,7 @@ const PORT: &str = "AWS_INSTANCE_PORT";
 const INIT_HEALTH: &str = "AWS_INIT_HEALTH_STATUS";
 const ALIAS_DNS_NAME: &str = "AWS_ALIAS_DNS_NAME";
 const NODE: &str = "OUTRIGGER_NODE";
-const STATE: &str = "OUTRIGGER_STATE";
+pub(super) const STATE: &str = "OUTRIGGER_STATE";
 const WEIGHT: &str = "OUTRIGGER_WEIGHT";
 const SIDECAR: &str = "OUTRIGGER_SIDECAR";
 
@@ -141,7 +141,7 @@ impl Registry {
         Ok((changes, operation_id))
     }
 
-    /// `DeregisterInstance`; answers the operation's id.
+    /// `DeregisterInstance` of an instance that nobody can be calling; answers the operation's id.
     pub(crate) fn deregister_instance(
         &self,
         context: &mut Context<'_>,
@@ -149,17 +149,8 @@ impl Registry {
         instance: &str,
     ) -> Plan<String> {
         let row = self.instance(service, instance)?;
-        let service = self.service(service)?;
-        let mut changes = vec![
-            self.next_revision(service),
-            Change::DropInstance {
-                service: row.service_id.clone(),
-                instance: row.id.clone(),
-            },
-        ];
-        if let Some(node) = row.node() {
-            self.unbind(&mut changes, node);
-        }
+        let mut changes = Vec::new();
+        self.remove(&mut changes, row);
         let target = Target {
             namespace: None,
             service: Some(&row.service_id),
@@ -172,6 +163,19 @@ impl Registry {
             target,
         );
         Ok((changes, operation_id))
+    }
+
+    pub(super) fn remove(&self, changes: &mut Vec<Change>, row: &Instance) {
+        if let Ok(service) = self.service(&row.service_id) {
+            changes.push(self.next_revision(service));
+        }
+        changes.push(Change::DropInstance {
+            service: row.service_id.clone(),
+            instance: row.id.clone(),
+        });
+        if let Some(node) = row.node() {
+            self.unbind(changes, node);
+        }
     }
 
     fn unbind(&self, changes: &mut Vec<Change>, node: &str) {
@@ -204,26 +208,7 @@ impl Registry {
         ))
     }
 
-    /// Marks every instance bound to the node DRAINING; answers the names of the namespaces they are in.
-    pub(crate) fn drain_node(&self, node: &str) -> Plan<std::collections::BTreeSet<String>> {
-        let mut changes = Vec::new();
-        let mut namespaces = std::collections::BTreeSet::new();
-        for row in self.bound_to(node) {
-            let change = || {
-                let mut next = Instance::clone(row);
-                next.attributes
-                    .insert(STATE.to_owned(), "DRAINING".to_owned());
-                Change::Instance(Arc::new(next))
-            };
-            if !row.draining() {
-                changes.push(change());
-            }
-            namespaces.extend(self.touched(&Change::Instance(Arc::clone(row))));
-        }
-        Ok((changes, namespaces))
-    }
-
-    fn bound_to(&self, node: &str) -> impl Iterator<Item = &Arc<Instance>> {
+    pub(super) fn bound_to(&self, node: &str) -> impl Iterator<Item = &Arc<Instance>> {
         let bound = self.bound.get(node).into_iter().flatten();
         bound.filter_map(|(service, instance)| self.instances.get(service)?.get(instance))
     }

@@ -3,6 +3,7 @@
 //! A call is planned against the current state and yields changes; whoever keeps the state commits and applies them.
 
 mod declaration;
+mod drain;
 mod error;
 mod instances;
 mod liveness;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 pub(crate) use declaration::{Declaration, declaration};
+pub(crate) use drain::Altered;
 pub(crate) use error::{Error, invalid};
 pub(crate) use instances::{InstanceHealth, Registration};
 pub(crate) use liveness::Liveness;

@@ -20,6 +20,18 @@ impl Registry {
         kind: OperationKind,
         target: Target<'_>,
     ) -> String {
+        self.record_as(context, changes, kind, target, false)
+    }
+
+    /// The same, of what may not be done yet.
+    pub(super) fn record_as(
+        &self,
+        context: &mut Context<'_>,
+        changes: &mut Vec<Change>,
+        kind: OperationKind,
+        target: Target<'_>,
+        pending: bool,
+    ) -> String {
         let sequence = self
             .operations
             .last_key_value()
@@ -33,13 +45,14 @@ impl Registry {
             namespace_id: target.namespace.map(str::to_owned),
             service_id: target.service.map(str::to_owned),
             instance_id: target.instance.map(str::to_owned),
+            pending,
         })));
         let surplus = (self.operations.len() + 1).saturating_sub(self.limits.operations);
+        // What is pending is needed for its end.
+        let done = self.operations.values().filter(|row| !row.pending);
         changes.extend(
-            self.operations
-                .keys()
-                .take(surplus)
-                .map(|oldest| Change::DropOperation(*oldest)),
+            done.take(surplus)
+                .map(|oldest| Change::DropOperation(oldest.sequence)),
         );
         id
     }

@@ -65,7 +65,7 @@ pub(crate) struct Instance {
     pub(crate) operation_id: String,
 }
 
-/// What an asynchronous call did; here it is done when the call is answered.
+/// What an asynchronous call did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Operation {
     pub(crate) sequence: u64,
@@ -75,6 +75,15 @@ pub(crate) struct Operation {
     pub(crate) namespace_id: Option<String>,
     pub(crate) service_id: Option<String>,
     pub(crate) instance_id: Option<String>,
+    /// A deregistration whose instance still drains; everything else is done when its call is answered.
+    #[serde(default)]
+    pub(crate) pending: bool,
+}
+
+impl Operation {
+    pub(crate) const fn status(&self) -> &'static str {
+        if self.pending { "PENDING" } else { "SUCCESS" }
+    }
 }
 
 /// The documented operation types that this server's calls have.

@@ -194,3 +194,35 @@ fn more_names_than_the_bound_end_the_stream() {
     };
     assert!(stream.on_request(many).is_err());
 }
+
+#[test]
+fn what_is_refused_is_known_until_it_is_sent_again() {
+    let mut stream = Stream::new("e".to_owned());
+    let kind = ResourceType::Endpoints;
+    request(&mut stream, subscribe(kind, &["prod/orders", "prod/stock"]));
+    let both = set(&[("orders", &[1]), ("stock", &[1])]);
+    let first = stream.poll(&both, 1).expect("it lacks both");
+    let rejection = |name: &str| Rejection {
+        type_url: kind.type_url().to_owned(),
+        name: name.to_owned(),
+        field: "endpoints[0].address".to_owned(),
+        reason: "a loop".to_owned(),
+    };
+    let refused = [rejection("prod/orders"), rejection("prod/never-sent")];
+    let mut nack = ack(&first);
+    nack.error_detail = Some(rejections::to_status(&refused));
+    assert_eq!(stream.on_request(nack), Ok(refused.to_vec()));
+    assert_eq!(stream.poll(&both, 1), None);
+    let orders = BTreeSet::from(["prod/orders".to_owned()]);
+    assert_eq!((stream.acknowledged(), stream.refused(kind)), (1, &orders));
+    let other = set(&[("orders", &[1]), ("stock", &[2])]);
+    let second = stream.poll(&other, 2).expect("it lacks the other set");
+    request(&mut stream, ack(&second));
+    assert_eq!(stream.refused(kind), &orders, "that was no answer to it");
+    let changed = set(&[("orders", &[3]), ("stock", &[2])]);
+    let third = stream.poll(&changed, 3).expect("it has changed");
+    request(&mut stream, ack(&third));
+    assert_eq!(stream.poll(&changed, 3), None);
+    assert_eq!(stream.acknowledged(), 3);
+    assert!(stream.refused(kind).is_empty());
+}

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{EPOCH_HEADER, MAX_MESSAGE, NodeEvents, PING_INTERVAL, PING_TIMEOUT, StreamId};
 use crate::decode;
+use crate::resource::ResourceType;
 use crate::server::Stream;
 
 /// At most one response per type is in flight, and one error ends the stream, so this never fills.
@@ -151,7 +152,7 @@ async fn converse<E: NodeEvents>(
             }
             if stream.acknowledged() > acknowledged {
                 acknowledged = stream.acknowledged();
-                events.acknowledged(id, acknowledged);
+                events.acknowledged(id, acknowledged, stream.refused(ResourceType::Endpoints));
             }
         }
         tokio::select! {

@@ -35,7 +35,7 @@ impl NodeEvents for Owner {
         Ok(StreamId(1))
     }
 
-    fn acknowledged(&self, _: StreamId, sequence: u64) {
+    fn acknowledged(&self, _: StreamId, sequence: u64, _: &BTreeSet<String>) {
         let _ = self.heard.try_send(Heard::Acknowledged(sequence));
     }
 
