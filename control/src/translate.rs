@@ -148,6 +148,7 @@ fn endpoints(registry: &Registry, service: &Service, declared: &Declaration<'_>)
             },
             instance: instance.id.clone(),
             sidecar: instance.sidecar(),
+            hop: instance.hop(),
             ..Endpoint::new(address)
         })
     };

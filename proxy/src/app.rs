@@ -24,7 +24,7 @@ use crate::mesh::announce::{AnnounceConfig, Announcer};
 use crate::mesh::client::{self, Client};
 use crate::mesh::document;
 use crate::mesh::names::Vips;
-use crate::mesh::state::{StateDir, StateError, random_hex};
+use crate::mesh::state::{StateDir, StateError, fresh_tokens, random_hex};
 use crate::mesh::subscribe::{CONFIGURATION, Subscription, SubscriptionConfig};
 use crate::mutants::{self, Mutant};
 use crate::observe::admin::{AdminState, serve_admin, serve_metrics};
@@ -209,6 +209,29 @@ fn start_workers(config: &Config) -> Result<Parts, StartError> {
     })
 }
 
+/// Who may read this page need not know the tokens of the hop protocol.
+fn without_tokens(mut page: serde_json::Value) -> serde_json::Value {
+    match &mut page {
+        serde_json::Value::Object(fields) => {
+            for token in ["request", "verdict"] {
+                if let Some(text) = fields.get_mut(token).filter(|value| value.is_string()) {
+                    *text = "(hidden)".into();
+                }
+            }
+            for value in fields.values_mut() {
+                *value = without_tokens(value.take());
+            }
+        }
+        serde_json::Value::Array(items) => {
+            for item in items {
+                *item = without_tokens(item.take());
+            }
+        }
+        _ => {}
+    }
+    page
+}
+
 async fn note_drain(worker: std::rc::Rc<Worker>, drain: Drain) {
     drain.reached(Phase::Draining).await;
     worker.draining.set(true);
@@ -230,7 +253,7 @@ async fn serve_pages(
     let state = AdminState {
         ready: Arc::clone(&parts.ready),
         metrics: Arc::new(move || metrics.render()),
-        config: Arc::new(move || serde_json::json!(**accepted.load())),
+        config: Arc::new(move || without_tokens(serde_json::json!(**accepted.load()))),
         clusters: Arc::new(move || clusters.describe()),
         drain: Arc::new(move || drain.cancel()),
     };
@@ -316,11 +339,16 @@ fn join_mesh(
         }
         None => Default::default(),
     };
+    let hop = state
+        .as_ref()
+        .map(StateDir::hop_tokens)
+        .transpose()?
+        .unwrap_or_else(fresh_tokens);
     let base = mesh
         .document
         .as_ref()
         .map_or_else(Accepted::default, |document| {
-            document::ingress(document, mesh, &ports)
+            document::ingress(document, mesh, &ports, hop)
         });
     let secret = state
         .as_ref()
@@ -373,6 +401,7 @@ fn join_mesh(
     let announce = AnnounceConfig {
         mesh: mesh.clone(),
         ports,
+        hop,
         client,
         reconnected,
     };

@@ -7,9 +7,10 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 
 use crate::decode::{Problems, duration, host_port, metadata, number, parse, parsed, protocol};
 use crate::encode::HTTP_OPTIONS;
+use crate::hop::Tokens;
 use crate::model::{
     Address, Cluster, Discovery, Endpoint, EndpointHealth, EndpointSet, HealthCheck, LbPolicy,
-    OutlierDetection, Probe, Protocol, ServiceRef,
+    Metadata, OutlierDetection, Probe, Protocol, ServiceRef,
 };
 use crate::resource::sort_endpoints;
 
@@ -257,7 +258,18 @@ fn endpoint(
             .unwrap_or_else(|| number(lb.load_balancing_weight, 1)),
         health,
         sidecar: parsed(&metadata, "sidecar", problems).unwrap_or(false),
+        hop: hop(&metadata, field, problems),
         instance: metadata.remove("instance").unwrap_or_default(),
         ..Endpoint::new(address)
+    })
+}
+
+/// A version that is not spoken here is no error: such a sidecar takes plain HTTP as well.
+fn hop(metadata: &Metadata, field: &str, problems: &mut Problems) -> Option<Tokens> {
+    let read = Tokens::read(metadata.get("hop")?);
+    // The value is a secret: the reason does without it.
+    read.unwrap_or_else(|reason| {
+        problems.add(format!("{field}.metadata.outrigger.hop"), reason);
+        None
     })
 }

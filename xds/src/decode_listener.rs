@@ -63,6 +63,8 @@ pub(crate) fn listener(message: lds::Listener, problems: &mut Problems) -> Optio
         max_requests: parsed(&metadata, "max_requests", problems),
         max_header_bytes: parsed(&metadata, "max_header_bytes", problems),
         max_uri_bytes: parsed(&metadata, "max_uri_bytes", problems),
+        // A sidecar alone says who it is.
+        hop: None,
     })
 }
 

@@ -48,6 +48,9 @@ fn lb_endpoint(endpoint: &Endpoint) -> eds::LbEndpoint {
     if !endpoint.instance.is_empty() {
         metadata.insert("instance".into(), endpoint.instance.clone());
     }
+    if let Some(tokens) = &endpoint.hop {
+        metadata.insert("hop".into(), tokens.to_string());
+    }
     let mut health = match endpoint.health {
         EndpointHealth::Healthy => core::HealthStatus::Healthy,
         EndpointHealth::Unhealthy => core::HealthStatus::Unhealthy,

@@ -6,6 +6,7 @@ mod decode_cluster;
 mod decode_listener;
 pub mod encode;
 mod encode_endpoints;
+pub mod hop;
 pub mod model;
 mod rejections;
 pub mod resource;

@@ -16,6 +16,7 @@ pub use self::policy::{
     AdaptiveConcurrency, CircuitBreakers, FailurePercentage, HealthCheck, OutlierDetection, Probe,
     RetryPolicy, SuccessRate,
 };
+use crate::hop::{Identity, Tokens};
 
 /// Service Connect's default for one HTTP request, from the complete request to the response head (ECS `TimeoutConfiguration`).
 pub const DEFAULT_PER_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -138,6 +139,9 @@ pub struct Listener {
     pub max_header_bytes: Option<u32>,
     /// Size of a request target in bytes; `None` is the sidecar's default.
     pub max_uri_bytes: Option<u32>,
+    /// Whom hops are taken for (ingress, never pushed); `None` takes none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hop: Option<Identity>,
 }
 
 impl Listener {
@@ -164,6 +168,7 @@ impl Listener {
             max_requests: None,
             max_header_bytes: None,
             max_uri_bytes: None,
+            hop: None,
         }
     }
 }
@@ -343,8 +348,11 @@ pub struct Endpoint {
     pub health: EndpointHealth,
     /// The registry's instance id; empty for the static file.
     pub instance: String,
-    /// Whether one of our own sidecars stands in front of it (the hop protocol may be spoken).
+    /// Whether one of our own sidecars stands in front of it.
     pub sidecar: bool,
+    /// The sidecar speaks the hop protocol, and knows itself by these tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hop: Option<Tokens>,
 }
 
 impl Endpoint {
@@ -358,6 +366,7 @@ impl Endpoint {
             health: EndpointHealth::Healthy,
             instance: String::new(),
             sidecar: false,
+            hop: None,
         }
     }
 }

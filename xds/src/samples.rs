@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::hop::{Token, Tokens};
 use crate::model::{
     Address, Cluster, Direction, Endpoint, EndpointSet, Listener, PathMatch, Protocol, RetryPolicy,
     Route, RouteConfig, ServiceRef, Target,
@@ -27,7 +28,15 @@ pub(crate) fn endpoint(host: u8) -> Endpoint {
         zone: "eu-1a".to_owned(),
         instance: format!("task-{host}"),
         sidecar: true,
+        hop: Some(tokens(host)),
         ..Endpoint::new(Address::Ip(([10, 0, 0, host], 15000).into()))
+    }
+}
+
+pub(crate) fn tokens(seed: u8) -> Tokens {
+    Tokens {
+        request: Token::new([seed; 16]),
+        verdict: Token::new([!seed; 16]),
     }
 }
 

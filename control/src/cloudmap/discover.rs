@@ -28,9 +28,10 @@ pub(super) fn instances(writer: &Writer, input: Input) -> Answer {
     let registry = writer.read();
     let service = find(&registry, namespace, name)?;
     let has = |row: &Instance, wanted: &std::collections::BTreeMap<String, String>| {
+        let shown = attributes(row);
         wanted
             .iter()
-            .all(|(key, value)| row.attributes.get(key) == Some(value))
+            .all(|(key, value)| shown.get(key.as_str()) == Some(&value.as_str()))
     };
     let mut found: Vec<(&Arc<Instance>, &str)> = registry
         .instances_of(&service.id)

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use outrigger_xds::hop::Tokens;
 use serde_json::{Map, Value, json};
 
 use super::input::Input;
 use super::page::Page;
 use super::{ACCOUNT, Answer, put};
 use crate::drain::Drains;
-use crate::registry::{Instance, InstanceHealth, Registration, Registry, Service, invalid};
+use crate::registry::{HOP, Instance, InstanceHealth, Registration, Registry, Service, invalid};
 use crate::writer::Writer;
 
 /// Never registered by a client: it says how an instance begins, not what it is.
@@ -71,11 +72,15 @@ fn summary(row: &Instance) -> Value {
     json!({ "Id": row.id, "Attributes": attributes(row), "CreatedByAccount": ACCOUNT })
 }
 
+/// What is shown of an instance: not the tokens of its sidecar.
 pub(super) fn attributes(row: &Instance) -> BTreeMap<&str, &str> {
     let all = row
         .attributes
         .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()));
+        .map(|(key, value)| match key.as_str() {
+            HOP => (HOP, Tokens::SHOWN),
+            key => (key, value.as_str()),
+        });
     all.filter(|(key, _)| *key != INIT_HEALTH).collect()
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use outrigger_xds::hop::Tokens;
+
 use super::operations::Target;
 use super::{Change, Context, Error, Instance, OperationKind, Plan, Registry, Service, invalid};
 
@@ -22,6 +24,8 @@ const NODE: &str = "OUTRIGGER_NODE";
 pub(super) const STATE: &str = "OUTRIGGER_STATE";
 const WEIGHT: &str = "OUTRIGGER_WEIGHT";
 const SIDECAR: &str = "OUTRIGGER_SIDECAR";
+/// The tokens of the hop protocol (`proxy/HOP.md`): shown to nobody but the sidecars of the namespace.
+pub(crate) const HOP: &str = "OUTRIGGER_HOP";
 
 /// What `RegisterInstance` was given.
 pub(crate) struct Registration {
@@ -62,6 +66,11 @@ impl Instance {
 
     pub(crate) fn sidecar(&self) -> bool {
         self.get(SIDECAR) == Some("true")
+    }
+
+    /// The tokens of its sidecar, if that speaks a version of the hop protocol that is known here.
+    pub(crate) fn hop(&self) -> Option<Tokens> {
+        Tokens::read(self.get(HOP)?).ok().flatten()
     }
 
     pub(crate) fn zone(&self) -> &str {
@@ -294,6 +303,11 @@ fn check(attributes: &BTreeMap<String, String>) -> Result<(), Error> {
             STATE if !["ACTIVE", "DRAINING"].contains(&value.as_str()) => "ACTIVE or DRAINING",
             SIDECAR if !["true", "false"].contains(&value.as_str()) => "true or false",
             NODE if value.is_empty() => "a node id",
+            // Not shown, it may be a secret with one letter wrong.
+            HOP => match Tokens::read(value) {
+                Ok(_) => continue,
+                Err(reason) => return Err(invalid(format!("Attributes.{key}"), reason)),
+            },
             WEIGHT
                 if !value
                     .parse::<u32>()

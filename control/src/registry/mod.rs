@@ -23,7 +23,7 @@ use rand::Rng;
 pub(crate) use declaration::{Declaration, declaration};
 pub(crate) use drain::Altered;
 pub(crate) use error::{Error, invalid};
-pub(crate) use instances::{InstanceHealth, Registration};
+pub(crate) use instances::{HOP, InstanceHealth, Registration};
 pub(crate) use liveness::Liveness;
 pub(crate) use row::{
     Change, HealthCheckConfig, Instance, Millis, Namespace, Operation, OperationKind, Service, Tag,

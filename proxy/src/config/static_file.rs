@@ -1,5 +1,7 @@
 //! The static file: the same model as the xDS decoder's, from TOML, without a control server.
 
+mod hop;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,6 +15,7 @@ use outrigger_xds::model::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use self::hop::Hop;
 use super::accepted::Accepted;
 use super::fields::Fields;
 use super::{ConfigError, ConfigErrors};
@@ -88,11 +91,12 @@ fn cluster(
         "ring_hash" => Ok(LbPolicy::RingHash),
         _ => Err("must be least_request, round_robin or ring_hash".to_owned()),
     });
-    let endpoints: Vec<Endpoint> = fields
+    let (endpoints, hops): (Vec<Endpoint>, Vec<Option<Hop>>) = fields
         .objects("endpoints", errors)
         .into_iter()
         .filter_map(|fields| endpoint(fields, errors))
-        .collect();
+        .unzip();
+    let service = hop::service(hops.iter().flatten(), &fields.at("endpoints"), errors);
     let policy = Policy {
         per_request_timeout: fields.duration("per_request_timeout", errors),
         idle_timeout: fields.duration("idle_timeout", errors),
@@ -128,6 +132,7 @@ fn cluster(
         idle_timeout: policy.idle_timeout,
         outlier_detection,
         health_check,
+        service,
         ..Cluster::new(name.clone(), protocol.unwrap_or(Protocol::Http))
     };
     let mut set = EndpointSet {
@@ -185,7 +190,7 @@ fn no_tls(fields: &mut Fields, errors: &mut Vec<ConfigError>) {
     }
 }
 
-fn endpoint(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<Endpoint> {
+fn endpoint(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<(Endpoint, Option<Hop>)> {
     let missing = fields.required_text("address", errors);
     let address =
         (!missing.is_empty())
@@ -199,12 +204,19 @@ fn endpoint(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<Endpoin
             });
     let zone = fields.text("zone", errors).unwrap_or_default();
     let weight = fields.count("weight", 0, errors).unwrap_or(1);
+    let hop = Hop::read(&mut fields, errors);
     fields.finish(errors);
-    Some(Endpoint {
+    let endpoint = Endpoint {
         zone,
         weight,
+        instance: hop
+            .as_ref()
+            .map_or_else(String::new, |hop| hop.instance.clone()),
+        sidecar: hop.is_some(),
+        hop: hop.as_ref().map(|hop| hop.tokens),
         ..Endpoint::new(address?)
-    })
+    };
+    Some((endpoint, hop))
 }
 
 fn address(text: &str) -> Result<Address, String> {
@@ -269,6 +281,7 @@ fn listener(
     let max_requests = fields.count("max_requests", 1, errors);
     let max_header_bytes = fields.count("max_header_bytes", 256, errors);
     let max_uri_bytes = fields.count("max_uri_bytes", 64, errors);
+    let hop = Hop::read(&mut fields, errors);
     no_tls(&mut fields, errors);
     let path = fields.at("name");
     let at_address = fields.at("address");
@@ -307,6 +320,7 @@ fn listener(
         max_requests,
         max_header_bytes,
         max_uri_bytes,
+        hop: hop.as_ref().map(Hop::identity),
         ..Listener::new(name.clone(), direction, address, protocol, target)
     };
     accepted.listeners.insert(name, Arc::new(listener));

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use outrigger_xds::hop::Tokens;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -23,6 +24,10 @@ const FIRST_POLL: Duration = Duration::from_millis(50);
 const LAST_POLL: Duration = Duration::from_secs(2);
 /// For one connect to the application.
 const APP_TIMEOUT: Duration = Duration::from_secs(1);
+/// The tokens of the hop protocol.
+const HOP: &str = "OUTRIGGER_HOP";
+/// What the registry may hold otherwise than we said it, or does not show.
+const NOT_COMPARED: [&str; 2] = [HOP, "OUTRIGGER_STATE"];
 /// On the drain call: the control server's own bound is 10 s.
 const DRAIN_BOUND: Duration = Duration::from_secs(11);
 
@@ -32,6 +37,8 @@ pub struct AnnounceConfig {
     pub mesh: MeshConfig,
     /// Ingress ports by port name.
     pub ports: BTreeMap<String, u16>,
+    /// By which callers' sidecars know this one.
+    pub hop: Tokens,
     /// The control servers.
     pub client: Client,
     /// Counts connections (see `SubscriptionConfig::reconnected`).
@@ -304,7 +311,7 @@ impl Announcer {
         let held = &output["Instance"]["Attributes"];
         Ok(wanted
             .iter()
-            .all(|(name, value)| *name == "OUTRIGGER_STATE" || held[*name] == **value))
+            .all(|(name, value)| NOT_COMPARED.contains(name) || held[*name] == **value))
     }
 
     /// Service attributes; the revision is the deployment's, or follows from everything else.
@@ -360,6 +367,7 @@ impl Announcer {
         let mut attributes = BTreeMap::from([
             (address, mesh.address.to_string()),
             ("AWS_INSTANCE_PORT", port.to_string()),
+            (HOP, self.config.hop.to_string()),
             ("OUTRIGGER_NODE", mesh.task_id.clone()),
             ("OUTRIGGER_SIDECAR", "true".to_owned()),
             ("OUTRIGGER_STATE", "ACTIVE".to_owned()),

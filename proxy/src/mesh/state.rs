@@ -1,4 +1,4 @@
-//! The state directory: last accepted configuration, VIP map, ingress ports, task id and node secret.
+//! The state directory: last accepted configuration, VIP map, ingress ports, task id, node secret and the hop's tokens.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use outrigger_xds::hop::{Token, Tokens};
 use rand::RngCore as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,16 @@ impl StateDir {
     /// What proves to the control server that a reconnecting node is the same one. Readable by its owner alone.
     pub fn node_secret(&self) -> Result<String, StateError> {
         self.kept_hex("node-secret", 32)
+    }
+
+    /// By which the two ends of a hop know each other (`proxy/HOP.md`): the same after a restart, which callers may not hear of at once.
+    pub fn hop_tokens(&self) -> Result<Tokens, StateError> {
+        let kept = self.kept_hex("hop-tokens", 32)?;
+        let tokens = tokens_of(&kept);
+        tokens.map_err(|reason| StateError::Refused {
+            path: self.path("hop-tokens"),
+            reason,
+        })
     }
 
     /// The last accepted configuration and when it was written; `None` when there is none yet.
@@ -220,6 +231,22 @@ impl StateDir {
     }
 }
 
+/// The tokens of a sidecar without a state directory.
+pub fn fresh_tokens() -> Tokens {
+    Tokens {
+        request: Token::new(rand::random()),
+        verdict: Token::new(rand::random()),
+    }
+}
+
+fn tokens_of(hex: &str) -> Result<Tokens, String> {
+    let (request, verdict) = hex.split_at_checked(32).unwrap_or_default();
+    Ok(Tokens {
+        request: request.parse()?,
+        verdict: verdict.parse()?,
+    })
+}
+
 /// Random bytes in hex.
 pub fn random_hex(bytes: usize) -> String {
     let mut random = vec![0; bytes];
@@ -302,5 +329,15 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_tokens_of_the_hop_are_two_and_kept() {
+        let (_keep, state) = dir();
+        let tokens = state.hop_tokens().expect("makes them");
+        assert_ne!(tokens.request, tokens.verdict);
+        assert_eq!(state.hop_tokens().expect("reads them"), tokens);
+        fs::write(state.path("hop-tokens"), "c0ffee").expect("writes");
+        assert!(state.hop_tokens().is_err());
     }
 }

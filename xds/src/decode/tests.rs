@@ -47,7 +47,7 @@ prop_compose! {
         let (header_timeout, body_timeout, idle_timeout) = times;
         Listener {
             name, direction, address, names, vip_offset, protocol, target, header_timeout, body_timeout, idle_timeout,
-            max_connections: limits[0], max_requests: limits[1], max_header_bytes: limits[2], max_uri_bytes: limits[3],
+            max_connections: limits[0], max_requests: limits[1], max_header_bytes: limits[2], max_uri_bytes: limits[3], hop: None,
         }
     }
 }
@@ -89,11 +89,12 @@ prop_compose! {
 prop_compose! {
     fn endpoint(hosts: bool)(
         ip in socket(), host in "[a-z]{1,6}\\.example", use_host in any::<bool>(), zone in "[a-c]?", weight in 0u32..5,
-        health in 0..3, instance in "[a-z]{0,4}", sidecar in any::<bool>(),
+        health in 0..3, instance in "[a-z]{0,4}", sidecar in any::<bool>(), hop in option::of(any::<u8>()),
     ) -> Endpoint {
         let address = if hosts && use_host { Address::Host { host, port: ip.port() } } else { Address::Ip(ip) };
         let health = [EndpointHealth::Healthy, EndpointHealth::Unhealthy, EndpointHealth::Draining][health as usize];
-        Endpoint { zone, weight, health, instance, sidecar, ..Endpoint::new(address) }
+        let hop = hop.map(crate::samples::tokens);
+        Endpoint { zone, weight, health, instance, sidecar, hop, ..Endpoint::new(address) }
     }
 }
 

@@ -121,6 +121,7 @@ fn announcer(control: SocketAddr, app: SocketAddr) -> Announcer {
     let config = AnnounceConfig {
         mesh,
         ports: BTreeMap::from([("web".to_owned(), 15000)]),
+        hop: crate::mesh::state::fresh_tokens(),
         client: Client::new(vec![dead, live], Arc::new(Resolver::with_servers(&[]))),
         reconnected: Arc::new(watch::Sender::new(0)),
     };

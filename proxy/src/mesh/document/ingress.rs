@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_xds::hop::{self, Identity, Tokens};
 use outrigger_xds::model::{
     Address, Cluster, Direction, Endpoint, EndpointSet, LbPolicy, Listener, PathMatch, Protocol,
     RetryPolicy, Route, RouteConfig, ServiceRef, Target,
 };
 
-use super::ServiceConnect;
+use super::{Service, ServiceConnect};
 use crate::config::accepted::Accepted;
 use crate::config::{ConfigError, ConfigErrors, MeshConfig};
 
@@ -80,6 +81,7 @@ pub fn ingress(
     document: &ServiceConnect,
     mesh: &MeshConfig,
     ports: &BTreeMap<String, u16>,
+    tokens: Tokens,
 ) -> Accepted {
     let mut accepted = Accepted::default();
     let bind = bind_address(mesh.address);
@@ -103,6 +105,10 @@ pub fn ingress(
         let (direction, address) = (Direction::Ingress, SocketAddr::new(bind, *port));
         let listener = Listener {
             idle_timeout,
+            hop: mapping
+                .protocol
+                .is_http()
+                .then(|| identity(&services, mesh, tokens)),
             ..Listener::new(name.clone(), direction, address, mapping.protocol, target)
         };
         accepted.listeners.insert(name, Arc::new(listener));
@@ -121,6 +127,18 @@ pub fn ingress(
         );
     }
     accepted
+}
+
+/// Every service behind the port may be meant.
+fn identity(services: &[&Service], mesh: &MeshConfig, tokens: Tokens) -> Identity {
+    let target = |service: &&Service| {
+        let (namespace, task) = (&mesh.namespace, &mesh.task_id);
+        hop::target(namespace, &service.discovery_name, task)
+    };
+    Identity {
+        targets: services.iter().map(target).collect(),
+        tokens,
+    }
 }
 
 /// Services that share a port share its ingress: the one with the longest patience decides, and zero (off) is the longest.

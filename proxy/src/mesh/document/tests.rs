@@ -4,6 +4,7 @@ use outrigger_xds::model::Target;
 
 use super::*;
 use crate::config::MeshConfig;
+use crate::mesh::state::fresh_tokens;
 
 const EXAMPLE: &str = r#"{
   "clusterName": "shop", "serviceName": "orders",
@@ -65,11 +66,17 @@ fn ecs_spelling_defaults_and_timeouts_are_read() {
 fn ingress_has_one_listener_for_each_served_port() {
     let document = parse(EXAMPLE).expect("valid");
     let ports = BTreeMap::from([("web".to_owned(), 15003), ("db".to_owned(), 14000)]);
-    let accepted = ingress(&document, &mesh(&document), &ports);
+    let accepted = ingress(&document, &mesh(&document), &ports, fresh_tokens());
     assert_eq!(accepted.listeners.len(), 2);
     let web = &accepted.listeners["ingress/web"];
     assert_eq!(web.address.to_string(), "127.0.0.1:15003");
     assert_eq!(web.target, Target::Routes("ingress/web".to_owned()));
+    let hop = web.hop.as_ref().expect("it takes hops");
+    assert_eq!(hop.targets, ["prod/orders/t1", "prod/orders-admin/t1"]);
+    assert_eq!(
+        accepted.listeners["ingress/db"].hop, None,
+        "opaque bytes have none"
+    );
     let route = &accepted.routes["ingress/web"].routes[0];
     assert_eq!(
         (route.retry.num_retries, route.per_request_timeout),
