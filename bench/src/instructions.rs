@@ -230,6 +230,7 @@ async fn tasks(count: u32) -> anyhow::Result<(JoinSet<std::io::Result<()>>, u16)
         let origin = Origin {
             name: "orders".to_owned(),
             greeting: None,
+            ..Origin::default()
         };
         tasks.spawn(origin::serve(listener, origin, std::future::pending()));
     }

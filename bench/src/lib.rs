@@ -5,6 +5,7 @@ pub mod compare;
 pub mod demo;
 pub mod fleet;
 pub mod instructions;
+pub mod ledger;
 pub mod load;
 pub mod origin;
 pub mod peers;

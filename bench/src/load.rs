@@ -10,6 +10,7 @@ pub(crate) mod exchange;
 mod http1;
 mod pace;
 mod record;
+mod stream;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use pace::Arrivals;
-pub use record::{Failure, Record, TaskSeen};
+pub use record::{Ended, Failure, Record, Sent, TaskSeen};
 
 use exchange::Link;
 use pace::Pacer;
@@ -39,6 +40,8 @@ pub enum Wire {
     Http2,
     /// gRPC unary: one message each way, over HTTP/2; the body is the message.
     Grpc,
+    /// gRPC bidirectional: one stream of several messages, each echoed before the next is sent.
+    Bidi,
     /// The body sent as raw bytes to an echo server, read back in full.
     Tcp,
 }
@@ -68,6 +71,13 @@ pub struct Plan {
     pub connections: usize,
     /// Requests at once per connection (HTTP/2 only).
     pub streams: usize,
+    /// Messages each way on a stream of [`Wire::Bidi`].
+    pub messages: u32,
+    /// Pause between two of them.
+    pub gap: Duration,
+    /// With it every request carries the id [`crate::ledger::id`] of this prefix, and how each ended is kept
+    /// ([`Record::requests`]). Not for [`Wire::Tcp`].
+    pub ids: Option<String>,
     /// Stop after so many requests.
     pub requests: Option<u64>,
     /// Stop after so long.
@@ -91,6 +101,9 @@ impl Plan {
             seed: 0,
             connections: 64,
             streams: 1,
+            messages: 8,
+            gap: Duration::from_millis(50),
+            ids: None,
             requests: None,
             duration: None,
             timeout: Duration::from_secs(20),
@@ -100,7 +113,7 @@ impl Plan {
     /// Requests that can be under way at once.
     pub fn concurrency(&self) -> usize {
         let streams = match self.wire {
-            Wire::Http2 | Wire::Grpc => self.streams.max(1),
+            Wire::Http2 | Wire::Grpc | Wire::Bidi => self.streams.max(1),
             Wire::Http1 | Wire::Tcp => 1,
         };
         self.connections.max(1) * streams
@@ -160,6 +173,12 @@ impl Load {
         record.sent
     }
 
+    /// Whether this task has answered.
+    pub fn heard_from(&self, task: &str) -> bool {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.by_task.contains_key(task)
+    }
+
     /// Everything recorded so far, and begins a new record: what came before is a warm-up.
     pub fn take(&self) -> Record {
         std::mem::take(&mut self.record.lock().unwrap_or_else(PoisonError::into_inner))
@@ -199,14 +218,14 @@ pub struct Idle {
 
 /// Opens `count` connections, each of which does one request of the plan and then nothing.
 pub async fn hold_idle(plan: &Plan, count: usize) -> Result<Idle, String> {
-    let request = http1::render(plan);
+    let request = http1::Request::render(plan);
     let opened = futures_util::stream::iter(0..count).map(async |_| {
         let stream = exchange::dial(plan.address).await?;
         socket2::SockRef::from(&stream)
             .set_linger(Some(Duration::ZERO))
             .map_err(|error| format!("SO_LINGER: {error}"))?;
         let mut connection = http1::Connection::new(stream);
-        let (answer, kept) = connection.exchange(&request, false).await?;
+        let (answer, kept) = connection.exchange(request.bytes(), false).await?;
         match (kept, answer.status.is_success()) {
             (true, true) => Ok(connection),
             _ => Err(format!("status {}, kept: {kept}", answer.status)),
@@ -228,9 +247,9 @@ struct Shared {
 }
 
 impl Shared {
-    /// When the next request should be sent and, if a connection was free before that, by how much its sending is late;
-    /// `None` when the plan is done.
-    async fn next(&self) -> Option<(Instant, Option<Duration>)> {
+    /// The next request's number, when it should be sent and, if a connection was free before that, by how much its sending
+    /// is late; `None` when the plan is done.
+    async fn next(&self) -> Option<(u64, Instant, Option<Duration>)> {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         if self.plan.requests.is_some_and(|limit| ticket >= limit) {
             return None;
@@ -243,7 +262,7 @@ impl Shared {
         if end.is_some_and(|end| due >= end) {
             return None;
         }
-        Some((due, late))
+        Some((ticket, due, late))
     }
 }
 
@@ -257,10 +276,12 @@ async fn work(shared: Arc<Shared>, mut link: Link, mut stopped: watch::Receiver<
             _ = stopped.wait_for(|stop| *stop) => return,
             next = shared.next() => next,
         };
-        let Some((due, late)) = next else { return };
+        let Some((number, due, late)) = next else {
+            return;
+        };
         let began = Instant::now();
         let outcome = {
-            let mut exchange = std::pin::pin!(link.exchange(plan));
+            let mut exchange = std::pin::pin!(link.exchange(plan, number));
             loop {
                 tokio::select! {
                     biased;
@@ -281,7 +302,11 @@ async fn work(shared: Arc<Shared>, mut link: Link, mut stopped: watch::Receiver<
             Err(format!("no complete answer in {:?}", plan.timeout))
         });
         let mut record = shared.record.lock().unwrap_or_else(PoisonError::into_inner);
-        record.note(due, Instant::now(), outcome);
+        let now = Instant::now();
+        if plan.ids.is_some() {
+            record.keep(number, due, now, &outcome);
+        }
+        record.note(due, now, outcome);
         if let Some(late) = late {
             record.note_late(late);
         }

@@ -1,17 +1,21 @@
 //! The command line: `origin`, `load`, `attack`, `demo`, `compare` and what reads its results.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use outrigger_bench::attack;
 use outrigger_bench::compare;
 use outrigger_bench::demo;
 use outrigger_bench::instructions;
+use outrigger_bench::ledger::Ledger;
 use outrigger_bench::load::command as load;
 use outrigger_bench::origin::lean::Lean;
-use outrigger_bench::origin::{self, Origin};
+use outrigger_bench::origin::{self, Manner, Origin};
 use outrigger_bench::report;
 
 #[derive(Parser)]
@@ -34,6 +38,15 @@ enum Command {
         /// The name answered in `x-task`
         #[arg(long)]
         name: Option<String>,
+        /// Write `<x-request-id> <name>` to this file before acting on a request; origins may share it
+        #[arg(long, conflicts_with = "lean")]
+        ledger: Option<PathBuf>,
+        /// At SIGTERM, close idle connections at once instead of after 5 s
+        #[arg(long, conflicts_with = "lean")]
+        close_at_once: bool,
+        /// How it treats everybody
+        #[arg(long, value_enum, default_value_t = Manner::Well, conflicts_with = "lean")]
+        manner: Manner,
         /// Opaque TCP: send this line first, then every byte back
         #[arg(long)]
         greeting: Option<String>,
@@ -126,6 +139,9 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Origin {
             listen,
             name,
+            ledger,
+            close_at_once,
+            manner,
             greeting,
             lean,
             bytes,
@@ -140,7 +156,22 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 origin::lean::run(&listen, lean).await?;
             } else {
                 let name = name.unwrap_or_else(|| "origin".to_owned());
-                origin::run(&listen, Origin { name, greeting }).await?;
+                let ledger = ledger.map(|path| {
+                    let opened = Ledger::open(&path, &name);
+                    opened.with_context(|| format!("--ledger {}", path.display()))
+                });
+                let origin = Origin {
+                    ledger: ledger.transpose()?.map(Arc::new),
+                    keep_idle: if close_at_once {
+                        Duration::ZERO
+                    } else {
+                        origin::KEEP_IDLE
+                    },
+                    name,
+                    greeting,
+                    manner,
+                };
+                origin::run(&listen, origin).await?;
             }
         }
     }

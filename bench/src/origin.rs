@@ -13,15 +13,17 @@
 //! | `/echo.Echo/Bidi` | gRPC: every message back, then trailers with `grpc-status: 0` |
 //! | `Upgrade: …` | 101, then every byte back |
 //!
-//! Every answer carries the task's name in `x-task`.
+//! Every answer carries the task's name in `x-task`. With a ledger every request that has an id is written down before it is acted
+//! upon. At SIGTERM an origin takes no new connection, finishes what is under way, and leaves idle connections open for a while.
 
 pub mod lean;
+mod leaving;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -42,7 +44,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use sha1::{Digest, Sha1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+use crate::ledger::{ID_HEADER, Ledger};
+use leaving::Leaving;
 
 /// The response header that names the task that answered.
 pub const TASK_HEADER: HeaderName = HeaderName::from_static("x-task");
@@ -53,6 +60,25 @@ const CHUNK: usize = 64 * 1024;
 
 type AnswerBody = UnsyncBoxBody<Bytes, io::Error>;
 
+/// How long an origin that was told to end keeps idle connections: Node's `keepAliveTimeout`, the shortest in common use.
+pub const KEEP_IDLE: Duration = Duration::from_secs(5);
+
+/// How an origin treats everybody.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Manner {
+    /// As the path asks.
+    #[default]
+    Well,
+    /// Accepts, reads, and never says anything.
+    Mute,
+    /// Resets each connection as soon as it is accepted.
+    Reset,
+    /// Acts upon each request, and answers 503.
+    Unavailable,
+    /// Acts upon each request, and breaks the connection (HTTP/2: the stream) instead of answering.
+    Break,
+}
+
 /// What one origin server is.
 #[derive(Debug, Clone)]
 pub struct Origin {
@@ -60,24 +86,45 @@ pub struct Origin {
     pub name: String,
     /// `Some`: opaque TCP; this line (none if empty) is sent before the client says anything, then every byte comes back.
     pub greeting: Option<String>,
+    /// Where requests with an id are written down.
+    pub ledger: Option<Arc<Ledger>>,
+    /// How it treats everybody.
+    pub manner: Manner,
+    /// How long idle connections stay open once it was told to end; zero is at once.
+    pub keep_idle: Duration,
 }
 
-/// Accepts until `shutdown` resolves; connections that are open then are finished in the background.
+impl Default for Origin {
+    fn default() -> Self {
+        Self {
+            name: "origin".to_owned(),
+            greeting: None,
+            ledger: None,
+            manner: Manner::Well,
+            keep_idle: KEEP_IDLE,
+        }
+    }
+}
+
+/// Accepts until `shutdown` resolves, then finishes what is under way.
 pub async fn serve(
     listener: TcpListener,
     origin: Origin,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let origin = Arc::new(origin);
+    let (leave, leaving) = leaving::pair();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
+        // Whoever has connected already is served: closing the listener would reset connections that nobody has accepted.
         let accepted = tokio::select! {
-            () = &mut shutdown => return Ok(()),
+            biased;
             accepted = listener.accept() => accepted,
+            () = &mut shutdown => break,
         };
         match accepted {
             Ok((stream, _)) => {
-                tokio::spawn(connection(stream, Arc::clone(&origin)));
+                tokio::spawn(connection(stream, Arc::clone(&origin), leaving.clone()));
             }
             // Out of descriptors or an aborted handshake: the listener itself is fine.
             Err(error) => {
@@ -86,17 +133,34 @@ pub async fn serve(
             }
         }
     }
+    drop((listener, leaving));
+    leave.finish(origin.keep_idle).await;
+    Ok(())
 }
 
-/// Binds every address, prints `origin listening on ADDR` (`origin-2` for the second, and so on), and serves until SIGTERM or
-/// Ctrl-C.
+/// Binds every address, prints `origin listening on ADDR` (`origin-2` for the second, and so on), and serves until SIGTERM,
+/// then finishes what is under way; Ctrl-C ends it at once.
 pub async fn run(addresses: &[SocketAddr], origin: Origin) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
     let mut listeners = JoinSet::new();
+    let stop = watch::Sender::new(false);
     for (index, address) in addresses.iter().enumerate() {
         let listener = announced(index, *address).await?;
-        listeners.spawn(serve(listener, origin.clone(), std::future::pending()));
+        let mut stopped = stop.subscribe();
+        let shutdown = async move {
+            // A sender that is gone means the same.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        listeners.spawn(serve(listener, origin.clone(), shutdown));
     }
-    crate::stop_signal().await;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => return Ok(()),
+    }
+    stop.send_replace(true);
+    while let Some(ended) = listeners.join_next().await {
+        ended??;
+    }
     Ok(())
 }
 
@@ -110,10 +174,14 @@ async fn announced(index: usize, address: SocketAddr) -> io::Result<TcpListener>
     Ok(listener)
 }
 
-async fn connection(stream: TcpStream, origin: Arc<Origin>) {
-    let result = match &origin.greeting {
-        Some(greeting) => greet(stream, greeting).await,
-        None => http(stream, Arc::clone(&origin)).await,
+async fn connection(mut stream: TcpStream, origin: Arc<Origin>, leaving: Leaving) {
+    let result = match (origin.manner, &origin.greeting) {
+        (Manner::Reset, _) => stream.set_zero_linger(),
+        (Manner::Mute, _) => tokio::io::copy(&mut stream, &mut tokio::io::sink())
+            .await
+            .map(drop),
+        (_, Some(greeting)) => greet(stream, greeting).await,
+        (_, None) => http(stream, Arc::clone(&origin), leaving).await,
     };
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
@@ -130,7 +198,7 @@ async fn greet(mut stream: TcpStream, greeting: &str) -> io::Result<()> {
     write.shutdown().await
 }
 
-async fn http(stream: TcpStream, origin: Arc<Origin>) -> io::Result<()> {
+async fn http(stream: TcpStream, origin: Arc<Origin>, leaving: Leaving) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let prior_knowledge = speaks_http2(&stream).await?;
     let service = service_fn(move |request| {
@@ -139,18 +207,30 @@ async fn http(stream: TcpStream, origin: Arc<Origin>) -> io::Result<()> {
     });
     if prior_knowledge {
         let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        builder
-            .serve_connection(TokioIo::new(stream), service)
-            .await
-            .map_err(io::Error::other)
+        let served = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        until_left(served, leaving, |served| served.graceful_shutdown()).await
     } else {
         let builder = hyper::server::conn::http1::Builder::new();
-        builder
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades()
-            .await
-            .map_err(io::Error::other)
+        let served = builder.serve_connection(TokioIo::new(stream), service);
+        let served = pin!(served.with_upgrades());
+        until_left(served, leaving, |served| served.graceful_shutdown()).await
     }
+}
+
+/// Drives a connection; `close` ends it once it idles.
+async fn until_left<F>(
+    mut served: Pin<&mut F>,
+    mut leaving: Leaving,
+    close: impl FnOnce(Pin<&mut F>),
+) -> io::Result<()>
+where
+    F: Future<Output = hyper::Result<()>>,
+{
+    tokio::select! {
+        ended = &mut served => return ended.map_err(io::Error::other),
+        () = leaving.close_idle() => close(served.as_mut()),
+    }
+    served.await.map_err(io::Error::other)
 }
 
 /// Whether the first bytes are HTTP/2's preface: no HTTP/1 method in use begins with `PRI`.
@@ -166,12 +246,22 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
 }
 
 async fn answer(origin: &Origin, request: Request<Incoming>) -> io::Result<Response<AnswerBody>> {
+    let id = request.headers().get(ID_HEADER);
+    if let (Some(ledger), Some(id)) = (&origin.ledger, id.and_then(|id| id.to_str().ok())) {
+        ledger.note(id)?;
+    }
     let query = query(request.uri().query().unwrap_or_default());
     if let Some(ms) = query.get("ms") {
         tokio::time::sleep(Duration::from_millis(*ms)).await;
     }
     let bytes = query.get("bytes").map(|n| (*n).min(MAX_BYTES));
-    let mut response = if request.headers().contains_key(UPGRADE) {
+    let mut response = if origin.manner == Manner::Break {
+        return Err(io::Error::other("breaks every answer"));
+    } else if origin.manner == Manner::Unavailable {
+        let mut response = text(format!("{} is unavailable\n", origin.name));
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response
+    } else if request.headers().contains_key(UPGRADE) {
         upgrade(request)
     } else {
         match request.uri().path() {

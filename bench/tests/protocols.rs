@@ -30,6 +30,7 @@ async fn application(greeting: Option<&str>) -> anyhow::Result<SocketAddr> {
     let origin = Origin {
         name: "app".to_owned(),
         greeting: greeting.map(str::to_owned),
+        ..Origin::default()
     };
     tokio::spawn(origin::serve(listener, origin, std::future::pending()));
     Ok(address)

@@ -289,21 +289,21 @@ fn body(plan: &CellPlan) -> Bytes {
     use crate::load::Wire;
     match plan.wire {
         Wire::Tcp => Bytes::from(vec![b'x'; plan.bytes]),
-        Wire::Grpc => Bytes::from(vec![b'x'; 100]),
+        Wire::Grpc | Wire::Bidi => Bytes::from(vec![b'x'; 100]),
         Wire::Http1 | Wire::Http2 => Bytes::new(),
     }
 }
 
 fn method(plan: &CellPlan) -> http::Method {
     match plan.wire {
-        crate::load::Wire::Grpc => http::Method::POST,
+        crate::load::Wire::Grpc | crate::load::Wire::Bidi => http::Method::POST,
         _ => http::Method::GET,
     }
 }
 
 fn path(plan: &CellPlan) -> &'static str {
     match plan.wire {
-        crate::load::Wire::Grpc => "/orders.Orders/Get",
+        crate::load::Wire::Grpc | crate::load::Wire::Bidi => "/orders.Orders/Get",
         _ => "/",
     }
 }

@@ -49,6 +49,15 @@ pub struct Options {
     /// Streams per HTTP/2 connection
     #[arg(long, default_value_t = 16)]
     streams: usize,
+    /// Messages on a stream of the wire bidi
+    #[arg(long, default_value_t = 8)]
+    messages: u32,
+    /// Seconds between two of them
+    #[arg(long, default_value = "0.05", value_parser = seconds)]
+    gap: Duration,
+    /// Send `x-request-id: PREFIX-NUMBER`, as origins with a ledger write down
+    #[arg(long, value_name = "PREFIX")]
+    ids: Option<String>,
     /// Seconds of load before that are not counted
     #[arg(long, default_value = "0", value_parser = seconds)]
     warm_up: Duration,
@@ -68,7 +77,7 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let plan = Plan {
         path: options.path.clone(),
         method: match options.wire {
-            Wire::Grpc => http::Method::POST,
+            Wire::Grpc | Wire::Bidi => http::Method::POST,
             _ => options.method.clone(),
         },
         body: Bytes::from(vec![b'0'; options.body]),
@@ -78,6 +87,9 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
         seed: options.seed,
         connections: options.connections,
         streams: options.streams,
+        messages: options.messages,
+        gap: options.gap,
+        ids: options.ids.clone(),
         requests: options.requests,
         duration: options
             .requests

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, TE};
-use http::{Request, Response, StatusCode, Uri, Version};
-use http_body_util::{BodyExt, Full};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
@@ -16,16 +16,18 @@ use tokio::net::TcpStream;
 use super::deferred::{Deferred, Spawner};
 use super::http1::{self, Connection};
 use super::record::Answer;
+use super::stream::{self, Fed};
 use super::{Plan, Wire};
+use crate::ledger;
 
-type RequestBody = Full<Bytes>;
+type RequestBody = Either<Full<Bytes>, Fed>;
 
 /// The HTTP/2 connection that several workers put their streams on.
 pub(super) type Shared = Arc<tokio::sync::Mutex<Option<http2::SendRequest<RequestBody>>>>;
 
 /// A worker's way to the server.
 pub(super) enum Link {
-    Http1(Option<Connection>, Bytes),
+    Http1(Option<Connection>, http1::Request),
     Http2(Shared),
     Tcp(Option<TcpStream>),
 }
@@ -33,8 +35,8 @@ pub(super) enum Link {
 impl Link {
     pub(super) fn new(plan: &Plan, shared: &Shared) -> Self {
         match plan.wire {
-            Wire::Http1 => Self::Http1(None, http1::render(plan)),
-            Wire::Http2 | Wire::Grpc => Self::Http2(Arc::clone(shared)),
+            Wire::Http1 => Self::Http1(None, http1::Request::render(plan)),
+            Wire::Http2 | Wire::Grpc | Wire::Bidi => Self::Http2(Arc::clone(shared)),
             Wire::Tcp => Self::Tcp(None),
         }
     }
@@ -48,10 +50,15 @@ impl Link {
         }
     }
 
-    pub(super) async fn exchange(&mut self, plan: &Plan) -> Result<Answer, String> {
+    pub(super) async fn exchange(&mut self, plan: &Plan, number: u64) -> Result<Answer, String> {
         match self {
-            Self::Http1(connection, request) => http1_exchange(connection, request, plan).await,
-            Self::Http2(shared) => http2_exchange(shared, plan).await,
+            Self::Http1(connection, request) => {
+                http1_exchange(connection, request.numbered(number), plan).await
+            }
+            Self::Http2(shared) if plan.wire == Wire::Bidi => {
+                stream::exchange(shared, plan, number).await
+            }
+            Self::Http2(shared) => http2_exchange(shared, plan, number).await,
             Self::Tcp(stream) => tcp_exchange(stream, plan).await,
         }
     }
@@ -73,7 +80,25 @@ async fn http1_exchange(
     Ok(answer)
 }
 
-async fn http2_exchange(shared: &Shared, plan: &Plan) -> Result<Answer, String> {
+async fn http2_exchange(shared: &Shared, plan: &Plan, number: u64) -> Result<Answer, String> {
+    let grpc = plan.wire == Wire::Grpc;
+    let body = if grpc {
+        message(&plan.body)
+    } else {
+        plan.body.clone()
+    };
+    let body = Either::Left(Full::new(body));
+    let response = http2_response(shared, plan, number, body).await?;
+    collect(response, grpc).await
+}
+
+/// Sends the head and what `body` gives, until the head of the answer has come.
+pub(super) async fn http2_response(
+    shared: &Shared,
+    plan: &Plan,
+    number: u64,
+    body: RequestBody,
+) -> Result<Response<Incoming>, String> {
     let uri = Uri::builder()
         .scheme("http")
         .authority(plan.authority.as_str())
@@ -84,24 +109,19 @@ async fn http2_exchange(shared: &Shared, plan: &Plan) -> Result<Answer, String> 
         .method(&plan.method)
         .uri(uri)
         .version(Version::HTTP_2);
-    let grpc = plan.wire == Wire::Grpc;
-    if grpc {
+    if matches!(plan.wire, Wire::Grpc | Wire::Bidi) {
         request = request
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers");
     }
-    let body = if grpc {
-        message(&plan.body)
-    } else {
-        plan.body.clone()
-    };
-    let mut request = request
-        .body(Full::new(body))
-        .map_err(|error| error.to_string())?;
+    if let Some(prefix) = &plan.ids {
+        request = request.header(ledger::ID_HEADER, ledger::id(prefix, number));
+    }
+    let mut request = request.body(body).map_err(|error| error.to_string())?;
     for _ in 0..2 {
         let mut sender = http2_sender(shared, plan.address).await?;
         match sender.try_send_request(request).await {
-            Ok(response) => return collect(response, grpc).await,
+            Ok(response) => return Ok(response),
             Err(mut error) => match error.take_message() {
                 Some(unsent) => request = unsent,
                 None => return Err(reason(error.error())),
@@ -178,20 +198,18 @@ async fn collect(response: Response<Incoming>, grpc: bool) -> Result<Answer, Str
     }
     if grpc && head.status.is_success() {
         // An answer without a message has its trailers in the head.
-        let status = trailers
-            .as_ref()
-            .unwrap_or(&head.headers)
-            .get("grpc-status");
-        match status.and_then(|status| status.to_str().ok()) {
-            Some("0") => {}
-            other => return Err(format!("grpc-status {}", other.unwrap_or("absent"))),
-        }
+        grpc_status(trailers.as_ref().unwrap_or(&head.headers))?;
     }
-    Ok(Answer {
-        task: head.headers.get(crate::origin::TASK_HEADER).cloned(),
-        status: head.status,
-        bytes,
-    })
+    Ok(Answer::new(&head, bytes))
+}
+
+/// Any `grpc-status` but 0 is a failure.
+pub(super) fn grpc_status(fields: &HeaderMap) -> Result<(), String> {
+    let status = fields.get("grpc-status");
+    match status.and_then(|status| status.to_str().ok()) {
+        Some("0") => Ok(()),
+        other => Err(format!("grpc-status {}", other.unwrap_or("absent"))),
+    }
 }
 
 /// One gRPC message: not compressed, its length, itself.
@@ -204,7 +222,7 @@ pub(crate) fn message(body: &[u8]) -> Bytes {
 }
 
 /// The error and what caused it: hyper's own text names only the step.
-fn reason(error: &hyper::Error) -> String {
+pub(super) fn reason(error: &hyper::Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),

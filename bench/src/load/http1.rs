@@ -1,14 +1,16 @@
 //! A lean HTTP/1.1 client: requests rendered once, answers read on httparse, so that the load costs less than what it measures.
 
 use std::io;
+use std::ops::Range;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Plan;
 use super::record::Answer;
+use crate::ledger;
 
 const HEADERS: usize = 64;
 const READ: usize = 16 * 1024;
@@ -17,19 +19,48 @@ const READ_BODY: usize = 256 * 1024;
 /// A longer head or chunk size line is not an answer.
 const LONGEST_LINE: usize = 256 * 1024;
 
-/// The bytes of every request of a plan.
-pub(super) fn render(plan: &Plan) -> Bytes {
-    let mut text = format!(
-        "{} {} HTTP/1.1\r\nhost: {}\r\n",
-        plan.method, plan.path, plan.authority
-    );
-    if !plan.body.is_empty() || plan.method == http::Method::POST {
-        text.push_str(&format!("content-length: {}\r\n", plan.body.len()));
+/// The bytes of every request of a plan; only the digits of its id change.
+#[derive(Debug)]
+pub(super) struct Request {
+    bytes: Vec<u8>,
+    digits: Option<Range<usize>>,
+}
+
+impl Request {
+    pub(super) fn render(plan: &Plan) -> Self {
+        let mut text = format!(
+            "{} {} HTTP/1.1\r\nhost: {}\r\n",
+            plan.method, plan.path, plan.authority
+        );
+        let mut digits = None;
+        if let Some(prefix) = &plan.ids {
+            let line = format!("{}: {}", ledger::ID_HEADER, ledger::id(prefix, 0));
+            let begin = text.len() + line.rfind('-').map_or(line.len(), |dash| dash + 1);
+            text.push_str(&line);
+            digits = Some(begin..text.len());
+            text.push_str("\r\n");
+        }
+        if !plan.body.is_empty() || plan.method == http::Method::POST {
+            text.push_str(&format!("content-length: {}\r\n", plan.body.len()));
+        }
+        text.push_str("\r\n");
+        let mut bytes = text.into_bytes();
+        bytes.extend_from_slice(&plan.body);
+        Self { bytes, digits }
     }
-    text.push_str("\r\n");
-    let mut bytes = text.into_bytes();
-    bytes.extend_from_slice(&plan.body);
-    bytes.into()
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The request of this number.
+    pub(super) fn numbered(&mut self, number: u64) -> &[u8] {
+        if let Some(digits) = self.digits.clone() {
+            let width = digits.len();
+            self.bytes[digits].copy_from_slice(format!("{number:0width$}").as_bytes());
+        }
+        &self.bytes
+    }
 }
 
 /// One connection, kept between requests.

@@ -30,6 +30,32 @@ pub struct Record {
     pub latency: Histogram<u64>,
     /// Microseconds by which the generator itself sent late although a connection was free; they are in `latency` too.
     pub late: Histogram<u64>,
+    /// How each request ended, of a plan with ids.
+    pub requests: Vec<Sent>,
+}
+
+/// One request that carried an id.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    /// Its number within the load.
+    pub number: u64,
+    /// When it should have been sent.
+    pub due: Instant,
+    /// When its end was known.
+    pub at: Instant,
+    /// How it ended.
+    pub ended: Ended,
+}
+
+/// What a client was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// A complete 2xx answer.
+    Answered,
+    /// Another status.
+    Status(u16),
+    /// No complete answer.
+    Broken,
 }
 
 /// One task's share.
@@ -60,6 +86,16 @@ pub(super) struct Answer {
     pub(super) bytes: u64,
 }
 
+impl Answer {
+    pub(super) fn new(head: &http::response::Parts, bytes: u64) -> Self {
+        Self {
+            task: head.headers.get(crate::origin::TASK_HEADER).cloned(),
+            status: head.status,
+            bytes,
+        }
+    }
+}
+
 impl Default for Record {
     fn default() -> Self {
         Self {
@@ -73,6 +109,7 @@ impl Default for Record {
                 .expect("1 µs to one hour at 3 digits is valid"),
             late: Histogram::new_with_bounds(1, LONGEST_MICROS, 2)
                 .expect("1 µs to one hour at 2 digits is valid"),
+            requests: Vec::new(),
         }
     }
 }
@@ -103,6 +140,27 @@ impl Record {
                 );
             }
         }
+    }
+
+    /// Keeps how one request with an id ended.
+    pub(super) fn keep(
+        &mut self,
+        number: u64,
+        due: Instant,
+        at: Instant,
+        outcome: &Result<Answer, String>,
+    ) {
+        let ended = match outcome {
+            Ok(answer) if answer.status.is_success() => Ended::Answered,
+            Ok(answer) => Ended::Status(answer.status.as_u16()),
+            Err(_) => Ended::Broken,
+        };
+        self.requests.push(Sent {
+            number,
+            due,
+            at,
+            ended,
+        });
     }
 
     pub(super) fn note_late(&mut self, late: Duration) {
@@ -144,6 +202,7 @@ impl Record {
         for (reason, count) in &other.reasons {
             *self.reasons.entry(reason.clone()).or_default() += count;
         }
+        self.requests.extend_from_slice(&other.requests);
         let room = KEPT_FAILURES - self.failures.len();
         self.failures
             .extend(other.failures.iter().take(room).cloned());

@@ -1,6 +1,7 @@
 //! The generator and the origin against each other.
 
 use super::*;
+use crate::ledger;
 use crate::origin::{self, Origin};
 use tokio::net::TcpListener;
 
@@ -10,6 +11,7 @@ async fn origin(name: &str, greeting: Option<&str>) -> SocketAddr {
     let origin = Origin {
         name: name.to_owned(),
         greeting: greeting.map(str::to_owned),
+        ..Origin::default()
     };
     tokio::spawn(origin::serve(listener, origin, std::future::pending()));
     address
@@ -225,4 +227,91 @@ fn merging_adds_counts_and_keeps_the_earliest_answer() {
     assert_eq!((one.sent, one.failed, one.bytes), (3, 1, 2));
     assert_eq!(one.by_task["a"].first, start + Duration::from_millis(3));
     assert_eq!(one.latency_ms(1.0).round(), 9.0);
+}
+
+/// An origin that treats everybody in this manner, and its ledger.
+async fn noting(manner: origin::Manner) -> (SocketAddr, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let ledger = ledger::Ledger::open(&folder.path().join("ledger"), "orders-1").unwrap();
+    let origin = Origin {
+        ledger: Some(Arc::new(ledger)),
+        manner,
+        ..Origin::default()
+    };
+    tokio::spawn(origin::serve(listener, origin, std::future::pending()));
+    (address, folder)
+}
+
+async fn audited(plan: Plan, folder: &tempfile::TempDir) -> ledger::Audit {
+    let record = Load::start(plan).finished().await;
+    let entries = ledger::Entries::read(&folder.path().join("ledger")).unwrap();
+    ledger::Audit::of(&record, &entries, "a")
+}
+
+#[tokio::test]
+async fn every_request_with_an_id_is_written_down_once_over_every_protocol() {
+    for wire in [Wire::Http1, Wire::Http2, Wire::Bidi] {
+        let (address, folder) = noting(origin::Manner::Well).await;
+        let plan = Plan {
+            wire,
+            method: http::Method::POST,
+            path: "/echo.Echo/Bidi".to_owned(),
+            body: Bytes::from_static(b"order"),
+            streams: 2,
+            messages: 3,
+            gap: Duration::from_millis(1),
+            ids: Some("a".to_owned()),
+            ..plan(address)
+        };
+        let audit = audited(plan, &folder).await;
+        let expected = ledger::Audit {
+            sent: 100,
+            answered: 100,
+            deliveries: 100,
+            ..ledger::Audit::default()
+        };
+        assert_eq!(audit, expected, "{wire:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_origin_acts_upon_and_does_not_answer_is_in_the_ledger() {
+    for wire in [Wire::Http1, Wire::Http2, Wire::Bidi] {
+        for (manner, status) in [
+            (origin::Manner::Break, 0),
+            (origin::Manner::Unavailable, 503),
+        ] {
+            let (address, folder) = noting(manner).await;
+            let plan = Plan {
+                wire,
+                ids: Some("a".to_owned()),
+                requests: Some(5),
+                ..plan(address)
+            };
+            let audit = audited(plan, &folder).await;
+            assert_eq!(
+                (audit.failed, audit.unknown),
+                (5, 5),
+                "{wire:?} {manner:?}: {audit:?}"
+            );
+            assert_eq!(audit.statuses[&status], 5, "{wire:?} {manner:?}: {audit:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn mute_and_resetting_origins_act_upon_nothing() {
+    for manner in [origin::Manner::Mute, origin::Manner::Reset] {
+        let (address, folder) = noting(manner).await;
+        let plan = Plan {
+            ids: Some("a".to_owned()),
+            requests: Some(4),
+            timeout: Duration::from_millis(50),
+            ..plan(address)
+        };
+        let audit = audited(plan, &folder).await;
+        assert_eq!((audit.failed, audit.unknown, audit.deliveries), (4, 0, 0));
+    }
 }

@@ -11,6 +11,7 @@ async fn start(greeting: Option<&str>) -> SocketAddr {
     let origin = Origin {
         name: "orders-1".to_owned(),
         greeting: greeting.map(str::to_owned),
+        ..Origin::default()
     };
     tokio::spawn(serve(listener, origin, std::future::pending()));
     address
@@ -90,4 +91,56 @@ async fn a_bidirectional_call_answers_each_message_before_the_next_and_ends_with
         .into_trailers()
         .unwrap();
     assert_eq!(trailers["grpc-status"], "0");
+}
+
+/// A client of an origin that is told to end while its request is under way; whether the connection takes another one then.
+async fn outlives_the_end(keep_idle: Duration) -> bool {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = Arc::new(tokio::sync::Notify::new());
+    let stopped = Arc::clone(&stop);
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger");
+    let origin = Origin {
+        keep_idle,
+        ledger: Some(Arc::new(Ledger::open(&ledger, "orders-1").unwrap())),
+        ..Origin::default()
+    };
+    let served = tokio::spawn(serve(listener, origin, async move {
+        stopped.notified().await;
+    }));
+    let stream = TcpStream::connect(address).await.unwrap();
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.unwrap();
+    tokio::spawn(connection);
+    let get = || {
+        Request::get("/?ms=50")
+            .header(ID_HEADER, "one")
+            .body(http_body_util::Empty::<Bytes>::new())
+            .unwrap()
+    };
+    let told = async {
+        while std::fs::read(&ledger).unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        stop.notify_one();
+    };
+    let (under_way, ()) = tokio::join!(sender.send_request(get()), told);
+    let under_way = under_way.unwrap();
+    assert_eq!(under_way.status(), StatusCode::OK);
+    under_way.into_body().collect().await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
+    let again = match sender.ready().await {
+        Ok(()) => sender.send_request(get()).await.is_ok(),
+        Err(_) => false,
+    };
+    drop(sender);
+    served.await.unwrap().unwrap();
+    again
+}
+
+#[tokio::test]
+async fn an_origin_told_to_end_finishes_its_answer_and_keeps_its_idle_connections_or_not() {
+    assert!(outlives_the_end(KEEP_IDLE).await);
+    assert!(!outlives_the_end(Duration::ZERO).await);
 }
