@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 pub use process::Process;
-pub use task::{AppProtocol, Service, Sidecar, Task, client_document};
+pub use task::{AppProtocol, Service, Sidecar, Task, address, client_document};
 
 /// How long a process may take to say where it listens.
 const START: Duration = Duration::from_secs(20);
@@ -97,6 +97,8 @@ pub struct Fleet {
     pub api: SocketAddr,
     /// ADS.
     pub xds: SocketAddr,
+    /// The safeguard that sidecars started from now on go without, in debug builds.
+    pub mutant: Option<String>,
     folder: tempfile::TempDir,
 }
 
@@ -111,6 +113,7 @@ impl Fleet {
             control,
             api,
             xds,
+            mutant: None,
             folder,
         })
     }

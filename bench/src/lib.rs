@@ -3,6 +3,7 @@
 pub mod attack;
 pub mod compare;
 pub mod demo;
+pub mod deploy;
 pub mod fleet;
 pub mod instructions;
 pub mod ledger;

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use outrigger_bench::attack;
 use outrigger_bench::compare;
 use outrigger_bench::demo;
+use outrigger_bench::deploy;
 use outrigger_bench::instructions;
 use outrigger_bench::ledger::Ledger;
 use outrigger_bench::load::command as load;
@@ -64,6 +65,8 @@ enum Command {
     Load(load::Options),
     /// Three tasks, a client and a control server on loopback: one task is killed, one drained, one added
     Demo(demo::Options),
+    /// Rolling deployments under load, audited: no request lost, none acted upon twice
+    Deploy(deploy::Options),
     /// Our sidecar beside Envoy, HAProxy and nginx: CPU, latency, memory, and what the ratios say
     Compare(compare::Options),
     /// Hostile clients against a sidecar: what a good client notices, and what memory it takes
@@ -134,6 +137,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 ExitCode::FAILURE
             });
         }
+        Command::Deploy(options) => return deploy::run(options).await,
         Command::Attack(options) => return attack::run(options).await,
         Command::Load(options) => return load::run(options).await,
         Command::Origin {

@@ -95,6 +95,9 @@ impl Sidecar {
             .arg(&hosts_file)
             .arg("--state")
             .arg(folder.join("state"));
+        if let Some(mutant) = &fleet.mutant {
+            command.env("OUTRIGGER_MUTANT", mutant);
+        }
         let process = Process::spawn(&format!("{id}-sidecar"), command, fleet.folder())?;
         let admin = process.listening("admin", START).await?;
         Ok(Self {
@@ -173,7 +176,8 @@ impl Task {
     }
 }
 
-fn address(number: u8) -> IpAddr {
+/// The address of the `number`-th task of this machine.
+pub fn address(number: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 0, 1, number))
 }
 
