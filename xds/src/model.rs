@@ -4,6 +4,8 @@
 //! Durations follow one rule: `None` means "the default of the protocol applies", `Some(ZERO)` means "off".
 
 mod policy;
+mod policy_check;
+mod service_policy;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +18,8 @@ pub use self::policy::{
     AdaptiveConcurrency, CircuitBreakers, FailurePercentage, HealthCheck, OutlierDetection, Probe,
     RetryPolicy, SuccessRate,
 };
+pub use self::policy_check::MAX_RETRIES;
+pub use self::service_policy::{PolicyError, ServicePolicy};
 use crate::hop::{Identity, Tokens};
 
 /// Service Connect's default for one HTTP request, from the complete request to the response head (ECS `TimeoutConfiguration`).

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outrigger_xds::model::PolicyError;
 use serde_json::{Map, Value};
 
 use super::ConfigError;
@@ -201,6 +202,21 @@ fn shown(value: &Value) -> String {
     } else {
         text
     }
+}
+
+/// What is wrong with the settings in the table at `path`; an empty path is the document itself.
+pub(crate) fn policy_errors(
+    path: &str,
+    errors: Vec<PolicyError>,
+) -> impl Iterator<Item = ConfigError> {
+    let at = move |field: String| match (path, field.as_str()) {
+        ("", _) => field,
+        (_, "") => path.to_owned(),
+        (_, field) => format!("{path}.{field}"),
+    };
+    errors
+        .into_iter()
+        .map(move |error| ConfigError::new(at(error.field), error.value, error.reason))
 }
 
 /// A duration written like `15s`; a bare number is refused because its unit would be a guess (`0` needs none).

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use outrigger_xds::model::Protocol;
+use outrigger_xds::model::{Protocol, ServicePolicy};
 use serde_json::Value;
 
 pub use self::ingress::{bind_address, ingress, ingress_ports};
-use crate::config::fields::Fields;
+use crate::config::fields::{Fields, policy_errors};
 use crate::config::{ConfigError, ConfigErrors};
 
 mod ingress;
@@ -53,6 +53,8 @@ pub struct Service {
     pub idle_timeout: Option<Duration>,
     /// `perRequestTimeoutSeconds`; zero is off.
     pub per_request_timeout: Option<Duration>,
+    /// `policy`, the one field that ECS does not have; its callers' sidecars go by it.
+    pub policy: ServicePolicy,
 }
 
 /// What clients dial.
@@ -259,6 +261,7 @@ fn service(
     let (idle_timeout, per_request_timeout) = fields
         .object("timeout", errors)
         .map_or((None, None), |fields| timeout(fields, mapping, errors));
+    let policy = policy(&mut fields, mapping, errors);
     if let Some(tls) = fields.any("tls") {
         let reason =
             "TLS between sidecars is not built yet, and leaving it out silently would be worse";
@@ -272,7 +275,27 @@ fn service(
         ingress_port_override,
         idle_timeout,
         per_request_timeout,
+        policy,
     }
+}
+
+fn policy(
+    fields: &mut Fields,
+    mapping: Option<&PortMapping>,
+    errors: &mut Vec<ConfigError>,
+) -> ServicePolicy {
+    let Some(table) = fields.any("policy") else {
+        return ServicePolicy::default();
+    };
+    let path = fields.at("policy");
+    let policy = ServicePolicy::from_json(table).and_then(|policy| {
+        let wrong = mapping.and_then(|mapping| policy.check_protocol(mapping.protocol));
+        wrong.map_or(Ok(policy), |error| Err(vec![error]))
+    });
+    policy.unwrap_or_else(|wrong| {
+        errors.extend(policy_errors(&path, wrong));
+        ServicePolicy::default()
+    })
 }
 
 fn client_alias(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<ClientAlias> {

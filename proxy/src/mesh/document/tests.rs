@@ -1,6 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
-use outrigger_xds::model::Target;
+use outrigger_xds::model::{Probe, Target};
 
 use super::*;
 use crate::config::MeshConfig;
@@ -190,4 +190,38 @@ fn an_error_names_its_field_also_where_that_has_no_name() {
         let fields: Vec<_> = errors.0.iter().map(|error| &error.field).collect();
         assert_eq!(fields, [field], "{text}");
     }
+}
+
+#[test]
+fn a_services_policy_is_read_and_every_error_in_it_named() {
+    let with = |policy: &str| {
+        let port = r#""portName": "web", "discoveryName": "orders", "#;
+        parse(&EXAMPLE.replace(port, &format!("{port} \"policy\": {policy}, ")))
+    };
+    let policy = r#"{"retry": {"num_retries": 0}, "health_check": {"path": "/ready"}}"#;
+    let document = with(policy).expect("valid");
+    let said = &document.services[0].policy;
+    assert_eq!(said.retry.num_retries, 0);
+    let check = said.health_check.as_ref().expect("it was given");
+    assert_eq!(check.probe, Probe::Http("/ready".to_owned()));
+    assert_eq!(document.services[1].policy, ServicePolicy::default());
+    let fields = |policy: &str| {
+        let errors = with(policy).expect_err(policy);
+        let field = |error: ConfigError| {
+            let path = "serviceConnectConfiguration.services[0].policy";
+            error.field.replace(path, "")
+        };
+        errors.0.into_iter().map(field).collect::<Vec<_>>()
+    };
+    let wrong = r#"{"numRetries": 0, "lb": "best", "retry": {"per_try_timeout": 5}}"#;
+    assert_eq!(
+        fields(wrong),
+        [".lb", ".numRetries", ".retry.per_try_timeout"]
+    );
+    assert_eq!(fields(r#"{"panic_threshold": 101}"#), [".panic_threshold"]);
+    assert_eq!(
+        fields(r#"{"health_check": {"grpc_service": "a"}}"#),
+        [".health_check.grpc_service"]
+    );
+    assert_eq!(fields("[]"), [""]);
 }

@@ -1,0 +1,232 @@
+//! Which settings of a [`ServicePolicy`] are possible: the ranges in which every rule that reads them works, and a stock Envoy takes them.
+
+use std::time::Duration;
+
+use super::{
+    AdaptiveConcurrency, CircuitBreakers, HealthCheck, LbPolicy, OutlierDetection, PolicyError,
+    Probe, Protocol, RetryPolicy, ServicePolicy,
+};
+
+/// The most attempts beyond the first.
+pub const MAX_RETRIES: u32 = 10;
+/// The longest of all times that can be set; sums and multiples of it cannot overflow.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+impl ServicePolicy {
+    /// Every setting that is out of its range.
+    pub fn check(&self) -> Vec<PolicyError> {
+        let mut checks = Checks::default();
+        checks.times(
+            "",
+            &[
+                ("connect_timeout", self.connect_timeout),
+                ("slow_start", self.slow_start),
+            ],
+        );
+        if self.slow_start.is_some() && self.lb == LbPolicy::RingHash {
+            let reason =
+                "needs lb least_request or round_robin: a growing share moves every key of a ring";
+            checks.add("slow_start", "set", reason);
+        }
+        checks.percent("panic_threshold", self.panic_threshold.into());
+        checks.retry(&self.retry);
+        checks.circuit_breakers(&self.circuit_breakers);
+        checks.outlier_detection(self.outlier_detection.as_ref());
+        checks.health_check(self.health_check.as_ref());
+        checks.0
+    }
+
+    /// What cannot be asked of a service that speaks `protocol`.
+    pub fn check_protocol(&self, protocol: Protocol) -> Option<PolicyError> {
+        let Some(Probe::Grpc(service)) = self.health_check.as_ref().map(|check| &check.probe)
+        else {
+            return None;
+        };
+        // Envoy refuses it likewise: gRPC is HTTP/2.
+        (!matches!(protocol, Protocol::Http2 | Protocol::Grpc)).then(|| PolicyError {
+            field: "health_check.grpc_service".to_owned(),
+            value: service.clone(),
+            reason: format!("needs protocol http2 or grpc, and this is {protocol}"),
+        })
+    }
+}
+
+#[derive(Default)]
+struct Checks(Vec<PolicyError>);
+
+impl Checks {
+    fn add(&mut self, field: &str, value: impl ToString, reason: impl Into<String>) {
+        self.0.push(PolicyError {
+            field: field.to_owned(),
+            value: value.to_string(),
+            reason: reason.into(),
+        });
+    }
+
+    fn retry(&mut self, retry: &RetryPolicy) {
+        if retry.num_retries > MAX_RETRIES {
+            let reason = format!("must be at most {MAX_RETRIES}");
+            self.add("retry.num_retries", retry.num_retries, reason);
+        }
+        for code in &retry.retriable_status_codes {
+            if !(100..600).contains(code) {
+                self.add(
+                    "retry.retriable_status_codes",
+                    code,
+                    "must be from 100 to 599",
+                );
+            }
+        }
+        self.times(
+            "retry.",
+            &[
+                ("per_try_timeout", retry.per_try_timeout),
+                ("back_off_base", Some(retry.back_off_base)),
+                ("back_off_max", Some(retry.back_off_max)),
+                ("hedge_after", retry.hedge_after),
+            ],
+        );
+        self.order(
+            ("retry.back_off_base", retry.back_off_base),
+            ("retry.back_off_max", retry.back_off_max),
+        );
+    }
+
+    fn circuit_breakers(&mut self, breakers: &CircuitBreakers) {
+        self.counts(
+            "circuit_breakers.",
+            &[
+                ("max_connections", breakers.max_connections),
+                ("max_pending_requests", breakers.max_pending_requests),
+                ("max_requests", breakers.max_requests),
+            ],
+        );
+        let percent = breakers.retry_budget_percent;
+        self.percent("circuit_breakers.retry_budget_percent", percent);
+        if let Some(adaptive) = &breakers.adaptive_concurrency {
+            self.adaptive_concurrency(adaptive);
+        }
+    }
+
+    fn adaptive_concurrency(&mut self, adaptive: &AdaptiveConcurrency) {
+        let within = "circuit_breakers.adaptive_concurrency.";
+        self.counts(
+            within,
+            &[
+                ("min_concurrency", adaptive.min_concurrency),
+                ("min_rtt_requests", adaptive.min_rtt_requests),
+            ],
+        );
+        self.times(
+            within,
+            &[
+                ("update_interval", Some(adaptive.update_interval)),
+                ("min_rtt_interval", Some(adaptive.min_rtt_interval)),
+            ],
+        );
+        if adaptive.max_concurrency < adaptive.min_concurrency {
+            let field = format!("{within}max_concurrency");
+            self.add(
+                &field,
+                adaptive.max_concurrency,
+                "is less than min_concurrency",
+            );
+        }
+        self.percent(&format!("{within}buffer_percent"), adaptive.buffer_percent);
+    }
+
+    fn outlier_detection(&mut self, detection: Option<&OutlierDetection>) {
+        let Some(detection) = detection else { return };
+        let (base, max) = (detection.base_ejection_time, detection.max_ejection_time);
+        self.times(
+            "outlier_detection.",
+            &[
+                ("interval", Some(detection.interval)),
+                ("base_ejection_time", Some(base)),
+                ("max_ejection_time", Some(max)),
+            ],
+        );
+        self.order(
+            ("outlier_detection.base_ejection_time", base),
+            ("outlier_detection.max_ejection_time", max),
+        );
+        let percent = detection.max_ejection_percent;
+        self.percent("outlier_detection.max_ejection_percent", percent.into());
+        if let Some(rate) = &detection.success_rate {
+            self.counts(
+                "outlier_detection.success_rate.",
+                &[
+                    ("minimum_hosts", rate.minimum_hosts),
+                    ("request_volume", rate.request_volume),
+                    ("stdev_factor", rate.stdev_factor),
+                ],
+            );
+        }
+        if let Some(failures) = &detection.failure_percentage {
+            let within = "outlier_detection.failure_percentage.";
+            self.counts(
+                within,
+                &[
+                    ("threshold", failures.threshold.into()),
+                    ("minimum_hosts", failures.minimum_hosts),
+                    ("request_volume", failures.request_volume),
+                ],
+            );
+            self.percent(&format!("{within}threshold"), failures.threshold.into());
+        }
+    }
+
+    fn health_check(&mut self, check: Option<&HealthCheck>) {
+        let Some(check) = check else { return };
+        if let Probe::Http(path) = &check.probe
+            && !(path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()))
+        {
+            let reason = "must begin with / and have printable ASCII characters only";
+            self.add("health_check.path", path, reason);
+        }
+        self.times(
+            "health_check.",
+            &[
+                ("interval", Some(check.interval)),
+                ("timeout", Some(check.timeout)),
+            ],
+        );
+        self.counts(
+            "health_check.",
+            &[
+                ("healthy_threshold", check.healthy_threshold),
+                ("unhealthy_threshold", check.unhealthy_threshold),
+            ],
+        );
+    }
+
+    fn percent(&mut self, field: &str, value: u32) {
+        if value > 100 {
+            self.add(field, value, "must be a percentage from 0 to 100");
+        }
+    }
+
+    fn counts(&mut self, within: &str, values: &[(&str, u32)]) {
+        for (field, _) in values.iter().filter(|(_, value)| *value == 0) {
+            self.add(&format!("{within}{field}"), 0, "must be at least 1");
+        }
+    }
+
+    fn times(&mut self, within: &str, values: &[(&str, Option<Duration>)]) {
+        for (field, value) in values {
+            let Some(value) = value else { continue };
+            if value.is_zero() || *value > LONGEST {
+                let reason = "must be longer than 0 and at most a year";
+                let shown = humantime_serde::re::humantime::format_duration(*value);
+                self.add(&format!("{within}{field}"), shown, reason);
+            }
+        }
+    }
+
+    fn order(&mut self, least: (&str, Duration), most: (&str, Duration)) {
+        if most.1 < least.1 {
+            let shown = humantime_serde::re::humantime::format_duration(most.1);
+            self.add(most.0, shown, format!("is less than {}", least.0));
+        }
+    }
+}
