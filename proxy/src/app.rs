@@ -2,6 +2,8 @@
 
 mod descriptors;
 mod memory;
+mod pages;
+mod restarting;
 mod running;
 
 use std::io;
@@ -10,11 +12,12 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use outrigger_xds::transport::{NodeInfo, SubscribeConfig, subscribe};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::pages::Pages;
+use self::restarting::{Ending, Succession};
 use self::running::{LISTENERS, Running, Shared};
 use crate::config::accepted::{Accepted, Change};
 use crate::config::{Config, ConfigErrors, MeshConfig, Mode, static_file};
@@ -27,10 +30,10 @@ use crate::mesh::names::Vips;
 use crate::mesh::state::{StateDir, StateError, fresh_tokens, random_hex};
 use crate::mesh::subscribe::{CONFIGURATION, Subscription, SubscriptionConfig};
 use crate::mutants::{self, Mutant};
-use crate::observe::admin::{AdminState, serve_admin, serve_metrics};
 use crate::observe::metrics::{Metrics, Owner};
 use crate::observe::ready::{Readiness, State};
 use crate::request::worker::Worker;
+use crate::restart::RestartError;
 use crate::routing::snapshot::Current;
 use crate::upstream::clusters::Clusters;
 use crate::upstream::resolve::Resolver;
@@ -51,6 +54,12 @@ pub enum StartError {
     /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Another process runs with this state directory, and it does not hand over.
+    #[error("hot restart: {0}; nothing is changed, see --hot-restart")]
+    Restart(#[from] RestartError),
+    /// The process that runs would be followed by one with less than it has.
+    #[error("hot restart: this process could not take over, the other one goes on: {0}")]
+    NotReady(String),
     /// The operating system refused something.
     #[error("{what}: {source}")]
     Io {
@@ -93,17 +102,29 @@ async fn live(config: Config) -> Result<(), StartError> {
     if let Some(shortfall) = descriptors::raise() {
         tracing::warn!("{shortfall}");
     }
+    let mut succession = Succession::begin(&config, &parts.running).await?;
     let drain_asked = CancellationToken::new();
-    let stop = CancellationToken::new();
-    serve_pages(&config, &parts, &drain_asked, &stop).await?;
-    let announcer = match &config.mode {
+    let pages = Pages::bind(&config, &parts)?;
+    let mut joining = match &config.mode {
         Mode::Static(path) => {
             let accepted = Arc::new(static_file::load(path)?);
             run_static(&parts, &config, accepted)?;
             None
         }
-        Mode::Mesh(mesh) => join_mesh(&parts, &config, mesh, &drain_asked)?,
+        Mode::Mesh(mesh) => Some(join_mesh(&parts, &config, mesh)?),
     };
+    if let Some(succession) = &mut succession
+        && succession.take_over(&parts).await?
+        && let Some(joining) = &mut joining
+        && let Err(error) = joining.subscription.reload()
+    {
+        parts.ready.problem("state", error.to_string());
+    }
+    let door = succession.and_then(|succession| succession.open(&parts));
+    parts.running.lock().begin();
+    let mut ending = Ending::default();
+    let lent = pages.serve(&parts, &drain_asked, &mut ending)?;
+    let announcer = joining.and_then(|joining| joining.join(&parts, &drain_asked, &mut ending));
     tokio::spawn(bind_again(parts.running.clone()));
 
     let mut terminate =
@@ -117,19 +138,39 @@ async fn live(config: Config) -> Result<(), StartError> {
         }
     };
     tokio::pin!(told_to_stop);
-    let stopping = tokio::select! {
-        () = &mut told_to_stop => true,
-        () = drain_asked.cancelled() => false,
+    let end = tokio::select! {
+        biased;
+        () = restarting::hand_over(door.as_ref(), &parts, &lent, &mut ending) => End::Succeeded,
+        () = &mut told_to_stop => End::Stopped,
+        () = drain_asked.cancelled() => End::Drained,
     };
-    drain_asked.cancel();
-    leave(&parts, announcer.as_deref(), config.drain_timeout).await;
-    if !stopping {
+    drop(lent);
+    if end == End::Succeeded {
+        drop(door);
+        restarting::finish(&parts, config.drain_timeout).await;
+    } else {
+        restarting::close(door);
+        drain_asked.cancel();
+        leave(&parts, announcer.as_deref(), config.drain_timeout).await;
+    }
+    if end == End::Drained {
         told_to_stop.await;
     }
     parts.drain.enter(Phase::Stopped);
     drain::until_idle(|| parts.workers.connections(), CLOSING).await;
-    stop.cancel();
+    ending.end_pages(CLOSING).await;
     Ok(())
+}
+
+/// Why a sidecar leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// A signal.
+    Stopped,
+    /// The admin page: the traffic goes, the process stays until a signal.
+    Drained,
+    /// Another process has taken over.
+    Succeeded,
 }
 
 /// Worker threads, each with a runtime of its own, waiting for sockets.
@@ -209,69 +250,9 @@ fn start_workers(config: &Config) -> Result<Parts, StartError> {
     })
 }
 
-/// Who may read this page need not know the tokens of the hop protocol.
-fn without_tokens(mut page: serde_json::Value) -> serde_json::Value {
-    match &mut page {
-        serde_json::Value::Object(fields) => {
-            for token in ["request", "verdict"] {
-                if let Some(text) = fields.get_mut(token).filter(|value| value.is_string()) {
-                    *text = "(hidden)".into();
-                }
-            }
-            for value in fields.values_mut() {
-                *value = without_tokens(value.take());
-            }
-        }
-        serde_json::Value::Array(items) => {
-            for item in items {
-                *item = without_tokens(item.take());
-            }
-        }
-        _ => {}
-    }
-    page
-}
-
 async fn note_drain(worker: std::rc::Rc<Worker>, drain: Drain) {
     drain.reached(Phase::Draining).await;
     worker.draining.set(true);
-}
-
-/// The admin pages on loopback, and `/metrics` with `/ready` where they are asked for.
-async fn serve_pages(
-    config: &Config,
-    parts: &Parts,
-    drain_asked: &CancellationToken,
-    stop: &CancellationToken,
-) -> Result<(), StartError> {
-    let (metrics, clusters, drain) = (
-        Arc::clone(&parts.metrics),
-        Arc::clone(&parts.clusters),
-        drain_asked.clone(),
-    );
-    let accepted = parts.running.lock().accepted();
-    let state = AdminState {
-        ready: Arc::clone(&parts.ready),
-        metrics: Arc::new(move || metrics.render()),
-        config: Arc::new(move || without_tokens(serde_json::json!(**accepted.load()))),
-        clusters: Arc::new(move || clusters.describe()),
-        drain: Arc::new(move || drain.cancel()),
-    };
-    let admin = TcpListener::bind(config.admin)
-        .await
-        .map_err(StartError::io(format!("--admin {}", config.admin)))?;
-    let address = admin.local_addr().map_err(StartError::io("--admin"))?;
-    println!("admin listening on http://{address}");
-    tokio::spawn(serve_admin(admin, state.clone(), stop.clone()));
-    if let Some(address) = config.metrics {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(StartError::io(format!("--metrics {address}")))?;
-        let address = listener.local_addr().map_err(StartError::io("--metrics"))?;
-        println!("metrics listening on http://{address}");
-        tokio::spawn(serve_metrics(listener, state, stop.clone()));
-    }
-    Ok(())
 }
 
 /// Runs on a file, read again at SIGHUP; a file with errors changes nothing.
@@ -316,13 +297,16 @@ fn run_static(parts: &Parts, config: &Config, accepted: Arc<Accepted>) -> Result
     Ok(())
 }
 
-/// Subscribes to the control server and, when there is something to announce, announces it.
-fn join_mesh(
-    parts: &Parts,
-    config: &Config,
-    mesh: &MeshConfig,
-    drain_asked: &CancellationToken,
-) -> Result<Option<Arc<Announcer>>, StartError> {
+/// A member of the mesh that runs on what it had last, and has said nothing yet.
+struct Joining {
+    subscription: Subscription<Shared>,
+    node: NodeInfo,
+    servers: Vec<String>,
+    announce: Option<AnnounceConfig>,
+}
+
+/// Prepares everything for [`Joining::join`].
+fn join_mesh(parts: &Parts, config: &Config, mesh: &MeshConfig) -> Result<Joining, StartError> {
     let state = config.state.as_deref().map(StateDir::open).transpose()?;
     let ports = match &mesh.document {
         Some(document) => {
@@ -331,7 +315,8 @@ fn join_mesh(
                 .map(|state| state.load_map("ingress-ports"))
                 .transpose()?
                 .unwrap_or_default();
-            let ports = document::ingress_ports(document, mesh.address, &kept)?;
+            let inherited = parts.running.lock().inherited.addresses();
+            let ports = document::ingress_ports(document, mesh.address, &kept, &inherited)?;
             if let Some(state) = &state {
                 state.save_map("ingress-ports", &ports)?;
             }
@@ -382,33 +367,47 @@ fn join_mesh(
         ready: Arc::clone(&parts.ready),
         reconnected: Arc::clone(&reconnected),
     };
-    let subscription = Subscription::new(subscription, parts.running.clone());
-    let servers = mesh.xds.iter().map(ToString::to_string).collect();
-    let subscribing = SubscribeConfig {
-        servers,
-        node,
-        initial: subscription.initial(),
-    };
-    tokio::spawn(subscribe(
-        subscribing,
-        client::dial(Arc::clone(&parts.resolver)),
-        subscription,
-    ));
-    if mesh.control.is_empty() {
-        return Ok(None);
-    }
-    let client = Client::new(mesh.control.clone(), Arc::clone(&parts.resolver));
-    let announce = AnnounceConfig {
+    let announce = (!mesh.control.is_empty()).then(|| AnnounceConfig {
         mesh: mesh.clone(),
         ports,
         hop,
-        client,
+        client: Client::new(mesh.control.clone(), Arc::clone(&parts.resolver)),
         reconnected,
-    };
-    let announcer = Arc::new(Announcer::new(announce, Arc::clone(&parts.ready)));
-    let (announcing, until) = (Arc::clone(&announcer), drain_asked.clone());
-    tokio::spawn(async move { announcing.run(until).await });
-    Ok(Some(announcer))
+    });
+    Ok(Joining {
+        subscription: Subscription::new(subscription, parts.running.clone()),
+        node,
+        servers: mesh.xds.iter().map(ToString::to_string).collect(),
+        announce,
+    })
+}
+
+impl Joining {
+    /// Subscribes to the control server and, when there is something to announce, announces it.
+    fn join(
+        mut self,
+        parts: &Parts,
+        drain_asked: &CancellationToken,
+        ending: &mut Ending,
+    ) -> Option<Arc<Announcer>> {
+        ending.writing = self.subscription.writing();
+        let subscribing = SubscribeConfig {
+            servers: self.servers,
+            node: self.node,
+            initial: self.subscription.initial(),
+        };
+        let dial = client::dial(Arc::clone(&parts.resolver));
+        let subscription = self.subscription;
+        ending.conversation.spawn(async move {
+            subscribe(subscribing, dial, subscription).await;
+        });
+        let announcer = Arc::new(Announcer::new(self.announce?, Arc::clone(&parts.ready)));
+        let (announcing, until) = (Arc::clone(&announcer), drain_asked.clone());
+        ending
+            .conversation
+            .spawn(async move { announcing.run(until).await });
+        Some(announcer)
+    }
 }
 
 async fn bind_again(running: Shared) {

@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 
 use crate::mesh::document::{self, ServiceConnect};
 use crate::mesh::state::StateDir;
+use crate::restart;
 
 pub mod accepted;
 pub(crate) mod fields;
@@ -75,6 +76,9 @@ pub struct Args {
     /// Longest time to finish what is in flight after SIGTERM [default: 20s]
     #[arg(long, value_name = "DURATION", env = "OUTRIGGER_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<String>,
+    /// Take over from the sidecar that runs with the same --state, and let the next one take over: auto | off [default: auto]
+    #[arg(long, value_name = "MODE", env = "OUTRIGGER_HOT_RESTART")]
+    pub hot_restart: Option<String>,
     /// No control server: the configuration is this TOML file, re-read on SIGHUP
     #[arg(long = "static", value_name = "FILE", env = "OUTRIGGER_STATIC")]
     pub static_file: Option<String>,
@@ -95,6 +99,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// State directory.
     pub state: Option<PathBuf>,
+    /// Where a sidecar hands over to the next one; `None` when it does not.
+    pub hot_restart: Option<PathBuf>,
     /// Hosts file in which a block of names is managed.
     pub hosts_file: Option<PathBuf>,
     /// Where egress VIPs are placed.
@@ -230,6 +236,7 @@ impl Config {
             egress: flag("--egress", args.egress.as_deref(), &mut errors, egress_mode)
                 .unwrap_or(EgressMode::Bind),
             hosts_file: text(args.hosts_file.as_deref()).map(PathBuf::from),
+            hot_restart: hot_restart(&args, state.as_deref(), &mut errors),
             mode: mode(&args, state.as_deref(), &mut errors),
             admin,
             state,
@@ -240,6 +247,30 @@ impl Config {
         } else {
             Err(ConfigErrors(errors))
         }
+    }
+}
+
+/// Where the hand-over happens: what is handed over is this node, and it is known by its state directory.
+fn hot_restart(
+    args: &Args,
+    state: Option<&std::path::Path>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<PathBuf> {
+    let asked = text(args.hot_restart.as_deref()).unwrap_or("auto");
+    let asked = flag("--hot-restart", Some(asked), errors, auto_or_off)?;
+    let path = restart::path(state.filter(|_| asked)?);
+    path.map_err(|reason| {
+        let state = text(args.state.as_deref()).unwrap_or_default();
+        errors.push(ConfigError::new("--state", state, reason));
+    })
+    .ok()
+}
+
+fn auto_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("must be auto or off".to_owned()),
     }
 }
 

@@ -21,6 +21,7 @@ pub mod mutants;
 pub mod observe;
 pub mod policy;
 mod request;
+mod restart;
 mod routing;
 mod spare;
 pub mod upstream;

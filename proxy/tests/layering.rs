@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each wing may use, itself aside. `app` and `main` know everything.
-const MAY_USE: [(&str, &[&str]); 20] = [
+const MAY_USE: [(&str, &[&str]); 21] = [
     (
         "downstream",
         &[
@@ -88,8 +88,12 @@ const MAY_USE: [(&str, &[&str]); 20] = [
     ("date", &["message"]),
     ("deadline", &["error"]),
     ("spare", &[]),
+    ("restart", &[]),
     // The service-connect document is part of the command line: its model lives with its parser, in mesh.
-    ("config", &["mesh::document", "mesh::state", "error"]),
+    (
+        "config",
+        &["mesh::document", "mesh::state", "restart", "error"],
+    ),
     // Whose fault an error is belongs to the retry classes.
     ("error", &["policy"]),
     // No I/O, no clock: the simulator runs it in virtual time.

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use outrigger_xds::model::{Direction, Listener, Target};
 use outrigger_xds::{Rejection, ResourceType};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::accepted::{Accepted, Change};
-use crate::downstream::listener::{Bound, Workers};
+use crate::downstream::listener::{Bound, Workers, bind};
 use crate::mesh::subscribe::Apply;
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::{Readiness, State};
+use crate::restart::{Inherited, Socket};
 use crate::routing::snapshot::{Builder, Current};
 use crate::upstream::clusters::Clusters;
 
@@ -30,6 +32,12 @@ pub(crate) struct Running {
     /// By listener name, with the address that was asked for.
     sockets: BTreeMap<String, (SocketAddr, Bound)>,
     wanted: Vec<Arc<Listener>>,
+    /// Sockets of the process before, taken instead of binding new ones.
+    pub(crate) inherited: Inherited,
+    /// Cancelled when this process may accept.
+    begin: CancellationToken,
+    /// A successor accepts: nothing is bound any more.
+    succeeded: bool,
     /// The structure has changed: what it took to get here is free by now.
     untidy: bool,
     /// For `/config`.
@@ -53,6 +61,9 @@ impl Running {
             ready,
             sockets: BTreeMap::new(),
             wanted: Vec::new(),
+            inherited: Inherited::default(),
+            begin: CancellationToken::new(),
+            succeeded: false,
             untidy: false,
             accepted: Arc::default(),
         }
@@ -130,17 +141,46 @@ impl Running {
         self.workers.connections()
     }
 
+    /// From now on this process accepts. What it did not want of the process before is closed.
+    pub(crate) fn begin(&mut self) {
+        self.inherited = Inherited::default();
+        self.begin.cancel();
+    }
+
+    /// The listening sockets, for a successor.
+    pub(crate) fn lend(&self) -> io::Result<Vec<Socket>> {
+        let lend = |(name, (asked, bound)): (&String, &(SocketAddr, Bound))| {
+            let socket = bound.socket.try_clone()?;
+            Ok(Socket::new(name, Some(*asked), socket))
+        };
+        self.sockets.iter().map(lend).collect()
+    }
+
+    /// Accepts no more, for ever: a successor does. What is connected stays. Each token is cancelled when its loop has ended.
+    pub(crate) fn succeed(&mut self) -> Vec<CancellationToken> {
+        self.succeeded = true;
+        let sockets = std::mem::take(&mut self.sockets).into_values();
+        sockets.map(|(_, bound)| bound.close()).collect()
+    }
+
     /// Binds what is wanted and not bound; called again from time to time, since what was in the way may have gone.
     pub(crate) fn bind_missing(&mut self) {
+        if self.succeeded {
+            return;
+        }
         let mut failed = BTreeSet::new();
         for listener in &self.wanted {
             let (name, address) = (&listener.name, &listener.address);
             if self.sockets.contains_key(name) {
                 continue;
             }
-            match self.workers.listen(*address, self.builder.slot(name)) {
+            let inherited = self.inherited.listener(name, *address);
+            let adopted = inherited.is_some();
+            let socket = inherited.map_or_else(|| bind(*address), Ok);
+            let slot = self.builder.slot(name);
+            match socket.and_then(|socket| self.workers.listen(socket, slot, &self.begin)) {
                 Ok(bound) => {
-                    tracing::info!(listener = name, address = %bound.address, "listening");
+                    tracing::info!(listener = name, address = %bound.address, adopted, "listening");
                     self.sockets.insert(name.clone(), (*address, bound));
                 }
                 Err(error) => {

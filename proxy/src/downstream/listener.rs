@@ -28,7 +28,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A bound socket. Dropping it closes the socket and ends its accept loop; its connections live on.
 pub(crate) struct Bound {
     pub(crate) address: SocketAddr,
+    /// The same socket as the worker's, for a successor.
+    pub(crate) socket: std::net::TcpListener,
     stop: CancellationToken,
+    ended: CancellationToken,
+}
+
+impl Bound {
+    /// What is cancelled when nothing more is accepted.
+    pub(crate) fn close(self) -> CancellationToken {
+        self.ended.clone()
+    }
 }
 
 impl Drop for Bound {
@@ -73,7 +83,11 @@ impl Drop for Place {
 pub(crate) struct Accepting {
     slot: Slot,
     open: AtomicU32,
+    /// Cancelled when this process may accept.
+    begin: CancellationToken,
     stop: CancellationToken,
+    /// Cancelled when nothing more is accepted.
+    ended: CancellationToken,
 }
 
 /// The workers' command queues and how many connections each has.
@@ -95,29 +109,41 @@ impl Workers {
             .sum()
     }
 
-    /// Binds `address` and lets a worker accept on it.
-    pub(crate) fn listen(&self, address: SocketAddr, slot: Slot) -> io::Result<Bound> {
-        let socket = bind(address)?;
+    /// Lets a worker accept on `socket`, once `begin` is cancelled.
+    pub(crate) fn listen(
+        &self,
+        socket: std::net::TcpListener,
+        slot: Slot,
+        begin: &CancellationToken,
+    ) -> io::Result<Bound> {
         let address = socket.local_addr()?;
-        let stop = CancellationToken::new();
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let accepting = Arc::new(Accepting {
             slot,
             open: AtomicU32::new(0),
+            begin: begin.clone(),
             stop: stop.clone(),
+            ended: ended.clone(),
         });
         let quiet = self
             .0
             .iter()
             .min_by_key(|worker| worker.connections.load(Relaxed));
         let worker = quiet.ok_or_else(|| io::Error::other("there is no worker"))?;
-        let told = worker.commands.try_send(Command::Accept(socket, accepting));
+        let same = socket.try_clone()?;
+        let told = worker.commands.try_send(Command::Accept(same, accepting));
         told.map_err(|_| io::Error::other("the worker does not take commands"))?;
-        Ok(Bound { address, stop })
+        Ok(Bound {
+            address,
+            socket,
+            stop,
+            ended,
+        })
     }
 }
 
 /// One socket per address, without SO_REUSEPORT: a second sidecar must fail to bind, not share the traffic.
-fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -162,6 +188,11 @@ async fn accept(
     accepting: Arc<Accepting>,
     drain: Drain,
 ) {
+    let _ended = accepting.ended.clone().drop_guard();
+    tokio::select! {
+        () = accepting.begin.cancelled() => {}
+        () = accepting.stop.cancelled() => return,
+    }
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,

@@ -10,6 +10,7 @@ use outrigger_xds::model::{Address, Direction, EndpointSet, Listener};
 use outrigger_xds::transport::{ConnectionState, Sink};
 use outrigger_xds::{Rejection, Resource, ResourceType};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::names::{Vips, write_hosts};
 use super::state::{StateDir, StateError};
@@ -56,6 +57,7 @@ pub struct Subscription<A> {
     wire: Accepted,
     running: Arc<Accepted>,
     writer: Option<watch::Sender<Arc<Accepted>>>,
+    writing: Option<JoinHandle<()>>,
 }
 
 impl<A: Apply> Subscription<A> {
@@ -69,16 +71,15 @@ impl<A: Apply> Subscription<A> {
             .state
             .as_ref()
             .map_or(Ok(None), |state| state.load_accepted(&config.namespace));
-        let writer = config
-            .state
-            .clone()
-            .map(|state| spawn_writer(state, &config));
+        let writer = config.state.clone();
+        let (writer, writing) = writer.map(|state| spawn_writer(state, &config)).unzip();
         let mut this = Self {
             config,
             apply,
             wire: Accepted::default(),
             running: Arc::default(),
             writer,
+            writing,
         };
         match kept {
             Ok(Some((wire, written))) => {
@@ -93,6 +94,25 @@ impl<A: Apply> Subscription<A> {
             }
         }
         this
+    }
+
+    /// Ends when this subscription is dropped and all it has accepted is on disk.
+    pub fn writing(&mut self) -> Option<JoinHandle<()>> {
+        self.writing.take()
+    }
+
+    /// Applies what another process has written since.
+    pub fn reload(&mut self) -> Result<(), StateError> {
+        let Some(state) = &self.config.state else {
+            return Ok(());
+        };
+        self.config.vips = Vips::new(self.config.vips.cidr(), Some(state.clone()))?;
+        if let Some((wire, written)) = state.load_accepted(&self.config.namespace)? {
+            self.config.ready.set_state_written(written);
+            self.put(wire, false);
+            self.config.ready.set(CONFIGURATION, State::Ready);
+        }
+        Ok(())
     }
 
     /// What was accepted last: not sent again when it has not changed.
@@ -355,12 +375,16 @@ fn revert(wire: &mut Accepted, before: &Accepted, rejection: &Rejection) {
     }
 }
 
-/// Writes the newest state, at once when the last write is long ago and otherwise a second after it.
-fn spawn_writer(state: StateDir, config: &SubscriptionConfig) -> watch::Sender<Arc<Accepted>> {
+/// Writes the newest state, at once when the last write is long ago and otherwise a second after it, or when it is the last.
+fn spawn_writer(
+    state: StateDir,
+    config: &SubscriptionConfig,
+) -> (watch::Sender<Arc<Accepted>>, JoinHandle<()>) {
     let (sender, mut newest) = watch::channel(Arc::new(Accepted::default()));
     let (namespace, ready) = (config.namespace.clone(), config.ready.clone());
-    tokio::spawn(async move {
-        while newest.changed().await.is_ok() {
+    let writing = tokio::spawn(async move {
+        let mut more = false;
+        while more || newest.changed().await.is_ok() {
             let accepted = newest.borrow_and_update().clone();
             let (state, namespace, now) = (state.clone(), namespace.clone(), SystemTime::now());
             let write = move || state.save_accepted(&namespace, &accepted, now);
@@ -374,10 +398,17 @@ fn spawn_writer(state: StateDir, config: &SubscriptionConfig) -> watch::Sender<A
                 Ok(Err(error)) => ready.problem("state", error.to_string()),
                 Err(error) => ready.problem("state", error.to_string()),
             }
-            tokio::time::sleep(WRITE_INTERVAL).await;
+            more = false;
+            let last = async {
+                while newest.changed().await.is_ok() {
+                    more = true;
+                }
+            };
+            // Either way what is newest then is written next, if there is any.
+            let _ = tokio::time::timeout(WRITE_INTERVAL, last).await;
         }
     });
-    sender
+    (sender, writing)
 }
 
 #[cfg(test)]

@@ -44,11 +44,20 @@ pub struct AdminState {
     pub drain: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// Serves all pages until `shutdown`.
+/// When a page is served no more.
+#[derive(Debug, Clone, Default)]
+pub struct Until {
+    /// Nothing is accepted any more: another process does, on the same socket. What is connected is answered.
+    pub succeeded: CancellationToken,
+    /// Everything ends.
+    pub shutdown: CancellationToken,
+}
+
+/// Serves all pages.
 pub async fn serve_admin(
     listener: TcpListener,
     state: AdminState,
-    shutdown: CancellationToken,
+    until: Until,
 ) -> std::io::Result<()> {
     let router = common()
         .route(
@@ -60,16 +69,16 @@ pub async fn serve_admin(
             get(async |State(state): State<AdminState>| Json((state.clusters)())),
         )
         .route("/drain", post(drain));
-    serve(listener, router.with_state(state), shutdown).await
+    serve(listener, router.with_state(state), until).await
 }
 
-/// Serves `/metrics` and `/ready` alone until `shutdown`.
+/// Serves `/metrics` and `/ready` alone.
 pub async fn serve_metrics(
     listener: TcpListener,
     state: AdminState,
-    shutdown: CancellationToken,
+    until: Until,
 ) -> std::io::Result<()> {
-    serve(listener, common().with_state(state), shutdown).await
+    serve(listener, common().with_state(state), until).await
 }
 
 fn common() -> Router<AdminState> {
@@ -78,14 +87,15 @@ fn common() -> Router<AdminState> {
         .route("/metrics", get(metrics))
 }
 
-/// Ends open connections with `shutdown`: an idle scraper must not hold up the exit.
-async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: CancellationToken,
-) -> std::io::Result<()> {
+/// Ends open connections with the shutdown: an idle scraper must not hold up the exit.
+async fn serve(listener: TcpListener, router: Router, until: Until) -> std::io::Result<()> {
+    let Until {
+        succeeded,
+        shutdown,
+    } = until;
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let accepting = async {
+    let (all, ends) = (Arc::clone(&places), shutdown.clone());
+    let accepting = async move {
         // Closed by nobody.
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
             let stream = match listener.accept().await {
@@ -96,7 +106,7 @@ async fn serve(
                     continue;
                 }
             };
-            let (router, shutdown) = (router.clone(), shutdown.clone());
+            let (router, shutdown) = (router.clone(), ends.clone());
             tokio::spawn(async move {
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -113,6 +123,11 @@ async fn serve(
     };
     tokio::select! {
         () = accepting => {}
+        () = shutdown.cancelled() => return Ok(()),
+        () = succeeded.cancelled() => {}
+    }
+    tokio::select! {
+        _ = all.acquire_many(MAX_CONNECTIONS as u32) => {}
         () = shutdown.cancelled() => {}
     }
     Ok(())
@@ -181,10 +196,10 @@ mod tests {
     async fn admin_serves_every_page_and_drains_on_post_only() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("bound");
-        let (drains, shutdown) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+        let (drains, until) = (Arc::new(AtomicUsize::new(0)), Until::default());
         let state = state(&drains);
         let ready = state.ready.clone();
-        let server = tokio::spawn(serve_admin(listener, state, shutdown.clone()));
+        let server = tokio::spawn(serve_admin(listener, state, until.clone()));
         assert!(ask(address, "GET /ready").await.starts_with("HTTP/1.1 503"));
         ready.set("configuration", ready::State::Ready);
         let page = ask(address, "GET /ready").await;
@@ -202,7 +217,7 @@ mod tests {
                 .starts_with("HTTP/1.1 202")
         );
         assert_eq!(drains.load(Ordering::Relaxed), 1);
-        shutdown.cancel();
+        until.shutdown.cancel();
         server.await.expect("joins").expect("ends well");
     }
 
@@ -210,11 +225,11 @@ mod tests {
     async fn silent_connections_give_their_places_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("bound");
-        let shutdown = CancellationToken::new();
+        let until = Until::default();
         tokio::spawn(serve_metrics(
             listener,
             state(&Arc::default()),
-            shutdown.clone(),
+            until.clone(),
         ));
         let mut silent = Vec::new();
         for _ in 0..MAX_CONNECTIONS {
@@ -227,18 +242,48 @@ mod tests {
             let read = stream.read(&mut [0; 1]).await;
             assert_eq!(read.expect("closed, not reset"), 0);
         }
-        shutdown.cancel();
+        until.shutdown.cancel();
+    }
+
+    #[tokio::test]
+    async fn who_is_connected_when_another_process_takes_over_is_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("bound");
+        let until = Until::default();
+        let server = tokio::spawn(serve_metrics(
+            listener,
+            state(&Arc::default()),
+            until.clone(),
+        ));
+        ask(address, "GET /metrics").await;
+        let mut stream = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("connects");
+        stream.write_all(b"GET /metrics HT").await.expect("writes");
+        // Answered on a later connection, so the one before has been accepted.
+        ask(address, "GET /metrics").await;
+        until.succeeded.cancel();
+        stream
+            .write_all(b"TP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .expect("writes");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("reads");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        server.await.expect("joins").expect("ends well");
+        let refused = tokio::net::TcpStream::connect(address).await;
+        assert!(refused.is_err(), "the socket is closed");
     }
 
     #[tokio::test]
     async fn metrics_address_shows_nothing_else() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("bound");
-        let shutdown = CancellationToken::new();
+        let until = Until::default();
         tokio::spawn(serve_metrics(
             listener,
             state(&Arc::default()),
-            shutdown.clone(),
+            until.clone(),
         ));
         assert!(
             ask(address, "GET /metrics")
@@ -255,6 +300,6 @@ mod tests {
                 .await
                 .starts_with("HTTP/1.1 404")
         );
-        shutdown.cancel();
+        until.shutdown.cancel();
     }
 }

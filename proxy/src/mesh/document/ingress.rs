@@ -1,6 +1,6 @@
 //! The ingress side that follows from a task's document: its ports, listeners and local clusters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +19,12 @@ use crate::config::{ConfigError, ConfigErrors, MeshConfig};
 const INGRESS_PORTS: std::ops::RangeInclusive<u16> = 15000..=15999;
 
 /// The ports of the ingress listeners, by port name: `ingressPortOverride`, else the one of `kept` when it is still free,
-/// else a free one of 15000–15999 that is no containerPort.
+/// else a free one of 15000–15999 that is no containerPort. Where this process has inherited a socket, the port is free for it.
 pub fn ingress_ports(
     document: &ServiceConnect,
     address: IpAddr,
     kept: &BTreeMap<String, u16>,
+    inherited: &BTreeSet<SocketAddr>,
 ) -> Result<BTreeMap<String, u16>, ConfigErrors> {
     let mut taken = document.container_ports();
     taken.extend(
@@ -33,6 +34,10 @@ pub fn ingress_ports(
             .filter_map(|service| service.ingress_port_override),
     );
     let mut ports = BTreeMap::new();
+    let bind = bind_address(address);
+    let is_free = |port| {
+        inherited.contains(&SocketAddr::new(bind, port)) || TcpListener::bind((bind, port)).is_ok()
+    };
     for (mapping, services) in document.served() {
         let fixed = services
             .iter()
@@ -44,7 +49,7 @@ pub fn ingress_ports(
                 .filter(|port| INGRESS_PORTS.contains(port));
             kept.into_iter()
                 .chain(INGRESS_PORTS)
-                .find(|port| !taken.contains(port) && is_free(address, *port))
+                .find(|port| !taken.contains(port) && is_free(*port))
         });
         let Some(port) = port else {
             let reason =
@@ -59,10 +64,6 @@ pub fn ingress_ports(
         ports.insert(mapping.name.clone(), port);
     }
     Ok(ports)
-}
-
-fn is_free(address: IpAddr, port: u16) -> bool {
-    TcpListener::bind((bind_address(address), port)).is_ok()
 }
 
 /// Where the ingress listens: on the task's address, or on all of them when that one is not local (bridge mode, NAT).

@@ -1,4 +1,4 @@
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use outrigger_xds::model::{Probe, Target};
 
@@ -106,21 +106,25 @@ fn ingress_has_one_listener_for_each_served_port() {
 #[test]
 fn ingress_ports_are_kept_and_never_a_container_port_or_taken() {
     let address = IpAddr::from([127, 0, 0, 77]);
+    let none = BTreeSet::new();
     let taken = TcpListener::bind((address, 15001)).expect("binds");
     let json = r#"{"portMappings":[{"name":"a","containerPort":15000},{"name":"b","containerPort":1}],
         "serviceConnectConfiguration":{"enabled":true,"services":[{"portName":"a"},{"portName":"b"}]}}"#;
     let document = parse(json).expect("valid");
-    let ports = ingress_ports(&document, address, &BTreeMap::new()).expect("room");
+    let ports = ingress_ports(&document, address, &BTreeMap::new(), &none).expect("room");
     assert_eq!(
         ports,
         BTreeMap::from([("a".to_owned(), 15002), ("b".to_owned(), 15003)])
     );
     let kept = BTreeMap::from([("a".to_owned(), 15500), ("b".to_owned(), 15001)]);
-    let ports = ingress_ports(&document, address, &kept).expect("room");
+    let ports = ingress_ports(&document, address, &kept, &none).expect("room");
     assert_eq!(
         ports,
         BTreeMap::from([("a".to_owned(), 15500), ("b".to_owned(), 15002)])
     );
+    let inherited = BTreeSet::from([SocketAddr::from((address, 15001))]);
+    let ports = ingress_ports(&document, address, &kept, &inherited).expect("room");
+    assert_eq!(ports["b"], 15001, "the socket that is in the way is ours");
     drop(taken);
 }
 
