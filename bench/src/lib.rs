@@ -8,8 +8,10 @@ pub mod fleet;
 pub mod instructions;
 pub mod ledger;
 pub mod load;
+pub mod network;
 pub mod origin;
 pub mod peers;
+pub mod relay;
 pub mod report;
 
 /// Resolves at SIGTERM or Ctrl-C.
