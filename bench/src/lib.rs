@@ -4,6 +4,7 @@ pub mod attack;
 pub mod compare;
 pub mod demo;
 pub mod deploy;
+pub mod faults;
 pub mod fleet;
 pub mod instructions;
 pub mod ledger;

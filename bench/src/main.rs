@@ -12,6 +12,7 @@ use outrigger_bench::attack;
 use outrigger_bench::compare;
 use outrigger_bench::demo;
 use outrigger_bench::deploy;
+use outrigger_bench::faults;
 use outrigger_bench::instructions;
 use outrigger_bench::ledger::Ledger;
 use outrigger_bench::load::command as load;
@@ -67,6 +68,8 @@ enum Command {
     Demo(demo::Options),
     /// Rolling deployments under load, audited: no request lost, none acted upon twice
     Deploy(deploy::Options),
+    /// Tasks that die, freeze, lie or vanish: what should come of it, and what comes of it
+    Faults(faults::Options),
     /// Our sidecar beside Envoy, HAProxy and nginx: CPU, latency, memory, and what the ratios say
     Compare(compare::Options),
     /// Hostile clients against a sidecar: what a good client notices, and what memory it takes
@@ -138,6 +141,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             });
         }
         Command::Deploy(options) => return deploy::run(options).await,
+        Command::Faults(options) => return faults::run(options).await,
         Command::Attack(options) => return attack::run(options).await,
         Command::Load(options) => return load::run(options).await,
         Command::Origin {
