@@ -6,11 +6,12 @@ use envoy_types::pb::envoy::config::endpoint::v3 as eds;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 
 use crate::decode::{Problems, duration, host_port, metadata, number, parse, parsed, protocol};
+use crate::decode_policy;
 use crate::encode::HTTP_OPTIONS;
 use crate::hop::Tokens;
 use crate::model::{
-    Address, Cluster, Discovery, Endpoint, EndpointHealth, EndpointSet, HealthCheck, LbPolicy,
-    Metadata, OutlierDetection, Probe, Protocol, ServiceRef,
+    Address, Cluster, Discovery, Endpoint, EndpointHealth, EndpointSet, LbPolicy, MAX_PRIORITY,
+    Metadata, Protocol, ServicePolicy, ServiceRef,
 };
 use crate::resource::sort_endpoints;
 
@@ -52,12 +53,17 @@ pub(crate) fn cluster(
     let idle_timeout = duration(idle_timeout, "idle_timeout", problems);
     let outlier_detection = message
         .outlier_detection
-        .map(|value| outlier(value, problems));
+        .map(|value| decode_policy::outlier_detection(value, problems));
     let health_check = message
         .health_checks
         .into_iter()
         .next()
-        .and_then(|value| health_check(value, problems));
+        .and_then(|value| decode_policy::health_check(value, problems));
+    let circuit_breakers =
+        decode_policy::circuit_breakers(message.circuit_breakers, &metadata, problems);
+    let (panic_threshold, zone_aware) =
+        decode_policy::common_lb_config(message.common_lb_config, problems);
+    let slow_start = decode_policy::slow_start(message.lb_config, problems);
     let value = Cluster {
         lb: lb?,
         discovery: discovery?,
@@ -65,9 +71,17 @@ pub(crate) fn cluster(
         idle_timeout,
         outlier_detection,
         health_check,
+        circuit_breakers,
+        panic_threshold,
+        slow_start,
+        zone_aware,
         service,
         ..Cluster::new(name, protocol)
     };
+    for error in ServicePolicy::of(&value).check_with(value.protocol) {
+        let reason = error.explained();
+        problems.add(error.field, reason);
+    }
     // The set carries the cluster's name, whatever the inner message says.
     let named = endpoints.map(|set| EndpointSet {
         cluster: value.name.clone(),
@@ -132,54 +146,6 @@ fn lb_policy(value: i32, problems: &mut Problems) -> Option<LbPolicy> {
     }
 }
 
-fn outlier(value: cds::OutlierDetection, problems: &mut Problems) -> OutlierDetection {
-    let default = OutlierDetection::default();
-    let percent = number(value.max_ejection_percent, 10);
-    if percent > 100 {
-        let field = "outlier_detection.max_ejection_percent";
-        problems.add(field, format!("{percent} is more than 100"));
-    }
-    let base = duration(
-        value.base_ejection_time,
-        "outlier_detection.base_ejection_time",
-        problems,
-    );
-    let max = duration(
-        value.max_ejection_time,
-        "outlier_detection.max_ejection_time",
-        problems,
-    );
-    OutlierDetection {
-        consecutive_5xx: number(value.consecutive_5xx, default.consecutive_5xx),
-        base_ejection_time: base.unwrap_or(default.base_ejection_time),
-        max_ejection_time: max.unwrap_or(default.max_ejection_time),
-        max_ejection_percent: u8::try_from(percent).unwrap_or(100),
-        ..default
-    }
-}
-
-fn health_check(value: core::HealthCheck, problems: &mut Problems) -> Option<HealthCheck> {
-    use core::health_check::HealthChecker;
-    let probe = match value.health_checker {
-        Some(HealthChecker::HttpHealthCheck(http)) => Probe::Http(http.path),
-        Some(HealthChecker::TcpHealthCheck(_)) => Probe::Tcp,
-        Some(HealthChecker::GrpcHealthCheck(grpc)) => Probe::Grpc(grpc.service_name),
-        _ => {
-            problems.add("health_checks", "is no HTTP, TCP or gRPC check");
-            return None;
-        }
-    };
-    let interval = duration(value.interval, "health_checks.interval", problems);
-    let timeout = duration(value.timeout, "health_checks.timeout", problems);
-    Some(HealthCheck {
-        probe,
-        interval: problems.need(interval, "health_checks.interval")?,
-        timeout: problems.need(timeout, "health_checks.timeout")?,
-        healthy_threshold: number(value.healthy_threshold, 2),
-        unhealthy_threshold: number(value.unhealthy_threshold, 2),
-    })
-}
-
 pub(crate) fn load_assignment(
     message: eds::ClusterLoadAssignment,
     host_names: bool,
@@ -190,9 +156,10 @@ pub(crate) fn load_assignment(
         endpoints: Vec::new(),
     };
     for (i, locality) in message.endpoints.into_iter().enumerate() {
-        if locality.priority != 0 {
+        if locality.priority > MAX_PRIORITY {
             let field = format!("endpoints[{i}].priority");
-            problems.add(field, format!("{} is not 0", locality.priority));
+            let reason = format!("{} is more than {MAX_PRIORITY}", locality.priority);
+            problems.add(field, reason);
         }
         let zone = locality
             .locality
@@ -200,8 +167,14 @@ pub(crate) fn load_assignment(
             .unwrap_or_default();
         for (j, lb) in locality.lb_endpoints.into_iter().enumerate() {
             let field = format!("endpoints[{i}].lb_endpoints[{j}]");
-            set.endpoints
-                .extend(endpoint(lb, &zone, host_names, &field, problems));
+            set.endpoints.extend(endpoint(
+                lb,
+                &zone,
+                locality.priority,
+                host_names,
+                &field,
+                problems,
+            ));
         }
     }
     sort_endpoints(&mut set);
@@ -211,6 +184,7 @@ pub(crate) fn load_assignment(
 fn endpoint(
     lb: eds::LbEndpoint,
     zone: &str,
+    priority: u32,
     host_names: bool,
     field: &str,
     problems: &mut Problems,
@@ -256,6 +230,7 @@ fn endpoint(
         zone: zone.to_owned(),
         weight: parsed(&metadata, "weight", problems)
             .unwrap_or_else(|| number(lb.load_balancing_weight, 1)),
+        priority: parsed(&metadata, "priority", problems).unwrap_or(priority),
         health,
         sidecar: parsed(&metadata, "sidecar", problems).unwrap_or(false),
         hop: hop(&metadata, field, problems),

@@ -12,9 +12,10 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::google::protobuf::Any;
 use prost::Name;
 
-use crate::decode::{Problems, duration, ip_port, list, metadata, number, parse, parsed, protocol};
+use crate::decode::{Problems, duration, ip_port, list, metadata, parse, parsed, protocol};
+use crate::decode_policy;
 use crate::model::{
-    Direction, HeaderMatch, Listener, PathMatch, Protocol, RetryPolicy, Route, RouteConfig, Target,
+    Direction, HeaderMatch, Listener, PathMatch, Protocol, Route, RouteConfig, Target,
 };
 
 pub(crate) fn listener(message: lds::Listener, problems: &mut Problems) -> Option<Listener> {
@@ -210,7 +211,6 @@ fn route(
         &format!("{field}.route.idle_timeout"),
         problems,
     );
-    let non_idempotent = parsed(&metadata, "retry_non_idempotent", problems).unwrap_or(false);
     Some(Route {
         hosts: if own_hosts.is_empty() {
             domains.to_vec()
@@ -222,7 +222,7 @@ fn route(
         cluster: cluster?,
         per_request_timeout: timeout,
         idle_timeout,
-        retry: retry(action.retry_policy, non_idempotent, field, problems),
+        retry: decode_policy::retry(action.retry_policy, &metadata, field, problems),
     })
 }
 
@@ -256,34 +256,4 @@ fn header_match(
         name: matcher.name.to_ascii_lowercase(),
         value: value?,
     })
-}
-
-fn retry(
-    policy: Option<rds::RetryPolicy>,
-    retry_non_idempotent: bool,
-    field: &str,
-    problems: &mut Problems,
-) -> RetryPolicy {
-    let Some(policy) = policy else {
-        return RetryPolicy {
-            retry_non_idempotent,
-            ..RetryPolicy::off()
-        };
-    };
-    let mut codes = Vec::new();
-    for code in policy.retriable_status_codes {
-        match u16::try_from(code) {
-            Ok(code) if (100..600).contains(&code) => codes.push(code),
-            _ => problems.add(
-                format!("{field}.route.retry_policy.retriable_status_codes"),
-                format!("{code} is not a status"),
-            ),
-        }
-    }
-    RetryPolicy {
-        num_retries: number(policy.num_retries, 1),
-        retry_non_idempotent,
-        retriable_status_codes: codes,
-        ..RetryPolicy::default()
-    }
 }

@@ -12,13 +12,14 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
-use envoy_types::pb::google::protobuf::{self, Any, BoolValue, Struct, UInt32Value, Value};
+use envoy_types::pb::google::protobuf::{self, Any, Struct, UInt32Value, Value};
 use envoy_types::util::pack_any;
 
 use crate::encode_endpoints::{load_assignment, socket_address};
+use crate::encode_policy;
 use crate::model::{
-    Cluster, DEFAULT_CONNECT_TIMEOUT, Direction, Discovery, EndpointSet, HealthCheck, LbPolicy,
-    Listener, Metadata, OutlierDetection, PathMatch, Probe, Protocol, Route, RouteConfig, Target,
+    Cluster, DEFAULT_CONNECT_TIMEOUT, Direction, Discovery, EndpointSet, LbPolicy, Listener,
+    Metadata, PathMatch, Protocol, Route, RouteConfig, Target,
 };
 use crate::resource::Resource;
 
@@ -54,6 +55,7 @@ fn cluster(value: &Cluster) -> cds::Cluster {
     if value.connect_timeout.is_none() {
         metadata.insert("connect_timeout".into(), "default".into());
     }
+    encode_policy::cluster_metadata(value, &mut metadata);
     let eds = value.discovery == Discovery::Eds;
     let kind = if eds {
         cds::cluster::DiscoveryType::Eds
@@ -65,6 +67,9 @@ fn cluster(value: &Cluster) -> cds::Cluster {
         LbPolicy::RoundRobin => cds::cluster::LbPolicy::RoundRobin,
         LbPolicy::RingHash => cds::cluster::LbPolicy::RingHash,
     };
+    let detection = value.outlier_detection.as_ref();
+    let checks = value.health_check.iter();
+    let checks = checks.map(|check| encode_policy::health_check(check, value.protocol));
     cds::Cluster {
         name: value.name.clone(),
         cluster_discovery_type: Some(cds::cluster::ClusterDiscoveryType::Type(kind.into())),
@@ -78,8 +83,11 @@ fn cluster(value: &Cluster) -> cds::Cluster {
             value.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         )),
         typed_extension_protocol_options: http_options(value),
-        outlier_detection: value.outlier_detection.as_ref().map(outlier_detection),
-        health_checks: value.health_check.iter().map(health_check).collect(),
+        outlier_detection: detection.map(encode_policy::outlier_detection),
+        health_checks: checks.collect(),
+        circuit_breakers: Some(encode_policy::circuit_breakers(&value.circuit_breakers)),
+        common_lb_config: Some(encode_policy::common_lb_config(value)),
+        lb_config: encode_policy::lb_config(value),
         metadata: envoy_metadata(metadata),
         ..Default::default()
     }
@@ -111,40 +119,6 @@ fn http_options(value: &Cluster) -> HashMap<String, Any> {
     HashMap::from([(HTTP_OPTIONS.to_owned(), pack_any(options))])
 }
 
-fn outlier_detection(value: &OutlierDetection) -> cds::OutlierDetection {
-    cds::OutlierDetection {
-        consecutive_5xx: Some(number(value.consecutive_5xx)),
-        base_ejection_time: Some(duration(value.base_ejection_time)),
-        max_ejection_time: Some(duration(value.max_ejection_time)),
-        max_ejection_percent: Some(number(value.max_ejection_percent.into())),
-        always_eject_one_host: Some(BoolValue { value: true }),
-        ..Default::default()
-    }
-}
-
-fn health_check(value: &HealthCheck) -> core::HealthCheck {
-    use core::health_check::{GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck};
-    let checker = match &value.probe {
-        Probe::Tcp => HealthChecker::TcpHealthCheck(TcpHealthCheck::default()),
-        Probe::Http(path) => HealthChecker::HttpHealthCheck(HttpHealthCheck {
-            path: path.clone(),
-            ..Default::default()
-        }),
-        Probe::Grpc(service) => HealthChecker::GrpcHealthCheck(GrpcHealthCheck {
-            service_name: service.clone(),
-            ..Default::default()
-        }),
-    };
-    core::HealthCheck {
-        interval: Some(duration(value.interval)),
-        timeout: Some(duration(value.timeout)),
-        healthy_threshold: Some(number(value.healthy_threshold)),
-        unhealthy_threshold: Some(number(value.unhealthy_threshold)),
-        health_checker: Some(checker),
-        ..Default::default()
-    }
-}
-
 fn route_config(value: &RouteConfig) -> rds::RouteConfiguration {
     // One virtual host for all keeps the order of routes: Envoy would otherwise prefer the most specific host.
     rds::RouteConfiguration {
@@ -171,23 +145,14 @@ fn route(value: &Route) -> rds::Route {
         headers.push(authority_match(&value.hosts));
         metadata.insert("hosts".into(), value.hosts.join(","));
     }
-    if value.retry.retry_non_idempotent {
-        metadata.insert("retry_non_idempotent".into(), "true".into());
-    }
-    let codes = value.retry.retriable_status_codes.iter();
-    let retry = rds::RetryPolicy {
-        retry_on: "connect-failure,refused-stream,reset,retriable-status-codes".to_owned(),
-        num_retries: Some(number(value.retry.num_retries)),
-        retriable_status_codes: codes.map(|code| u32::from(*code)).collect(),
-        ..Default::default()
-    };
+    encode_policy::retry_metadata(&value.retry, &mut metadata);
     let action = rds::RouteAction {
         cluster_specifier: Some(rds::route_action::ClusterSpecifier::Cluster(
             value.cluster.clone(),
         )),
         timeout: value.per_request_timeout.map(duration),
         idle_timeout: value.idle_timeout.map(duration),
-        retry_policy: Some(retry),
+        retry_policy: Some(encode_policy::retry(&value.retry)),
         ..Default::default()
     };
     rds::Route {
@@ -349,7 +314,7 @@ pub(crate) fn number(value: u32) -> UInt32Value {
     UInt32Value { value }
 }
 
-fn duration(value: Duration) -> protobuf::Duration {
+pub(crate) fn duration(value: Duration) -> protobuf::Duration {
     protobuf::Duration {
         seconds: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(value.subsec_nanos()).expect("there are fewer than 2^31 ns in 1 s"),

@@ -1,6 +1,6 @@
 //! From endpoints to `ClusterLoadAssignment`, and from a node to `Node`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3 as eds;
@@ -10,21 +10,25 @@ use crate::model::{Address, Endpoint, EndpointHealth, EndpointSet, Metadata};
 use crate::transport::NodeInfo;
 
 pub(crate) fn load_assignment(set: &EndpointSet) -> eds::ClusterLoadAssignment {
-    let mut zones: BTreeMap<&str, Vec<&Endpoint>> = BTreeMap::new();
+    let mut localities: BTreeMap<(u32, &str), Vec<&Endpoint>> = BTreeMap::new();
     for endpoint in &set.endpoints {
-        zones.entry(&endpoint.zone).or_default().push(endpoint);
+        let locality = (endpoint.priority, endpoint.zone.as_str());
+        localities.entry(locality).or_default().push(endpoint);
     }
+    let priorities: BTreeSet<u32> = localities.keys().map(|(priority, _)| *priority).collect();
+    // gRPC refuses, and Envoy advises against, priorities that leave numbers out.
+    let ranks: BTreeMap<u32, u32> = priorities.into_iter().zip(0..).collect();
     eds::ClusterLoadAssignment {
         cluster_name: set.cluster.clone(),
-        endpoints: zones
+        endpoints: localities
             .into_iter()
-            .map(|(zone, endpoints)| locality(zone, &endpoints))
+            .map(|((priority, zone), endpoints)| locality(zone, ranks[&priority], &endpoints))
             .collect(),
         ..Default::default()
     }
 }
 
-fn locality(zone: &str, endpoints: &[&Endpoint]) -> eds::LocalityLbEndpoints {
+fn locality(zone: &str, rank: u32, endpoints: &[&Endpoint]) -> eds::LocalityLbEndpoints {
     let weight = endpoints
         .iter()
         .fold(0u32, |sum, endpoint| sum.saturating_add(endpoint.weight));
@@ -35,21 +39,25 @@ fn locality(zone: &str, endpoints: &[&Endpoint]) -> eds::LocalityLbEndpoints {
             ..Default::default()
         }),
         load_balancing_weight: Some(number(weight.max(1))),
+        priority: rank,
         lb_endpoints: endpoints
             .iter()
-            .map(|endpoint| lb_endpoint(endpoint))
+            .map(|endpoint| lb_endpoint(endpoint, rank))
             .collect(),
         ..Default::default()
     }
 }
 
-fn lb_endpoint(endpoint: &Endpoint) -> eds::LbEndpoint {
+fn lb_endpoint(endpoint: &Endpoint, rank: u32) -> eds::LbEndpoint {
     let mut metadata = Metadata::from([("sidecar".into(), endpoint.sidecar.to_string())]);
     if !endpoint.instance.is_empty() {
         metadata.insert("instance".into(), endpoint.instance.clone());
     }
     if let Some(tokens) = &endpoint.hop {
         metadata.insert("hop".into(), tokens.to_string());
+    }
+    if endpoint.priority != rank {
+        metadata.insert("priority".into(), endpoint.priority.to_string());
     }
     let mut health = match endpoint.health {
         EndpointHealth::Healthy => core::HealthStatus::Healthy,

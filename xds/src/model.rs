@@ -18,7 +18,7 @@ pub use self::policy::{
     AdaptiveConcurrency, CircuitBreakers, FailurePercentage, HealthCheck, OutlierDetection, Probe,
     RetryPolicy, SuccessRate,
 };
-pub use self::policy_check::MAX_RETRIES;
+pub use self::policy_check::{MAX_PRIORITY, MAX_RETRIES};
 pub use self::service_policy::{PolicyError, ServicePolicy};
 use crate::hop::{Identity, Tokens};
 

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use crate::model::{Cluster, Discovery, EndpointSet, Listener, RouteConfig};
 
 /// Raised whenever `encode` writes the same model differently, so that old versions do not hide the change.
-const ENCODER_VERSION: u8 = 1;
+const ENCODER_VERSION: u8 = 2;
 
 /// The resource types, in make-before-break order: what others refer to comes first. Removals go in reverse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -112,10 +112,11 @@ pub(crate) fn wire_version<'a>(
     }
 }
 
-/// Sorts endpoints by zone, address and instance, the order that encoding by locality keeps.
+/// Sorts endpoints by zone, address, instance and priority, the order that decoding restores.
 pub fn sort_endpoints(set: &mut EndpointSet) {
     set.endpoints.sort_by(|a, b| {
-        (&a.zone, &a.address, &a.instance).cmp(&(&b.zone, &b.address, &b.instance))
+        let key = (&a.zone, &a.address, &a.instance, a.priority);
+        key.cmp(&(&b.zone, &b.address, &b.instance, b.priority))
     });
 }
 

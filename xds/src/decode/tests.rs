@@ -14,6 +14,8 @@ use crate::model::*;
 use crate::resource::sort_endpoints;
 use crate::samples;
 
+mod policies;
+
 fn name() -> impl Strategy<Value = String> {
     "[a-z][a-z0-9/:.-]{0,12}"
 }
@@ -56,45 +58,36 @@ prop_compose! {
     fn route()(
         hosts in vec("(\\*\\.)?[a-z]{1,5}(\\.[a-z]{1,3})?", 0..3), exact in any::<bool>(), path in "/[a-z]{0,5}",
         headers in vec(("x-[a-z]{1,4}", option::of("[a-z]{1,4}")), 0..3), cluster in name(),
-        per_request_timeout in time(), idle_timeout in time(), num_retries in 0u32..5,
-        retry_non_idempotent in any::<bool>(), retriable_status_codes in vec(100u16..600, 0..3),
+        per_request_timeout in time(), idle_timeout in time(), retry in policies::retry(),
     ) -> Route {
         let path = if exact { PathMatch::Exact(path) } else { PathMatch::Prefix(path) };
         let headers = headers.into_iter().map(|(name, value)| HeaderMatch { name, value }).collect();
-        let retry = RetryPolicy { num_retries, retry_non_idempotent, retriable_status_codes, ..RetryPolicy::default() };
         Route { hosts, path, headers, cluster, per_request_timeout, idle_timeout, retry }
     }
 }
 
-prop_compose! {
-    fn cluster()(
-        name in name(), protocol in protocol(), lb in 0..3, connect_timeout in time(), idle_timeout in time(),
-        outlier in option::of((any::<u32>(), time(), time(), 0u8..=100)),
-        health in option::of((option::of("/[a-z]{0,4}"), time(), time(), any::<u32>(), any::<u32>())),
-        service in option::of((name(), name())),
-    ) -> Cluster {
-        let lb = [LbPolicy::LeastRequest, LbPolicy::RoundRobin, LbPolicy::RingHash][lb as usize];
-        let outlier_detection = outlier.map(|(consecutive_5xx, base, max, max_ejection_percent)| OutlierDetection {
-            consecutive_5xx, base_ejection_time: base.unwrap_or_default(), max_ejection_time: max.unwrap_or_default(), max_ejection_percent,
-            ..OutlierDetection::default()
-        });
-        let health_check = health.map(|(path, interval, timeout, healthy_threshold, unhealthy_threshold)| HealthCheck {
-            probe: path.map_or(Probe::Tcp, Probe::Http), interval: interval.unwrap_or_default(), timeout: timeout.unwrap_or_default(), healthy_threshold, unhealthy_threshold,
-        });
-        let service = service.map(|(namespace, name)| ServiceRef { namespace, name });
-        Cluster { name, protocol, lb, discovery: Discovery::Eds, connect_timeout, idle_timeout, outlier_detection, health_check, service, ..Cluster::new("", protocol) }
-    }
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let service = option::of((name(), name()));
+    let plain = (name(), protocol(), time(), service);
+    plain.prop_flat_map(|(name, protocol, idle_timeout, service)| {
+        policies::settings(Cluster {
+            idle_timeout,
+            service: service.map(|(namespace, name)| ServiceRef { namespace, name }),
+            ..Cluster::new(name, protocol)
+        })
+    })
 }
 
 prop_compose! {
     fn endpoint(hosts: bool)(
         ip in socket(), host in "[a-z]{1,6}\\.example", use_host in any::<bool>(), zone in "[a-c]?", weight in 0u32..5,
         health in 0..3, instance in "[a-z]{0,4}", sidecar in any::<bool>(), hop in option::of(any::<u8>()),
+        priority in prop_oneof![Just(0), 0..=MAX_PRIORITY],
     ) -> Endpoint {
         let address = if hosts && use_host { Address::Host { host, port: ip.port() } } else { Address::Ip(ip) };
         let health = [EndpointHealth::Healthy, EndpointHealth::Unhealthy, EndpointHealth::Draining][health as usize];
         let hop = hop.map(crate::samples::tokens);
-        Endpoint { zone, weight, health, instance, sidecar, hop, ..Endpoint::new(address) }
+        Endpoint { zone, weight, priority, health, instance, sidecar, hop, ..Endpoint::new(address) }
     }
 }
 

@@ -9,6 +9,8 @@ use super::{
 
 /// The most attempts beyond the first.
 pub const MAX_RETRIES: u32 = 10;
+/// The last of the priorities that endpoints may have (Envoy's `LocalityLbEndpoints.priority`).
+pub const MAX_PRIORITY: u32 = 128;
 /// The longest of all times that can be set; sums and multiples of it cannot overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -29,11 +31,18 @@ impl ServicePolicy {
             checks.add("slow_start", "set", reason);
         }
         checks.percent("panic_threshold", self.panic_threshold.into());
-        checks.retry(&self.retry);
+        checks.retry("retry.", &self.retry);
         checks.circuit_breakers(&self.circuit_breakers);
         checks.outlier_detection(self.outlier_detection.as_ref());
         checks.health_check(self.health_check.as_ref());
         checks.0
+    }
+
+    /// Every setting that is out of its range, or cannot be for what the service speaks.
+    pub(crate) fn check_with(&self, protocol: Protocol) -> Vec<PolicyError> {
+        let mut errors = self.check();
+        errors.extend(self.check_protocol(protocol));
+        errors
     }
 
     /// What cannot be asked of a service that speaks `protocol`.
@@ -51,6 +60,15 @@ impl ServicePolicy {
     }
 }
 
+impl RetryPolicy {
+    /// Every setting that is out of its range.
+    pub(crate) fn check(&self) -> Vec<PolicyError> {
+        let mut checks = Checks::default();
+        checks.retry("", self);
+        checks.0
+    }
+}
+
 #[derive(Default)]
 struct Checks(Vec<PolicyError>);
 
@@ -63,22 +81,19 @@ impl Checks {
         });
     }
 
-    fn retry(&mut self, retry: &RetryPolicy) {
+    fn retry(&mut self, within: &str, retry: &RetryPolicy) {
         if retry.num_retries > MAX_RETRIES {
             let reason = format!("must be at most {MAX_RETRIES}");
-            self.add("retry.num_retries", retry.num_retries, reason);
+            self.add(&format!("{within}num_retries"), retry.num_retries, reason);
         }
         for code in &retry.retriable_status_codes {
             if !(100..600).contains(code) {
-                self.add(
-                    "retry.retriable_status_codes",
-                    code,
-                    "must be from 100 to 599",
-                );
+                let field = format!("{within}retriable_status_codes");
+                self.add(&field, code, "must be from 100 to 599");
             }
         }
         self.times(
-            "retry.",
+            within,
             &[
                 ("per_try_timeout", retry.per_try_timeout),
                 ("back_off_base", Some(retry.back_off_base)),
@@ -87,8 +102,9 @@ impl Checks {
             ],
         );
         self.order(
-            ("retry.back_off_base", retry.back_off_base),
-            ("retry.back_off_max", retry.back_off_max),
+            within,
+            ("back_off_base", retry.back_off_base),
+            ("back_off_max", retry.back_off_max),
         );
     }
 
@@ -147,8 +163,9 @@ impl Checks {
             ],
         );
         self.order(
-            ("outlier_detection.base_ejection_time", base),
-            ("outlier_detection.max_ejection_time", max),
+            "outlier_detection.",
+            ("base_ejection_time", base),
+            ("max_ejection_time", max),
         );
         let percent = detection.max_ejection_percent;
         self.percent("outlier_detection.max_ejection_percent", percent.into());
@@ -223,10 +240,11 @@ impl Checks {
         }
     }
 
-    fn order(&mut self, least: (&str, Duration), most: (&str, Duration)) {
+    fn order(&mut self, within: &str, least: (&str, Duration), most: (&str, Duration)) {
         if most.1 < least.1 {
             let shown = humantime_serde::re::humantime::format_duration(most.1);
-            self.add(most.0, shown, format!("is less than {}", least.0));
+            let field = format!("{within}{}", most.0);
+            self.add(&field, shown, format!("is less than {}", least.0));
         }
     }
 }

@@ -63,6 +63,13 @@ pub struct PolicyError {
     pub reason: String,
 }
 
+impl PolicyError {
+    /// Value and reason, where the field stands elsewhere.
+    pub(crate) fn explained(&self) -> String {
+        format!("{:?}: {}", self.value, self.reason)
+    }
+}
+
 impl ServicePolicy {
     /// The names of the settings at the top.
     pub const FIELDS: [&str; 9] = [
@@ -76,6 +83,21 @@ impl ServicePolicy {
         "slow_start",
         "zone_aware",
     ];
+
+    /// What the cluster says; of retries it says nothing.
+    pub(crate) fn of(cluster: &Cluster) -> Self {
+        Self {
+            lb: cluster.lb,
+            connect_timeout: cluster.connect_timeout,
+            retry: RetryPolicy::default(),
+            circuit_breakers: cluster.circuit_breakers.clone(),
+            outlier_detection: cluster.outlier_detection.clone(),
+            health_check: cluster.health_check.clone(),
+            panic_threshold: cluster.panic_threshold,
+            slow_start: cluster.slow_start,
+            zone_aware: cluster.zone_aware,
+        }
+    }
 
     /// Reads and checks a table of settings; the error has every setting that is wrong.
     pub fn from_json(table: Value) -> Result<Self, Vec<PolicyError>> {
