@@ -192,6 +192,7 @@ fn start_workers(config: &Config) -> Result<Parts, StartError> {
         Arc::clone(&metrics),
         Arc::clone(&resolver),
         tokio::runtime::Handle::current(),
+        &config.zone,
     );
     let current = Current::default();
     let drain = Drain::new();

@@ -91,6 +91,8 @@ pub struct Config {
     pub mode: Mode,
     /// Worker threads, at least 1.
     pub workers: usize,
+    /// Availability zone of this task; empty when unknown.
+    pub zone: String,
     /// Admin pages; always a loopback address.
     pub admin: SocketAddr,
     /// `/metrics` and `/ready` alone.
@@ -220,6 +222,7 @@ impl Config {
         let config = Self {
             workers: flag("--workers", args.workers.as_deref(), &mut errors, workers)
                 .unwrap_or_else(workers::default_workers),
+            zone: text(args.zone.as_deref()).unwrap_or_default().to_owned(),
             metrics: flag(
                 "--metrics",
                 args.metrics.as_deref(),

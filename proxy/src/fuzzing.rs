@@ -210,7 +210,8 @@ impl Default for Routes {
                 retry: RetryPolicy::default(),
             };
             let counts = Metrics::new(1, Owner::default()).local_cluster();
-            let cluster = Cluster::new(model::Cluster::new(name, model::Protocol::Http), counts);
+            let cluster =
+                Cluster::new(model::Cluster::new(name, model::Protocol::Http), "", counts);
             Arc::new(Route::new(&from, cluster).expect("the conditions are valid"))
         };
         let (exact, prefix) = (

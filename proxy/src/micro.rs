@@ -16,7 +16,8 @@ use rand::rngs::SmallRng;
 use crate::http1;
 use crate::message::head::RequestHead;
 use crate::observe::metrics::{Metrics, Owner};
-use crate::policy::balance::{self, LeastRequest};
+use crate::policy::balance;
+use crate::policy::least_request::LeastRequest;
 use crate::request::headers;
 use crate::routing::route::{self, Route};
 use crate::upstream::cluster::Cluster;
@@ -29,6 +30,7 @@ fn policy(name: &str) -> model::Cluster {
 fn cluster(endpoints: u32) -> Arc<Cluster> {
     let cluster = Cluster::new(
         policy("orders"),
+        "",
         Metrics::new(1, Owner::default()).local_cluster(),
     );
     let members: Vec<_> = (0..endpoints)

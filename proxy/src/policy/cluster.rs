@@ -13,23 +13,23 @@ use arc_swap::{ArcSwap, Guard};
 use outrigger_xds::model::{self, EndpointHealth};
 use rand::Rng;
 
-use super::balance::Selector;
 use super::endpoint::{Endpoint, Lease};
 use super::limits::{Limits, Share};
+use super::offer::{Eligible, Offer};
 use super::outlier::{self, Outcome};
 use super::retry::{Attempts, Ended};
-
-/// What may be offered at this moment.
-struct Ready {
-    selector: Selector,
-    count: usize,
-}
+use super::slow_start;
 
 /// A member and what the registry says of it.
 pub(crate) struct Member {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) weight: u32,
+    pub(crate) priority: u32,
     pub(crate) health: EndpointHealth,
+    /// Whether it was healthy when last looked at: what becomes so starts slowly.
+    was_healthy: bool,
+    /// When its slow start began; `None` is over.
+    slow_since: Option<Duration>,
 }
 
 impl Member {
@@ -41,6 +41,23 @@ impl Member {
         self.health == EndpointHealth::Healthy
             && !self.endpoint.is_ejected()
             && !self.endpoint.probed_unhealthy.load(Relaxed)
+    }
+
+    /// Notes whether it is healthy. Returns that, and what it carries of its weight, in percent.
+    fn look(&mut self, slow_start: Option<Duration>, now: Duration) -> (bool, u32) {
+        let healthy = self.is_healthy();
+        if healthy && !self.was_healthy {
+            self.slow_since = Some(now);
+        }
+        self.was_healthy = healthy;
+        let percent = match (slow_start, self.slow_since) {
+            (Some(window), Some(since)) => slow_start::percent(window, now.saturating_sub(since)),
+            _ => 100,
+        };
+        if percent == 100 {
+            self.slow_since = None;
+        }
+        (healthy, percent)
     }
 }
 
@@ -67,22 +84,22 @@ pub enum Again {
 /// The policy state of one service. Policy and endpoints change inside it.
 pub struct Cluster {
     settings: ArcSwap<model::Cluster>,
+    /// The caller's; empty when unknown.
+    zone: Box<str>,
     members: Mutex<Vec<Member>>,
-    ready: ArcSwap<Ready>,
+    ready: ArcSwap<Offer>,
     limits: Arc<Limits>,
     ejections: AtomicU64,
 }
 
 impl Cluster {
-    /// A cluster without endpoints.
-    pub fn new(settings: Arc<model::Cluster>) -> Self {
+    /// A cluster without endpoints; `zone` is the caller's, empty when unknown.
+    pub fn new(settings: Arc<model::Cluster>, zone: &str) -> Self {
         Self {
             settings: ArcSwap::new(settings),
+            zone: zone.into(),
             members: Mutex::new(Vec::new()),
-            ready: ArcSwap::from_pointee(Ready {
-                selector: Selector::Empty,
-                count: 0,
-            }),
+            ready: ArcSwap::default(),
             limits: Arc::default(),
             ejections: AtomicU64::new(0),
         }
@@ -93,85 +110,98 @@ impl Cluster {
         self.settings.load()
     }
 
-    /// Takes over new settings; endpoints, counters and ejections stay.
-    pub fn set_settings(&self, settings: Arc<model::Cluster>) {
+    /// Takes over new settings; endpoints, counters and ejections stay. `now`, here and below, is the time since the cluster began.
+    pub fn set_settings(&self, settings: Arc<model::Cluster>, now: Duration) {
         self.settings.store(settings);
-        self.refresh();
+        self.refresh(now);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Member>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over new membership: an endpoint known by (address, instance) keeps its counters and ejections. Returns whether
-    /// an endpoint was retired, so that the pools drop its idle connections.
+    /// Takes over new membership: an endpoint known by (address, instance, zone) keeps its counters and ejections. Those that come
+    /// to others start slowly, where that is asked for. Returns whether an endpoint was retired, so that the pools drop its
+    /// idle connections.
     pub fn set_endpoints<'a>(
         &self,
         set: impl Iterator<Item = (SocketAddr, &'a model::Endpoint)>,
+        now: Duration,
     ) -> bool {
         let mut members = self.lock();
-        let mut known: HashMap<(SocketAddr, Box<str>), Arc<Endpoint>> = members
+        let first = members.is_empty();
+        let mut known: HashMap<(SocketAddr, Box<str>, Box<str>), Member> = members
             .drain(..)
             .map(|member| {
-                let endpoint = member.endpoint;
-                ((endpoint.address, endpoint.instance.clone()), endpoint)
+                let endpoint = &member.endpoint;
+                let (instance, zone) = (endpoint.instance.clone(), endpoint.zone.clone());
+                ((endpoint.address, instance, zone), member)
             })
             .collect();
         let mut retired = false;
         for (address, from) in set {
-            let endpoint = known
-                .remove(&(address, from.instance.as_str().into()))
-                .unwrap_or_else(|| Arc::new(Endpoint::new(address, from)));
+            let key = (
+                address,
+                from.instance.as_str().into(),
+                from.zone.as_str().into(),
+            );
+            let (endpoint, was_healthy, slow_since) = match known.remove(&key) {
+                Some(member) => (member.endpoint, member.was_healthy, member.slow_since),
+                None => {
+                    let endpoint = Endpoint::new(address, from, &self.zone);
+                    (Arc::new(endpoint), first, None)
+                }
+            };
             let draining = from.health == EndpointHealth::Draining;
             retired |= draining;
             endpoint.retired.store(draining, Relaxed);
             members.push(Member {
                 endpoint,
                 weight: from.weight,
+                priority: from.priority,
                 health: from.health,
+                was_healthy,
+                slow_since,
             });
         }
         for gone in known.into_values() {
-            gone.retired.store(true, Relaxed);
+            gone.endpoint.retired.store(true, Relaxed);
             retired = true;
         }
         members.shrink_to_fit();
         drop(members);
-        self.refresh();
+        self.refresh(now);
         retired
     }
 
-    /// Recomputes what may be offered.
-    fn refresh(&self) {
+    /// Recomputes what may be offered. Returns when that changes by itself: a slow start has its next step.
+    fn refresh(&self, now: Duration) -> Option<Duration> {
         let settings = self.settings.load();
-        let members = self.lock();
-        let offered = |wanted: fn(&Member) -> bool| -> Vec<(Arc<Endpoint>, u32)> {
-            members
-                .iter()
-                .filter(|member| member.is_offered() && wanted(member))
-                .map(|member| (Arc::clone(&member.endpoint), member.weight))
-                .collect()
-        };
-        let mut ready = offered(Member::is_healthy);
-        if ready.is_empty() {
-            // Panic mode: better a doubtful task than none, but never one that is draining.
-            ready = offered(|_| true);
-        }
-        self.ready.store(Arc::new(Ready {
-            selector: Selector::build(settings.lb, &ready),
-            count: ready.len(),
-        }));
+        let mut members = self.lock();
+        let eligible = members.iter_mut().filter_map(|member| {
+            let (healthy, percent) = member.look(settings.slow_start, now);
+            member.is_offered().then(|| Eligible {
+                endpoint: Arc::clone(&member.endpoint),
+                weight: u64::from(member.weight) * u64::from(percent),
+                priority: member.priority,
+                healthy,
+            })
+        });
+        let offer = Offer::build(&settings, &self.zone, eligible);
+        self.ready.store(Arc::new(offer));
+        let slow = members.iter().any(|member| member.slow_since.is_some());
+        let window = settings.slow_start.filter(|_| slow)?;
+        Some(now + slow_start::step(window))
     }
 
     /// Picks an endpoint that is not among `tried`; if all were tried, the policy's first choice again.
     pub fn pick(&self, rng: &mut impl Rng, key: &[u8], tried: &[u64]) -> Option<Lease> {
         let ready = self.ready.load();
-        let fresh = ready.selector.find(rng, key, ready.count, |endpoint| {
-            !tried.contains(&endpoint.id)
-        });
-        let endpoint = match fresh {
+        let fresh = |endpoint: &Endpoint| !tried.contains(&endpoint.id);
+        let found = ready.find(rng, key, fresh);
+        let endpoint = match found {
             Some(endpoint) => endpoint,
-            None => ready.selector.find(rng, key, ready.count, |_| true)?,
+            None => ready.find(rng, key, |_| true)?,
         };
         Some(Lease::new(endpoint))
     }
@@ -189,13 +219,13 @@ impl Cluster {
         suspect
     }
 
-    /// Ejects what requests have found failing, lets back in whose time is over, and rebuilds what may be offered. `now` is the
-    /// time since the cluster began. Tells what changed, and when it is to be called again at the latest.
+    /// Ejects what requests have found failing, lets back in whose time is over, and rebuilds what may be offered. Tells what
+    /// changed, and when it is to be called again at the latest.
     pub fn maintain(&self, now: Duration, mut tell: impl FnMut(Event)) -> Option<Duration> {
         self.eject_suspects(now, &mut tell);
         let next = self.release_due(now, &mut tell);
-        self.refresh();
-        next
+        let step = self.refresh(now);
+        [next, step].into_iter().flatten().min()
     }
 
     /// Ejects suspects, as far as the cluster may spare them.
@@ -248,7 +278,7 @@ impl Cluster {
 
     /// How many endpoints may be offered.
     pub fn offered(&self) -> usize {
-        self.ready.load().count
+        self.ready.load().count()
     }
 
     /// Ejections so far.

@@ -40,18 +40,23 @@ pub struct Endpoint {
     pub(crate) retired: AtomicBool,
     /// It has failed often enough to be ejected; the control runtime decides.
     pub(crate) suspect: AtomicBool,
+    /// It lies in another zone than the caller, as far as both are known.
+    pub cross_zone: bool,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Endpoint {
-    pub(crate) fn new(address: SocketAddr, from: &model::Endpoint) -> Self {
+    /// `own_zone` is the caller's.
+    pub(crate) fn new(address: SocketAddr, from: &model::Endpoint, own_zone: &str) -> Self {
+        let known = !own_zone.is_empty() && !from.zone.is_empty();
         Self {
             counters: Counters::default(),
             id: NEXT_ID.fetch_add(1, Relaxed),
             address,
             instance: from.instance.as_str().into(),
             zone: from.zone.as_str().into(),
+            cross_zone: known && from.zone != own_zone,
             probed_unhealthy: AtomicBool::new(false),
             retired: AtomicBool::new(from.health == EndpointHealth::Draining),
             suspect: AtomicBool::new(false),
@@ -119,7 +124,17 @@ pub(crate) mod tests {
         Arc::new(Endpoint::new(
             address,
             &model_endpoint(address, 1, EndpointHealth::Healthy),
+            "",
         ))
+    }
+
+    pub(crate) fn endpoint_in(zone: &str, last_octet: u8) -> Arc<Endpoint> {
+        let address = SocketAddr::from(([127, 0, 0, last_octet], 80));
+        let from = model::Endpoint {
+            zone: zone.to_owned(),
+            ..model_endpoint(address, 1, EndpointHealth::Healthy)
+        };
+        Arc::new(Endpoint::new(address, &from, ""))
     }
 
     pub(crate) fn model_endpoint(

@@ -6,6 +6,10 @@
 pub(crate) mod balance;
 pub mod cluster;
 pub mod endpoint;
+pub(crate) mod least_request;
 pub mod limits;
+mod offer;
 pub mod outlier;
 pub mod retry;
+mod slow_start;
+mod zone;

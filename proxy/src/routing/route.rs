@@ -138,7 +138,7 @@ mod tests {
         };
         let policy = model::Cluster::new(cluster, model::Protocol::Http);
         Arc::new(
-            Route::new(&from, Cluster::new(policy, Sharded::unregistered()))
+            Route::new(&from, Cluster::new(policy, "", Sharded::unregistered()))
                 .expect("the conditions are valid"),
         )
     }

@@ -49,14 +49,16 @@ impl Deref for Cluster {
 }
 
 impl Cluster {
+    /// `zone` is this sidecar's; empty when unknown.
     pub(crate) fn new(
         settings: impl Into<Arc<model::Cluster>>,
+        zone: &str,
         metrics: Arc<ClusterMetrics>,
     ) -> Arc<Self> {
         let settings = settings.into();
         Arc::new(Self {
             name: settings.name.clone(),
-            core: policy::Cluster::new(settings),
+            core: policy::Cluster::new(settings, zone),
             changed: Notify::new(),
             arrived: Notify::new(),
             pending: AtomicBool::new(true),
@@ -75,7 +77,7 @@ impl Cluster {
 
     /// Takes over new settings; endpoints, counters and ejections stay.
     pub(crate) fn set_settings(&self, settings: Arc<model::Cluster>) {
-        self.core.set_settings(settings);
+        self.core.set_settings(settings, self.started.elapsed());
         self.changed.notify_one();
     }
 
@@ -84,7 +86,7 @@ impl Cluster {
         &self,
         set: impl Iterator<Item = (SocketAddr, &'a model::Endpoint)>,
     ) -> bool {
-        let retired = self.core.set_endpoints(set);
+        let retired = self.core.set_endpoints(set, self.started.elapsed());
         self.pending.store(false, Relaxed);
         self.arrived.notify_waiters();
         self.changed.notify_one();
@@ -203,6 +205,8 @@ impl Cluster {
                 "address": member.endpoint.address.to_string(),
                 "instance": member.endpoint.instance,
                 "zone": member.endpoint.zone,
+                "cross_zone": member.endpoint.cross_zone,
+                "priority": member.priority,
                 "weight": member.weight,
                 "health": member.health,
                 "ejected": member.endpoint.is_ejected(),

@@ -37,6 +37,8 @@ pub(crate) struct Clusters {
     metrics: Arc<Metrics>,
     resolver: Arc<Resolver>,
     control: Handle,
+    /// This sidecar's; empty when unknown.
+    zone: String,
     /// Rises when an endpoint is retired; workers then tidy their pools.
     retired: watch::Sender<u64>,
 }
@@ -46,8 +48,10 @@ impl Clusters {
         metrics: Arc<Metrics>,
         resolver: Arc<Resolver>,
         control: Handle,
+        zone: &str,
     ) -> Arc<Self> {
         Arc::new(Self {
+            zone: zone.to_owned(),
             running: Mutex::default(),
             metrics,
             resolver,
@@ -135,7 +139,7 @@ impl Clusters {
             } else {
                 self.metrics.cluster(&policy.name, discovery_name)
             };
-            let cluster = Cluster::new(Arc::clone(policy), metrics);
+            let cluster = Cluster::new(Arc::clone(policy), &self.zone, metrics);
             if !local {
                 self.metrics
                     .watch_cluster(&policy.name, Arc::clone(&cluster) as Arc<dyn Gauges>);

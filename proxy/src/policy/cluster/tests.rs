@@ -5,7 +5,7 @@ use super::*;
 
 fn cluster() -> Cluster {
     let settings = model::Cluster::new("shop/orders", model::Protocol::Http);
-    Cluster::new(Arc::new(settings))
+    Cluster::new(Arc::new(settings), "")
 }
 
 fn address(n: u8) -> SocketAddr {
@@ -17,7 +17,8 @@ fn set(cluster: &Cluster, members: &[(u8, EndpointHealth)]) -> bool {
         .iter()
         .map(|(n, health)| model_endpoint(address(*n), 1, *health))
         .collect();
-    cluster.set_endpoints(members.iter().map(|(n, _)| address(*n)).zip(&endpoints))
+    let set = members.iter().map(|(n, _)| address(*n)).zip(&endpoints);
+    cluster.set_endpoints(set, Duration::ZERO)
 }
 
 fn pick(cluster: &Cluster, tried: &[u64]) -> Option<Lease> {

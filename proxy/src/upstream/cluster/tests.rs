@@ -7,7 +7,7 @@ use crate::policy::endpoint::tests::model_endpoint;
 
 fn cluster() -> Arc<Cluster> {
     let policy = model::Cluster::new("shop/orders", model::Protocol::Http);
-    Cluster::new(policy, ClusterMetrics::unregistered())
+    Cluster::new(policy, "", ClusterMetrics::unregistered())
 }
 
 fn address(n: u8) -> SocketAddr {
