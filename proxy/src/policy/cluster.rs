@@ -313,4 +313,6 @@ impl Cluster {
 }
 
 #[cfg(test)]
+mod fairness_tests;
+#[cfg(test)]
 mod tests;

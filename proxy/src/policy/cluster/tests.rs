@@ -118,3 +118,137 @@ fn five_failures_eject_for_thirty_seconds() {
     assert_eq!(cluster.offered(), 2);
     assert_eq!(told, [(bad.id, Some(thirty)), (bad.id, None)]);
 }
+
+/// Picks of 10,000 that each endpoint gets.
+fn parts(cluster: &Cluster) -> Vec<u32> {
+    let ids: Vec<_> = cluster.endpoints().iter().map(|one| one.id).collect();
+    let mut parts = vec![0; ids.len()];
+    for _ in 0..10_000 {
+        let lease = pick(cluster, &[]).expect("some are healthy");
+        let index = ids.iter().position(|id| *id == lease.endpoint().id);
+        parts[index.expect("it is a member")] += 1;
+    }
+    parts
+}
+
+fn set_at(cluster: &Cluster, members: &[u8], seconds: u64) {
+    let model = |n: &u8| model_endpoint(address(*n), 1, Healthy);
+    let endpoints: Vec<_> = members.iter().map(model).collect();
+    let set = members.iter().map(|n| address(*n)).zip(&endpoints);
+    cluster.set_endpoints(set, Duration::from_secs(seconds));
+}
+
+fn slow(lb: model::LbPolicy) -> Cluster {
+    let settings = model::Cluster {
+        lb,
+        slow_start: Some(Duration::from_secs(100)),
+        ..model::Cluster::new("shop/orders", model::Protocol::Http)
+    };
+    Cluster::new(Arc::new(settings), "")
+}
+
+#[test]
+fn what_joins_others_grows_from_a_tenth_of_its_weight_to_all_of_it() {
+    for lb in [model::LbPolicy::LeastRequest, model::LbPolicy::RoundRobin] {
+        let cluster = slow(lb);
+        set_at(&cluster, &[1], 0);
+        set_at(&cluster, &[1, 2], 1000);
+        let part = |cluster: &Cluster| f64::from(parts(cluster)[1]) / 10_000.0;
+        let mut due = Some(Duration::from_secs(1000));
+        let mut steps = 0;
+        while let Some(now) = due {
+            due = cluster.maintain(now, |_| ());
+            let weight = ((now.as_secs_f64() - 1000.0) / 100.0).clamp(0.1, 1.0);
+            let (expected, found) = (weight / (1.0 + weight), part(&cluster));
+            assert!(
+                (found - expected).abs() < 0.03,
+                "{lb:?} at {now:?}: {found}, not {expected}"
+            );
+            steps += 1;
+        }
+        assert_eq!(steps, 21, "{lb:?}: it is due for each step, then no more");
+    }
+}
+
+#[test]
+fn the_first_endpoints_of_a_cluster_start_at_once() {
+    let cluster = slow(model::LbPolicy::LeastRequest);
+    set_at(&cluster, &[1, 2], 1000);
+    assert_eq!(cluster.maintain(Duration::from_secs(1000), |_| ()), None);
+    assert!(parts(&cluster).iter().all(|part| *part > 4500));
+}
+
+#[test]
+fn what_returns_from_ejection_starts_slowly() {
+    let cluster = slow(model::LbPolicy::LeastRequest);
+    set_at(&cluster, &[1, 2], 0);
+    let bad = Arc::clone(&cluster.endpoints()[0]);
+    for _ in 0..5 {
+        cluster.report(&bad, Outcome::LocalOrigin);
+    }
+    let back = cluster.maintain(Duration::ZERO, |_| ());
+    let back = back.expect("its ejection ends");
+    assert_eq!(parts(&cluster)[0], 0);
+    cluster.maintain(back, |_| ());
+    assert!((600..1300).contains(&parts(&cluster)[0]));
+    cluster.maintain(back + Duration::from_secs(100), |_| ());
+    assert!(parts(&cluster)[0] > 4500);
+}
+
+#[test]
+fn an_endpoint_that_moves_to_another_zone_or_instance_is_another_one() {
+    let cluster = Cluster::new(
+        Arc::new(model::Cluster::new("shop/orders", model::Protocol::Http)),
+        "a",
+    );
+    let mut ids = std::collections::BTreeSet::new();
+    for (zone, instance, crosses) in [("", "1", false), ("a", "1", false), ("b", "2", true)] {
+        let endpoint = model::Endpoint {
+            zone: zone.to_owned(),
+            instance: instance.to_owned(),
+            ..model_endpoint(address(1), 1, Healthy)
+        };
+        cluster.set_endpoints([(address(1), &endpoint)].into_iter(), Duration::ZERO);
+        let only = Arc::clone(&cluster.endpoints()[0]);
+        assert_eq!(only.cross_zone, crosses, "{zone:?}");
+        ids.insert(only.id);
+    }
+    assert_eq!(ids.len(), 3);
+}
+
+#[test]
+fn weight_zero_is_never_offered_and_all_zero_offers_nobody() {
+    for lb in [
+        model::LbPolicy::LeastRequest,
+        model::LbPolicy::RoundRobin,
+        model::LbPolicy::RingHash,
+    ] {
+        let cluster = slow(lb);
+        let endpoints = [0, 3, 0].map(|weight| model_endpoint(address(1), weight, Healthy));
+        let set = (1..).map(address).zip(&endpoints);
+        cluster.set_endpoints(set, Duration::ZERO);
+        assert_eq!(parts(&cluster), [0, 10_000, 0], "{lb:?}");
+        let none = (1..).map(address).zip(&endpoints[..1]);
+        cluster.set_endpoints(none, Duration::ZERO);
+        assert!(pick(&cluster, &[]).is_none(), "{lb:?}");
+        assert_eq!(cluster.offered(), 0);
+    }
+}
+
+#[test]
+fn a_request_goes_to_the_next_priority_once_the_first_is_ejected() {
+    let cluster = cluster();
+    let endpoints = [0, 1].map(|priority| model::Endpoint {
+        priority,
+        ..model_endpoint(address(1), 1, Healthy)
+    });
+    let set = (1..).map(address).zip(&endpoints);
+    cluster.set_endpoints(set, Duration::ZERO);
+    assert_eq!(parts(&cluster), [10_000, 0]);
+    let first = Arc::clone(&cluster.endpoints()[0]);
+    for _ in 0..5 {
+        cluster.report(&first, Outcome::LocalOrigin);
+    }
+    cluster.maintain(Duration::ZERO, |_| ());
+    assert_eq!(parts(&cluster), [0, 10_000]);
+}
