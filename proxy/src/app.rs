@@ -1,6 +1,7 @@
 //! The life of a sidecar: start every part, keep them told of each other, and end in order. The only file that knows all parts.
 
 mod descriptors;
+mod leaving;
 mod memory;
 mod pages;
 mod restarting;
@@ -22,14 +23,13 @@ use self::running::{LISTENERS, Running, Shared};
 use crate::config::accepted::{Accepted, Change};
 use crate::config::{Config, ConfigErrors, MeshConfig, Mode, static_file};
 use crate::downstream::listener::{self, Handle, MAX_COMMANDS, Workers};
-use crate::drain::{self, Drain, Phase};
-use crate::mesh::announce::{AnnounceConfig, Announcer};
+use crate::drain::Drain;
+use crate::mesh::announce::{AnnounceConfig, Announcer, Standing};
 use crate::mesh::client::{self, Client};
 use crate::mesh::document;
 use crate::mesh::names::Vips;
 use crate::mesh::state::{StateDir, StateError, fresh_tokens, random_hex};
 use crate::mesh::subscribe::{CONFIGURATION, Subscription, SubscriptionConfig};
-use crate::mutants::{self, Mutant};
 use crate::observe::metrics::{Metrics, Owner};
 use crate::observe::ready::{Readiness, State};
 use crate::request::worker::Worker;
@@ -42,8 +42,6 @@ use crate::upstream::resolve::Resolver;
 const BIND_AGAIN: Duration = Duration::from_secs(1);
 /// When half of so many connections have left, what they took goes back to the kernel.
 const CROWD: u64 = 1000;
-/// For connections to be flushed and closed at the very end.
-const CLOSING: Duration = Duration::from_secs(1);
 
 /// Why a sidecar does not start.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +109,7 @@ async fn live(config: Config) -> Result<(), StartError> {
             run_static(&parts, &config, accepted)?;
             None
         }
-        Mode::Mesh(mesh) => Some(join_mesh(&parts, &config, mesh)?),
+        Mode::Mesh(mesh) => Some(join_mesh(&parts, &config, mesh, &drain_asked)?),
     };
     if let Some(succession) = &mut succession
         && succession.take_over(&parts).await?
@@ -145,20 +143,27 @@ async fn live(config: Config) -> Result<(), StartError> {
         () = drain_asked.cancelled() => End::Drained,
     };
     drop(lent);
-    if end == End::Succeeded {
-        drop(door);
-        restarting::finish(&parts, config.drain_timeout).await;
-    } else {
-        restarting::close(door);
-        drain_asked.cancel();
-        leave(&parts, announcer.as_deref(), config.drain_timeout).await;
-    }
-    if end == End::Drained {
-        told_to_stop.await;
-    }
-    parts.drain.enter(Phase::Stopped);
-    drain::until_idle(|| parts.workers.connections(), CLOSING).await;
-    ending.end_pages(CLOSING).await;
+    let bound = config.drain_timeout;
+    let rest = match end {
+        End::Succeeded => {
+            drop(door);
+            restarting::finish(&parts, bound).await;
+            Duration::ZERO
+        }
+        End::Stopped | End::Drained => {
+            restarting::close(door);
+            drain_asked.cancel();
+            let rest = leaving::drain_ingress(&parts, announcer.as_ref(), bound).await;
+            if end == End::Drained {
+                told_to_stop.await;
+                bound
+            } else {
+                rest
+            }
+        }
+    };
+    leaving::close(&parts, rest).await;
+    ending.end_pages(leaving::CLOSING).await;
     Ok(())
 }
 
@@ -224,7 +229,6 @@ fn start_workers(config: &Config) -> Result<Parts, StartError> {
                 let worker = Worker::new(id, current);
                 tokio::task::spawn_local(worker.sweep.clone().run());
                 tokio::task::spawn_local(std::rc::Rc::clone(&worker).tidy(retired));
-                tokio::task::spawn_local(note_drain(std::rc::Rc::clone(&worker), drain.clone()));
                 listener::run_worker(worker, workers, commands, drain).await;
             });
         };
@@ -249,11 +253,6 @@ fn start_workers(config: &Config) -> Result<Parts, StartError> {
         drain,
         running: Shared::new(running),
     })
-}
-
-async fn note_drain(worker: std::rc::Rc<Worker>, drain: Drain) {
-    drain.reached(Phase::Draining).await;
-    worker.draining.set(true);
 }
 
 /// Runs on a file, read again at SIGHUP; a file with errors changes nothing.
@@ -307,7 +306,12 @@ struct Joining {
 }
 
 /// Prepares everything for [`Joining::join`].
-fn join_mesh(parts: &Parts, config: &Config, mesh: &MeshConfig) -> Result<Joining, StartError> {
+fn join_mesh(
+    parts: &Parts,
+    config: &Config,
+    mesh: &MeshConfig,
+    drain_asked: &CancellationToken,
+) -> Result<Joining, StartError> {
     let state = config.state.as_deref().map(StateDir::open).transpose()?;
     let ports = match &mesh.document {
         Some(document) => {
@@ -354,6 +358,10 @@ fn join_mesh(parts: &Parts, config: &Config, mesh: &MeshConfig) -> Result<Joinin
         secret,
     };
     let reconnected = Arc::new(watch::Sender::new(0));
+    let standing = Standing {
+        taken_out: drain_asked.clone(),
+        ..Standing::default()
+    };
     let subscription = SubscriptionConfig {
         base,
         namespace: mesh.namespace.clone(),
@@ -367,6 +375,8 @@ fn join_mesh(parts: &Parts, config: &Config, mesh: &MeshConfig) -> Result<Joinin
         state,
         ready: Arc::clone(&parts.ready),
         reconnected: Arc::clone(&reconnected),
+        task_id: mesh.task_id.clone(),
+        standing: standing.clone(),
     };
     let announce = (!mesh.control.is_empty()).then(|| AnnounceConfig {
         mesh: mesh.clone(),
@@ -374,6 +384,7 @@ fn join_mesh(parts: &Parts, config: &Config, mesh: &MeshConfig) -> Result<Joinin
         hop,
         client: Client::new(mesh.control.clone(), Arc::clone(&parts.resolver)),
         reconnected,
+        standing,
     });
     Ok(Joining {
         subscription: Subscription::new(subscription, parts.running.clone()),
@@ -426,36 +437,5 @@ async fn bind_again(running: Shared) {
             memory::give_back();
             most = connections;
         }
-    }
-}
-
-/// The drain: published first while we still accept, then the clients are told, then what is in flight finishes.
-async fn leave(parts: &Parts, announcer: Option<&Announcer>, bound: Duration) {
-    parts.ready.set_draining();
-    if let Some(announcer) = announcer.filter(|_| !mutants::is(Mutant::SilentDrain)) {
-        match announcer.drain().await {
-            Ok(report) => {
-                let (acknowledged, connected) = (report.acknowledged, report.connected);
-                tracing::info!("draining: {acknowledged}/{connected} sidecars acknowledged");
-                if !report.left_out.is_empty() {
-                    tracing::warn!(
-                        "draining without the acknowledgement of {}",
-                        report.left_out.join(", ")
-                    );
-                }
-            }
-            Err(error) => tracing::warn!(%error, "draining could not be published"),
-        }
-    }
-    let in_flight = || parts.metrics.in_flight("ingress") + parts.metrics.in_flight("egress");
-    let before = in_flight();
-    parts.drain.enter(Phase::Draining);
-    let left = drain::until_idle(in_flight, bound).await;
-    tracing::info!(
-        "draining: {} in flight finished, {left} left at the bound of {bound:?}",
-        before.saturating_sub(left)
-    );
-    if let Some(announcer) = announcer {
-        announcer.deregister().await;
     }
 }

@@ -13,7 +13,9 @@ pub(crate) enum Phase {
     Serving,
     /// DRAINING is published; connections are still accepted and requests finish.
     Draining,
-    /// Leaving now.
+    /// All clients are asked to go, this task's own application too: another process serves it from now on.
+    Leaving,
+    /// Leaving: what idles closes, what is in flight is the last.
     Stopped,
 }
 
@@ -43,29 +45,37 @@ impl Drain {
         });
     }
 
-    pub(crate) fn watch(&self) -> watch::Receiver<Phase> {
-        self.phase.subscribe()
-    }
-
     /// Whether `phase` is reached. One relaxed load, for the request path.
     pub(crate) fn is(&self, phase: Phase) -> bool {
-        self.now.load(Ordering::Relaxed) >= phase as u8
+        self.now() >= phase
+    }
+
+    /// The phase. Whoever polls [`Self::reached`] only when this has changed is still woken by every change.
+    pub(crate) fn now(&self) -> Phase {
+        match self.now.load(Ordering::Relaxed) {
+            0 => Phase::Serving,
+            1 => Phase::Draining,
+            2 => Phase::Leaving,
+            _ => Phase::Stopped,
+        }
     }
 
     /// Completes when `phase` is reached.
     pub(crate) async fn reached(&self, phase: Phase) {
-        let mut watch = self.watch();
+        let mut watch = self.phase.subscribe();
         let waited = watch.wait_for(|current| *current >= phase).await;
         drop(waited);
     }
 }
 
+/// Between two looks at what is in flight.
+pub(crate) const POLL: Duration = Duration::from_millis(10);
+
 /// Waits until `in_flight` is zero, at most `bound`. Returns what is left.
 pub(crate) async fn until_idle(in_flight: impl Fn() -> u64, bound: Duration) -> u64 {
-    let poll = Duration::from_millis(10);
     let waited = tokio::time::timeout(bound, async {
         while in_flight() > 0 {
-            tokio::time::sleep(poll).await;
+            tokio::time::sleep(POLL).await;
         }
     });
     match waited.await {
@@ -85,7 +95,7 @@ mod tests {
         let drain = Drain::new();
         drain.enter(Phase::Stopped);
         drain.enter(Phase::Draining);
-        assert_eq!(*drain.watch().borrow(), Phase::Stopped);
+        assert_eq!(drain.now(), Phase::Stopped);
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,6 +12,10 @@ const VARIABLE: &str = "OUTRIGGER_MUTANT";
 pub(crate) enum Mutant {
     /// A drain does not tell the control server.
     SilentDrain,
+    /// A drain tells it and goes on at once, whoever still offers this task.
+    SkipAcknowledgements,
+    /// Whatever waits to be accepted at the end is closed with its socket.
+    LeaveAcceptQueue,
 }
 
 static CHOSEN: OnceLock<Mutant> = OnceLock::new();

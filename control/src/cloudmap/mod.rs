@@ -165,11 +165,15 @@ fn refusal(error: &Error) -> Response {
             );
             StatusCode::BAD_REQUEST
         }
+        // Not Cloud Map's: by it a sidecar tells a deregistration from a registry that has lost something.
+        Error::InstanceNotFound { deregistered, .. } => {
+            put(&mut members, "OperationId", deregistered.as_deref());
+            StatusCode::BAD_REQUEST
+        }
         Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         Error::InvalidInput { .. }
         | Error::NamespaceNotFound(_)
         | Error::ServiceNotFound(_)
-        | Error::InstanceNotFound { .. }
         | Error::OperationNotFound(_)
         | Error::ResourceInUse(_)
         | Error::ResourceLimitExceeded(_)

@@ -121,6 +121,9 @@ async fn an_instance_that_nobody_can_be_calling_is_gone_when_the_call_is_answere
     let answer = world.deregister().await;
     assert_eq!(world.operation(&answer).await["Status"], "SUCCESS");
     assert_eq!(world.state().await, None);
+    let gone = world.deregister().await;
+    assert_eq!(gone["__type"], "InstanceNotFound");
+    assert_eq!(gone["OperationId"], answer["OperationId"], "{gone}");
 }
 
 /// By the real clock: the virtual one runs to the bound while the writer's thread works.

@@ -77,6 +77,16 @@ impl Registry {
         pending.map(|row| row.id.clone()).collect()
     }
 
+    /// The operation that took the instance out, unless it was registered again since.
+    pub(super) fn deregistered(&self, service: &str, instance: &str) -> Option<String> {
+        let mut about = self.operations().filter(|row| {
+            row.service_id.as_deref() == Some(service)
+                && row.instance_id.as_deref() == Some(instance)
+        });
+        let newest = about.next()?;
+        (newest.kind == OperationKind::DeregisterInstance).then(|| newest.id.clone())
+    }
+
     fn leaves(&self, row: &Instance) -> bool {
         let operation = self.operation(&row.operation_id);
         operation.is_ok_and(|operation| operation.pending)

@@ -22,7 +22,12 @@ pub(crate) enum Error {
         creator_request_id: Option<String>,
     },
     #[error("instance {instance:?} does not exist in service {service}")]
-    InstanceNotFound { service: String, instance: String },
+    InstanceNotFound {
+        service: String,
+        instance: String,
+        /// The operation that took it out, while that is remembered.
+        deregistered: Option<String>,
+    },
     #[error("operation {0:?} does not exist, or is too old to be remembered")]
     OperationNotFound(String),
     #[error("{0}")]

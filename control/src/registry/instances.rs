@@ -266,6 +266,7 @@ impl Registry {
             .ok_or_else(|| Error::InstanceNotFound {
                 service: service.id.clone(),
                 instance: instance.to_owned(),
+                deregistered: self.deregistered(&service.id, instance),
             })
     }
 

@@ -204,7 +204,7 @@ pub(super) async fn finish(parts: &Parts, bound: Duration) {
     parts.ready.set_draining();
     let connections = || parts.workers.connections();
     let before = connections();
-    parts.drain.enter(Phase::Draining);
+    parts.drain.enter(Phase::Leaving);
     let left = drain::until_idle(connections, bound).await;
     tracing::info!(
         "draining: {} connections ended, {left} left at the bound of {bound:?}",

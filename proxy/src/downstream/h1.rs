@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, Version};
 use tokio::net::TcpStream;
 
+use super::leaves;
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::error::{Kind, ProxyError};
@@ -55,19 +56,24 @@ pub(super) async fn serve(
         client,
         deadline,
         within_head: Cell::new(true),
+        drain: drain.clone(),
     });
     let mut stopped = pin!(drain.reached(Phase::Stopped));
-    let mut registered = false;
+    let mut heard = None;
     loop {
         let wake = poll_fn(|cx| {
             if connection.poll_more(cx).is_ready() {
                 return Poll::Ready(Wake::Input);
             }
-            // Polled once to be woken, and then only when there is something to hear: polling takes a lock all workers share.
-            let look = !registered || drain.is(Phase::Stopped);
-            registered = true;
-            if look && stopped.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Wake::End);
+            // Polled to be woken, and then only when there is something to hear: polling takes a lock all workers share.
+            let now = drain.now();
+            if heard.replace(now) != Some(now) {
+                let _woken_by_the_next = stopped.as_mut().poll(cx);
+            }
+            if now == Phase::Stopped {
+                // Closed with a request in the socket, the connection would be reset.
+                let arrived = connection.client.reader.borrow().has_arrived();
+                return Poll::Ready(if arrived { Wake::Input } else { Wake::End });
             }
             connection.deadline.poll_expired(cx).map(|()| Wake::End)
         });
@@ -111,6 +117,7 @@ struct Connection {
     deadline: Deadline,
     /// It is the header timeout that runs.
     within_head: Cell<bool>,
+    drain: Drain,
 }
 
 impl Connection {
@@ -186,7 +193,7 @@ impl Connection {
         // Answered before it was read whole: the rest is taken in, but nothing after it.
         let stays = parsed.keep_alive
             && whole
-            && !self.worker.draining.get()
+            && !self.drain.is(leaves(self.listener.direction))
             // What follows is not a request to whoever wanted a tunnel (RFC 9110 section 9.3.6).
             && method != Method::CONNECT;
         if let ResponseBody::Local(_) = body {

@@ -14,6 +14,7 @@ use h2::server::{Builder, SendResponse};
 use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
 
+use super::leaves;
 use super::protocol::Stream;
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
@@ -54,7 +55,7 @@ const MAX_WIDE: usize = 16;
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// For an idle HTTP/2 client to take its GOAWAY.
 const CLOSING: Duration = Duration::from_secs(10);
-/// For a client that broke the protocol to take its GOAWAY and stop.
+/// For a client to take its GOAWAY and stop, when it broke the protocol or at this sidecar's end.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves the connection to its end.
@@ -92,15 +93,17 @@ pub(super) async fn serve(
         }
         None => return,
     };
-    let mut draining = pin!(drain.reached(Phase::Draining));
-    let (mut told, mut registered, mut closing) = (false, false, false);
+    let mut stopped = pin!(drain.reached(Phase::Stopped));
+    let (mut heard, mut told, mut closing) = (None, false, false);
     let mut was_in_flight = 0;
     let heads = worker.sweep.deadline();
     let (mut was_owed, mut too_late) = (false, false);
     let end = poll_fn(|cx| {
-        let look = !told && (!registered || drain.is(Phase::Draining));
-        registered = true;
-        if look && draining.as_mut().poll(cx).is_ready() {
+        let now = drain.now();
+        if heard.replace(now) != Some(now) {
+            let _woken_by_the_next = stopped.as_mut().poll(cx);
+        }
+        if !told && now >= leaves(listener.direction) {
             // GOAWAY(2^31-1), PING round trip, final GOAWAY (RFC 9113 section 6.8): h2's graceful shutdown.
             connection.graceful_shutdown();
             told = true;
@@ -149,8 +152,13 @@ pub(super) async fn serve(
             cx.waker().wake_by_ref();
         }
         let in_flight = state.in_flight.get();
+        if now == Phase::Stopped && in_flight == 0 && !closing {
+            // A client that does not answer the PING has had its time while this sidecar drained.
+            closing = true;
+            state.deadline.set_after(LINGER);
+        }
         match in_flight {
-            0 if was_in_flight > 0 => state.deadline.set_after(listener.idle_timeout),
+            0 if was_in_flight > 0 && !closing => state.deadline.set_after(listener.idle_timeout),
             1.. if was_in_flight == 0 => state.deadline.set(None),
             _ => {}
         }

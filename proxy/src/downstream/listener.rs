@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -14,7 +15,8 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use super::{farewell, protocol};
-use crate::drain::Drain;
+use crate::drain::{Drain, Phase};
+use crate::mutants::{self, Mutant};
 use crate::request::worker::Worker;
 use crate::routing::snapshot::{ListenerPolicy, Slot};
 
@@ -193,10 +195,12 @@ async fn accept(
         () = accepting.begin.cancelled() => {}
         () = accepting.stop.cancelled() => return,
     }
+    let mut stopped = pin!(drain.reached(Phase::Stopped));
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             () = accepting.stop.cancelled() => return,
+            () = &mut stopped => break,
         };
         match accepted {
             Ok((stream, _)) => dispatch(&worker, &workers, &accepting, stream, &drain),
@@ -206,6 +210,56 @@ async fn accept(
             }
         }
     }
+    if mutants::is(Mutant::LeaveAcceptQueue) {
+        return;
+    }
+    let taken = accept_the_rest(socket, |stream| {
+        dispatch(&worker, &workers, &accepting, stream, &drain);
+    });
+    if let Err(error) = taken {
+        tracing::warn!(%error, "connections may be left in an accept queue");
+    }
+}
+
+/// Closes the socket with nobody left in its queue, whom the kernel would reset: their requests may have arrived.
+fn accept_the_rest(socket: TcpListener, mut take: impl FnMut(TcpStream)) -> io::Result<()> {
+    // Asked directly: readiness is only heard of between two turns of the worker.
+    let socket = socket.into_std()?;
+    let closed = close_to_newcomers(&socket);
+    loop {
+        match socket.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(true)?;
+                take(TcpStream::from_std(stream)?);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return closed,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// From here on a SYN is dropped, and finds the port closed when it is sent again, which is safe to try elsewhere; handshakes
+/// under way still end. Without this one could end between the last accept and the close.
+#[cfg(target_os = "linux")]
+fn close_to_newcomers(socket: &std::net::TcpListener) -> io::Result<()> {
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let step = |code: u32, jt, jf, k| socket2::SockFilter::new(code as u16, jt, jf, k);
+    let drop_syn = [
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, FLAGS),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, SYN | ACK),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, SYN),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    socket2::SockRef::from(socket).attach_filter(&drop_syn)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn close_to_newcomers(_: &std::net::TcpListener) -> io::Result<()> {
+    Ok(())
 }
 
 /// Keeps the connection or passes it to the worker that has the fewest.

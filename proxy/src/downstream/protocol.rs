@@ -18,6 +18,7 @@ use super::{h1, h2};
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::http1::buffers::Buffers;
+use crate::http1::reader::has_arrived;
 use crate::request::tcp;
 use crate::request::worker::Worker;
 use crate::routing::snapshot::{ListenerPolicy, Slot};
@@ -40,31 +41,20 @@ pub(crate) async fn serve(
 ) {
     let mut stream = Stream::new(stream);
     let deadline = worker.sweep.deadline();
-    let speaks = match listener.protocol {
-        Protocol::Tcp => Some(Speaks::Tcp),
-        Protocol::Auto => {
-            deadline.set_after(SILENCE);
-            let speaks = detect(&mut stream, &worker.buffers, &deadline).await;
-            deadline.set_after(listener.header_timeout);
-            speaks.or_tcp()
-        }
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
-            deadline.set_after(listener.header_timeout);
-            let detected = detect(&mut stream, &worker.buffers, &deadline).await;
-            detected.or_http()
-        }
+    let Some(speaks) = first_bytes(worker, listener, &mut stream, &deadline, &drain).await else {
+        return;
     };
     match speaks {
-        Some(Speaks::Http1) => {
+        Speaks::Http1 => {
             let parts = stream.into_parts();
             h1::serve(worker, slot, listener, parts, deadline, drain).await;
         }
         // Boxed, so that an idle HTTP/1.1 connection is not as large as what these hold.
-        Some(Speaks::Http2) => {
+        Speaks::Http2 => {
             drop(deadline);
             Box::pin(h2::serve(worker, slot, listener, stream, drain)).await;
         }
-        Some(Speaks::Tcp) => {
+        Speaks::Tcp => {
             drop(deadline);
             let relay = Box::pin(tcp::serve(worker, listener, &mut stream));
             tokio::select! {
@@ -72,9 +62,56 @@ pub(crate) async fn serve(
                 () = drain.reached(Phase::Stopped) => {}
             }
         }
-        None => {}
     }
     drop(open);
+}
+
+/// What the client speaks; `None` when it is gone, or when nothing has come of it and this sidecar ends.
+async fn first_bytes(
+    worker: &Worker,
+    listener: &ListenerPolicy,
+    stream: &mut Stream,
+    deadline: &Deadline,
+    drain: &Drain,
+) -> Option<Speaks> {
+    let auto = match listener.protocol {
+        Protocol::Tcp => return Some(Speaks::Tcp),
+        Protocol::Auto => true,
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => false,
+    };
+    let patience = if auto {
+        SILENCE
+    } else {
+        listener.header_timeout
+    };
+    // From the accept queue at the very end: what this client sends is on its way.
+    let last = drain.is(Phase::Stopped);
+    deadline.set_after(if last {
+        patience.min(SILENCE)
+    } else {
+        patience
+    });
+    let detected = {
+        let detection = detect(stream, &worker.buffers, deadline);
+        tokio::select! {
+            biased;
+            detected = detection => Some(detected),
+            () = drain.reached(Phase::Stopped), if !last => None,
+        }
+    };
+    let detected = match detected {
+        Some(detected) => detected,
+        None if stream.has_begun() => {
+            deadline.set_after(patience.min(SILENCE));
+            detect(stream, &worker.buffers, deadline).await
+        }
+        None => return None,
+    };
+    if auto {
+        deadline.set_after(listener.header_timeout);
+        return detected.or_tcp();
+    }
+    detected.or_http()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,6 +228,11 @@ impl Stream {
             self.prefix = buffers.input();
         }
         self.stream.read_buf(&mut self.prefix).await
+    }
+
+    /// Whether anything has come.
+    fn has_begun(&self) -> bool {
+        !self.prefix.is_empty() || has_arrived(&self.stream)
     }
 
     /// What was read so far.

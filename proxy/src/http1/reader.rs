@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use http::Method;
 use socket2::SockRef;
+use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
 use super::body::{Decoded, Decoder};
@@ -131,6 +132,11 @@ impl Reader {
         let socket = SockRef::from(self.half.as_ref());
         let peeked = socket.peek(&mut [MaybeUninit::uninit(); 1]);
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether bytes wait in the socket, even if nothing has said so yet.
+    pub(crate) fn has_arrived(&self) -> bool {
+        has_arrived(self.half.as_ref())
     }
 
     /// Reads once. 0 is the end.
@@ -301,6 +307,12 @@ impl Reader {
 fn is_worth_parsing(buffer: &[u8], tried: usize) -> bool {
     buffer.len() > tried
         && (buffer.len() >= 2 * tried || memchr::memchr(b'\n', &buffer[tried..]).is_some())
+}
+
+/// Whether bytes wait in a socket: asks the kernel, since readiness is only heard of between two turns of a worker.
+pub(crate) fn has_arrived(stream: &TcpStream) -> bool {
+    let mut byte = [MaybeUninit::uninit(); 1];
+    matches!(SockRef::from(stream).peek(&mut byte), Ok(1..))
 }
 
 #[cfg(test)]

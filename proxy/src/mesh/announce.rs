@@ -11,7 +11,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{CallError, Client};
+mod leave;
+
+use super::client::{CALL_TIMEOUT, CallError, Client};
 use super::document::{PortMapping, Service};
 use super::state::sha256_hex;
 use crate::config::MeshConfig;
@@ -24,12 +26,8 @@ const FIRST_POLL: Duration = Duration::from_millis(50);
 const LAST_POLL: Duration = Duration::from_secs(2);
 /// For one connect to the application.
 const APP_TIMEOUT: Duration = Duration::from_secs(1);
-/// The tokens of the hop protocol.
+/// The tokens of the hop protocol, which the registry does not show.
 const HOP: &str = "OUTRIGGER_HOP";
-/// What the registry may hold otherwise than we said it, or does not show.
-const NOT_COMPARED: [&str; 2] = [HOP, "OUTRIGGER_STATE"];
-/// On the drain call: the control server's own bound is 10 s.
-const DRAIN_BOUND: Duration = Duration::from_secs(11);
 
 /// What is announced, and to whom.
 pub struct AnnounceConfig {
@@ -43,18 +41,26 @@ pub struct AnnounceConfig {
     pub client: Client,
     /// Counts connections (see `SubscriptionConfig::reconnected`).
     pub reconnected: Arc<watch::Sender<u64>>,
+    /// Kept up to date.
+    pub standing: Standing,
 }
 
-/// What the drain achieved.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(default)]
-pub struct DrainReport {
-    /// Sidecars that no longer offer this task.
-    pub acknowledged: u64,
-    /// Sidecars that were connected.
-    pub connected: u64,
-    /// Those that did not answer in time.
-    pub left_out: Vec<String>,
+/// What has become of this task in the registry; each is cancelled when it is so, and stays.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// This run of the sidecar has registered it.
+    pub registered: CancellationToken,
+    /// Somebody else has drained or deregistered it.
+    pub taken_out: CancellationToken,
+}
+
+/// What the registry holds of an instance.
+enum Held {
+    AsWanted,
+    /// Something else, or nothing: it is registered again.
+    Otherwise,
+    /// It was drained or deregistered, and is not to come back.
+    TakenOut,
 }
 
 /// Announces, drains and deregisters one task.
@@ -84,44 +90,6 @@ impl Announcer {
         tokio::select! {
             () = drain.cancelled() => {}
             () = work => {}
-        }
-    }
-
-    /// Marks this task DRAINING everywhere; returns when the connected sidecars have acknowledged, at the latest after 11 s.
-    pub async fn drain(&self) -> Result<DrainReport, CallError> {
-        let path = format!("/v1/nodes/{}/drain", self.config.mesh.task_id);
-        let input = json!({});
-        let call = self.config.client.operator(&path, &input);
-        match tokio::time::timeout(DRAIN_BOUND, call).await {
-            Ok(Ok(report)) => Ok(serde_json::from_value(report).unwrap_or_default()),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(CallError::Unreachable {
-                server: path,
-                reason: "no answer in time".to_owned(),
-            }),
-        }
-    }
-
-    /// Takes this task out of the registry; what fails is logged, and its liveness will expire.
-    pub async fn deregister(&self) {
-        let registered = std::mem::take(
-            &mut *self
-                .registered
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        for (name, id) in registered {
-            let input = json!({"ServiceId": id, "InstanceId": self.config.mesh.task_id});
-            match self
-                .config
-                .client
-                .cloud_map("DeregisterInstance", &input)
-                .await
-            {
-                Ok(_) => tracing::info!(service = name, "deregistered"),
-                Err(error) if error.is("InstanceNotFound") || error.is("ServiceNotFound") => {}
-                Err(error) => tracing::warn!(service = name, %error, "not deregistered"),
-            }
         }
     }
 
@@ -206,7 +174,18 @@ impl Announcer {
             Err(error) => return Err(error),
         };
         let attributes = self.instance(port);
-        if fresh || !self.is_registered(&id, &attributes).await? {
+        let held = match fresh {
+            true => Held::Otherwise,
+            false => self.held(&id, &attributes).await?,
+        };
+        if let Held::TakenOut = held {
+            tracing::warn!(
+                service = service.discovery_name,
+                "taken out of the registry"
+            );
+            self.config.standing.taken_out.cancel();
+        }
+        if let Held::Otherwise = held {
             let input = json!({
                 "ServiceId": id,
                 "InstanceId": self.config.mesh.task_id,
@@ -215,6 +194,7 @@ impl Announcer {
             });
             self.call("RegisterInstance", &input).await?;
             tracing::info!(service = service.discovery_name, port, "registered");
+            self.config.standing.registered.cancel();
         }
         self.registered
             .lock()
@@ -296,22 +276,36 @@ impl Announcer {
         }
     }
 
-    /// An operator's DRAINING is left alone: only what is wrong or gone is registered again.
-    async fn is_registered(
+    /// An instance that is gone was taken out only if the registry knows of that: it may also have been emptied, or be an old copy.
+    async fn held(
         &self,
         service: &str,
         wanted: &BTreeMap<&'static str, String>,
-    ) -> Result<bool, CallError> {
+    ) -> Result<Held, CallError> {
         let input = json!({"ServiceId": service, "InstanceId": self.config.mesh.task_id});
         let output = match self.call("GetInstance", &input).await {
             Ok(output) => output,
-            Err(error) if error.is("InstanceNotFound") => return Ok(false),
+            Err(CallError::Refused { kind, body, .. }) if kind == "InstanceNotFound" => {
+                let deregistered = body["OperationId"].is_string();
+                return Ok(if deregistered {
+                    Held::TakenOut
+                } else {
+                    Held::Otherwise
+                });
+            }
             Err(error) => return Err(error),
         };
         let held = &output["Instance"]["Attributes"];
-        Ok(wanted
-            .iter()
-            .all(|(name, value)| NOT_COMPARED.contains(name) || held[*name] == **value))
+        if held["OUTRIGGER_STATE"] == "DRAINING" {
+            return Ok(Held::TakenOut);
+        }
+        let mut compared = wanted.iter().filter(|(name, _)| **name != HOP);
+        let same = compared.all(|(name, value)| held[*name] == **value);
+        Ok(if same {
+            Held::AsWanted
+        } else {
+            Held::Otherwise
+        })
     }
 
     /// Service attributes; the revision is the deployment's, or follows from everything else.
@@ -389,7 +383,7 @@ impl Announcer {
                 let sent = self
                     .config
                     .client
-                    .operator(&path, &json!({"problems": problems}))
+                    .operator(&path, &json!({"problems": problems}), CALL_TIMEOUT)
                     .await;
                 told = sent.is_ok().then_some(problems);
             }

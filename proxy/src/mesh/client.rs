@@ -17,7 +17,8 @@ use tokio::net::TcpStream;
 use crate::upstream::resolve::Resolver;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a call that has nothing to wait for.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
 /// Why a call did not do what was asked.
@@ -74,20 +75,26 @@ impl Client {
     /// One Cloud Map operation.
     pub async fn cloud_map(&self, operation: &str, input: &Value) -> Result<Value, CallError> {
         let target = format!("Route53AutoNaming_v20170314.{operation}");
-        self.call(operation, "/", Some(&target), input).await
+        self.call(operation, ("/", Some(&target)), input, CALL_TIMEOUT)
+            .await
     }
 
-    /// One POST to the operator API.
-    pub async fn operator(&self, path: &str, input: &Value) -> Result<Value, CallError> {
-        self.call(path, path, None, input).await
+    /// One POST to the operator API, answered within `bound` by each server that is tried.
+    pub async fn operator(
+        &self,
+        path: &str,
+        input: &Value,
+        bound: Duration,
+    ) -> Result<Value, CallError> {
+        self.call(path, (path, None), input, bound).await
     }
 
     async fn call(
         &self,
         call: &str,
-        path: &str,
-        target: Option<&str>,
+        (path, target): (&str, Option<&str>),
         input: &Value,
+        bound: Duration,
     ) -> Result<Value, CallError> {
         let first = self.last_good.load(Ordering::Relaxed);
         let mut failed = CallError::Unreachable {
@@ -97,8 +104,7 @@ impl Client {
         for step in 0..self.servers.len() {
             let index = (first + step) % self.servers.len();
             let server = &self.servers[index];
-            let sent =
-                tokio::time::timeout(CALL_TIMEOUT, self.send(server, path, target, input)).await;
+            let sent = tokio::time::timeout(bound, self.send(server, path, target, input)).await;
             let sent = sent.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)));
             let (status, body) = match sent {
                 Ok(answer) => answer,

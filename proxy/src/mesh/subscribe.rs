@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use outrigger_xds::model::{Address, Direction, EndpointSet, Listener};
+use outrigger_xds::model::{Address, Direction, EndpointHealth, EndpointSet, Listener};
 use outrigger_xds::transport::{ConnectionState, Sink};
 use outrigger_xds::{Rejection, Resource, ResourceType};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::announce::Standing;
 use super::names::{Vips, write_hosts};
 use super::state::{StateDir, StateError};
 use crate::config::accepted::{Accepted, Change, Named};
@@ -48,6 +49,10 @@ pub struct SubscriptionConfig {
     pub ready: Arc<Readiness>,
     /// Counts connections: after each the registry may have forgotten this task.
     pub reconnected: Arc<watch::Sender<u64>>,
+    /// Instance id of this task.
+    pub task_id: String,
+    /// Told when this task, offered before, is DRAINING.
+    pub standing: Standing,
 }
 
 /// The sink of the xDS client: what the wire says, merged with the sidecar's own part, is what runs.
@@ -242,6 +247,22 @@ impl<A: Apply> Subscription<A> {
             })
     }
 
+    /// Whether somebody else takes this task out. What is left of an earlier run's end is there before this one is registered.
+    fn note_own(&self, next: &EndpointSet) {
+        let draining = |set: &EndpointSet| {
+            let mut endpoints = set.endpoints.iter();
+            let own = endpoints.find(|endpoint| endpoint.instance == self.config.task_id);
+            own.map(|endpoint| endpoint.health == EndpointHealth::Draining)
+        };
+        let before = self.wire.endpoints.get(&next.cluster);
+        let turns = draining(next) == Some(true)
+            && before.is_some_and(|before| draining(before) == Some(false));
+        if turns && self.config.standing.registered.is_cancelled() {
+            tracing::info!(service = next.cluster, "this task is DRAINING");
+            self.config.standing.taken_out.cancel();
+        }
+    }
+
     fn write_hosts(&self) {
         let Some(path) = &self.config.hosts_file else {
             return;
@@ -301,10 +322,13 @@ impl<A: Apply> Sink for Subscription<A> {
                     wire.listeners
                         .insert(listener.name.clone(), Arc::new(listener)),
                 ),
-                Resource::Endpoints(set) => match self.looping(&set) {
-                    Some(rejection) => rejections.push(rejection),
-                    None => drop(wire.endpoints.insert(set.cluster.clone(), Arc::new(set))),
-                },
+                Resource::Endpoints(set) => {
+                    self.note_own(&set);
+                    match self.looping(&set) {
+                        Some(rejection) => rejections.push(rejection),
+                        None => drop(wire.endpoints.insert(set.cluster.clone(), Arc::new(set))),
+                    }
+                }
             }
         }
         for (kind, name) in removed {

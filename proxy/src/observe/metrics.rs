@@ -171,6 +171,17 @@ pub(crate) struct Owner {
     pub(crate) cluster: String,
 }
 
+/// What is going on at some listeners.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Traffic {
+    /// Requests and opaque connections under way.
+    pub(crate) in_flight: u64,
+    /// Connections open.
+    pub(crate) connections: u64,
+    /// Requests and opaque connections so far.
+    pub(crate) requests: u64,
+}
+
 /// All counts of this process.
 pub(crate) struct Metrics {
     workers: usize,
@@ -257,13 +268,21 @@ impl Metrics {
         locked(&self.listeners).retain(|name, metrics| listener(name) || in_flight(metrics) > 0);
     }
 
-    /// Requests and opaque connections in flight on listeners of one direction.
-    pub(crate) fn in_flight(&self, direction: &str) -> u64 {
-        let listeners = locked(&self.listeners);
-        let of_direction = listeners
-            .values()
-            .filter(|listener| listener.labels[0].1 == direction);
-        of_direction.map(|listener| in_flight(listener)).sum()
+    /// What is going on at the listeners of one direction.
+    pub(crate) fn traffic(&self, direction: &str) -> Traffic {
+        let mut traffic = Traffic::default();
+        for listener in locked(&self.listeners).values() {
+            if listener.labels[0].1 != direction {
+                continue;
+            }
+            // The end first, as in `in_flight`.
+            let closed = listener.sum(|shard| &shard.closed_connections);
+            let opened = listener.sum(|shard| &shard.connections);
+            traffic.connections += opened.saturating_sub(closed);
+            traffic.in_flight += in_flight(listener);
+            traffic.requests += listener.sum(|shard| &shard.requests);
+        }
+        traffic
     }
 
     /// OpenMetrics text of everything.

@@ -34,6 +34,7 @@ struct Inner {
     problems: BTreeMap<String, String>,
     problems_left_out: u64,
     draining: bool,
+    drained: Option<String>,
     state_written: Option<SystemTime>,
 }
 
@@ -123,6 +124,12 @@ impl Readiness {
         self.notify();
     }
 
+    /// What the drain waited for, as in `14/14 acknowledged, 3 in flight finished`.
+    pub fn set_drained(&self, summary: String) {
+        self.lock().drained = Some(summary);
+        self.notify();
+    }
+
     /// When the configuration on disk was last written or confirmed.
     pub fn set_state_written(&self, at: SystemTime) {
         self.lock().state_written = Some(at);
@@ -176,6 +183,7 @@ impl Readiness {
         let value = json!({
             "ready": ready,
             "draining": inner.draining,
+            "drained": inner.drained,
             "tasks": tasks,
             "problems": inner.problems,
             "problems_left_out": inner.problems_left_out,

@@ -61,8 +61,6 @@ pub(crate) struct Worker {
     pub(crate) farewells: Places,
     /// HTTP/2 clients with wide windows.
     pub(crate) wide: Places,
-    /// Set when this sidecar drains: responses then ask h1 clients to close.
-    pub(crate) draining: Cell<bool>,
 }
 
 impl Worker {
@@ -81,7 +79,6 @@ impl Worker {
             snapshot,
             farewells: Places::default(),
             wide: Places::default(),
-            draining: Cell::new(false),
         })
     }
 

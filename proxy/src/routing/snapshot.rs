@@ -25,6 +25,7 @@ pub(crate) const MAX_URI_BYTES: u32 = 16 * 1024;
 /// What a connection on one listener needs to know.
 pub(crate) struct ListenerPolicy {
     pub(crate) name: String,
+    pub(crate) direction: Direction,
     pub(crate) protocol: Protocol,
     /// In order of preference; empty for opaque TCP.
     pub(crate) routes: Vec<Arc<Route>>,
@@ -157,6 +158,7 @@ fn resolve(
     let default_idle = model::DEFAULT_HTTP_IDLE_TIMEOUT;
     Ok(ListenerPolicy {
         name: listener.name.clone(),
+        direction,
         protocol: listener.protocol,
         routes,
         tcp,

@@ -7,6 +7,8 @@ use axum::response::Json;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use outrigger_xds::hop::Tokens;
+
 use super::*;
 use crate::mesh::document;
 use crate::upstream::resolve::Resolver;
@@ -19,6 +21,7 @@ struct Registry {
     instance: Option<Value>,
     declared: Option<Value>,
     refuse_declaration: bool,
+    deregistered: bool,
 }
 
 type Shared = Arc<Mutex<Registry>>;
@@ -56,6 +59,10 @@ fn answer(registry: &mut Registry, operation: &str, input: &Value) -> (StatusCod
         }
         "GetInstance" => match &registry.instance {
             Some(attributes) => ok(json!({"Instance": {"Id": "t1", "Attributes": attributes}})),
+            None if registry.deregistered => {
+                let body = json!({"__type": "InstanceNotFound", "OperationId": "op"});
+                (StatusCode::BAD_REQUEST, body)
+            }
             None => refuse("InstanceNotFound"),
         },
         "RegisterInstance" => {
@@ -124,6 +131,7 @@ fn announcer(control: SocketAddr, app: SocketAddr) -> Announcer {
         hop: crate::mesh::state::fresh_tokens(),
         client: Client::new(vec![dead, live], Arc::new(Resolver::with_servers(&[]))),
         reconnected: Arc::new(watch::Sender::new(0)),
+        standing: Standing::default(),
     };
     Announcer::new(config, Arc::new(Readiness::new(&[])))
 }
@@ -189,7 +197,16 @@ async fn announces_in_order_with_the_documented_attributes() {
         "ECS_CLUSTER_NAME": "c", "ECS_SERVICE_NAME": "orders-v1", "OUTRIGGER_NODE": "t1",
         "OUTRIGGER_SIDECAR": "true", "OUTRIGGER_STATE": "ACTIVE",
     });
-    assert_eq!(registry.instance.as_ref(), Some(&expected));
+    let mut held = registry.instance.clone().expect("registered");
+    let hop = held
+        .as_object_mut()
+        .and_then(|held| held.remove("OUTRIGGER_HOP"));
+    let hop = hop
+        .as_ref()
+        .and_then(|hop| hop.as_str())
+        .unwrap_or_default();
+    assert!(matches!(Tokens::read(hop), Ok(Some(_))), "{hop:?}");
+    assert_eq!(held, expected);
 }
 
 #[tokio::test]
@@ -210,7 +227,7 @@ async fn killed_between_any_two_calls_it_recovers() {
 }
 
 #[tokio::test]
-async fn an_emptied_registry_is_filled_again_on_reconnect_and_a_drain_is_left_alone() {
+async fn an_emptied_registry_is_filled_again_on_reconnect() {
     let registry = Shared::default();
     let (control, mut calls) = serve(registry.clone()).await;
     let (_listener, app) = application().await;
@@ -219,31 +236,51 @@ async fn an_emptied_registry_is_filled_again_on_reconnect_and_a_drain_is_left_al
     let run = announcer.run(CancellationToken::new());
     let script = async {
         while calls.recv().await.expect("a call") != "RegisterInstance" {}
-        registry
-            .lock()
-            .expect("not poisoned")
-            .instance
-            .as_mut()
-            .expect("held")["OUTRIGGER_STATE"] = json!("DRAINING");
-        reconnected.send_modify(|count| *count += 1);
-        while calls.recv().await.expect("a call") != "GetInstance" {}
         *registry.lock().expect("not poisoned") = Registry::default();
         reconnected.send_modify(|count| *count += 1);
-        let mut after = Vec::new();
-        while after.last().is_none_or(|call| call != "RegisterInstance") {
-            after.push(calls.recv().await.expect("a call"));
+        while calls.recv().await.expect("a call") != "RegisterInstance" {}
+    };
+    tokio::select! {
+        () = run => panic!("it announces for ever"),
+        () = script => {}
+    }
+    assert!(!announcer.config.standing.taken_out.is_cancelled());
+}
+
+#[tokio::test]
+async fn what_somebody_else_has_drained_or_deregistered_is_not_registered_again() {
+    for deregistered in [false, true] {
+        let registry = Shared::default();
+        let (control, mut calls) = serve(registry.clone()).await;
+        let (_listener, app) = application().await;
+        let announcer = announcer(control, app);
+        let (reconnected, taken_out) = (
+            announcer.config.reconnected.clone(),
+            announcer.config.standing.taken_out.clone(),
+        );
+        let script = async {
+            while calls.recv().await.expect("a call") != "RegisterInstance" {}
+            {
+                let mut registry = registry.lock().expect("not poisoned");
+                if deregistered {
+                    registry.instance = None;
+                    registry.deregistered = true;
+                } else {
+                    let held = registry.instance.as_mut().expect("held");
+                    held["OUTRIGGER_STATE"] = json!("DRAINING");
+                }
+            }
+            reconnected.send_modify(|count| *count += 1);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = announcer.run(taken_out) => {}
+            () = script => {}
         }
-        after
-    };
-    let after = tokio::select! {
-        () = run => Vec::new(),
-        after = script => after,
-    };
-    assert_eq!(
-        after[0], "ListNamespaces",
-        "DRAINING was not registered over: {after:?}"
-    );
-    assert!(after.contains(&"CreateHttpNamespace".to_owned()));
+        while let Ok(call) = calls.try_recv() {
+            assert_ne!(call, "RegisterInstance", "deregistered: {deregistered}");
+        }
+    }
 }
 
 #[tokio::test]

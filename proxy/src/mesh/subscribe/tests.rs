@@ -51,6 +51,8 @@ fn config(dir: &std::path::Path) -> SubscriptionConfig {
         state: Some(state),
         ready: Arc::new(Readiness::new(&[])),
         reconnected: Arc::new(watch::Sender::new(0)),
+        task_id: "t1".to_owned(),
+        standing: Standing::default(),
     }
 }
 
@@ -232,4 +234,38 @@ async fn an_empty_namespace_is_ready_shortly_after_connecting() {
     });
     assert!(!ready.is_ready());
     ready.wait().await;
+}
+
+#[tokio::test]
+async fn a_task_that_is_drained_by_somebody_else_is_told_and_an_earlier_run_s_end_is_not_its_own() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    let standing = config.standing.clone();
+    let mut subscription = Subscription::new(config, Recorder::default());
+    let mut told = |instance: &str, health| {
+        let endpoint = Endpoint {
+            instance: instance.to_owned(),
+            health,
+            ..Endpoint::new(Address::Ip(([10, 0, 0, 1], 80).into()))
+        };
+        let set = EndpointSet {
+            cluster: "n/orders".to_owned(),
+            endpoints: vec![endpoint],
+        };
+        Sink::apply(
+            &mut subscription,
+            vec![Resource::Endpoints(set)],
+            Vec::new(),
+        );
+        standing.taken_out.is_cancelled()
+    };
+    use EndpointHealth::{Draining, Healthy};
+    assert!(!told("t1", Healthy), "an earlier run's");
+    assert!(!told("t1", Draining), "an earlier run's end");
+    standing.registered.cancel();
+    assert!(!told("t1", Draining), "on its way before it was registered");
+    assert!(!told("t2", Healthy));
+    assert!(!told("t2", Draining), "another task");
+    assert!(!told("t1", Healthy));
+    assert!(told("t1", Draining));
 }
