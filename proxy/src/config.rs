@@ -70,6 +70,9 @@ pub struct Args {
     /// Admin pages, on loopback only [default: 127.0.0.1:9901]
     #[arg(long, value_name = "ADDR", env = "OUTRIGGER_ADMIN")]
     pub admin: Option<String>,
+    /// Unix socket on which the ECS agent asks for a drain [default: APPNET_AGENT_ADMIN_UDS_PATH, if that is set]
+    #[arg(long, value_name = "PATH", env = "OUTRIGGER_ADMIN_SOCKET")]
+    pub admin_socket: Option<String>,
     /// Worker threads [default: the cgroup's CPU quota rounded up, at most 4; else 1]
     #[arg(long, value_name = "N", env = "OUTRIGGER_WORKERS")]
     pub workers: Option<String>,
@@ -95,6 +98,8 @@ pub struct Config {
     pub zone: String,
     /// Admin pages; always a loopback address.
     pub admin: SocketAddr,
+    /// The ECS agent's pages.
+    pub admin_socket: Option<PathBuf>,
     /// `/metrics` and `/ready` alone.
     pub metrics: Option<SocketAddr>,
     /// Bound on the drain after SIGTERM.
@@ -238,6 +243,7 @@ impl Config {
             .unwrap_or(Duration::from_secs(20)),
             egress: flag("--egress", args.egress.as_deref(), &mut errors, egress_mode)
                 .unwrap_or(EgressMode::Bind),
+            admin_socket: text(args.admin_socket.as_deref()).map(PathBuf::from),
             hosts_file: text(args.hosts_file.as_deref()).map(PathBuf::from),
             hot_restart: hot_restart(&args, state.as_deref(), &mut errors),
             mode: mode(&args, state.as_deref(), &mut errors),

@@ -33,7 +33,12 @@ fn main() -> ExitCode {
         eprintln!("outrigger-proxy: {reason}");
         return ExitCode::from(2);
     }
-    let started = Config::from_args(Args::parse())
+    let mut args = Args::parse();
+    if args.admin_socket.is_none() {
+        // Where ECS tells the sidecar of its own to listen (SERVICE_CONNECT.md 2.2).
+        args.admin_socket = std::env::var("APPNET_AGENT_ADMIN_UDS_PATH").ok();
+    }
+    let started = Config::from_args(args)
         .map_err(StartError::from)
         .and_then(app::run);
     match started {

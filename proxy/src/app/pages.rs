@@ -1,6 +1,7 @@
 //! The admin and metrics pages: their sockets, and what they show.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -9,13 +10,14 @@ use super::restarting::Ending;
 use super::{Parts, StartError};
 use crate::config::Config;
 use crate::downstream::listener;
-use crate::observe::admin::{AdminState, serve_admin, serve_metrics};
+use crate::observe::admin::{AdminSocket, AdminState, serve_admin, serve_agent, serve_metrics};
 use crate::restart::Socket;
 
 /// The admin pages on loopback, and `/metrics` with `/ready` where they are asked for.
 pub(super) struct Pages {
     admin: TcpListener,
     metrics: Option<TcpListener>,
+    agent: Option<AdminSocket>,
     /// The same sockets, for a successor.
     lent: Vec<Socket>,
 }
@@ -34,9 +36,12 @@ impl Pages {
         };
         let admin = bind("--admin", config.admin)?;
         let metrics = config.metrics.map(|it| bind("--metrics", it)).transpose()?;
+        let agent = config.admin_socket.as_deref();
+        let agent = agent.map(|path| agent_socket(path, parts, &mut lent));
         Ok(Self {
             admin,
             metrics,
+            agent: agent.transpose()?,
             lent,
         })
     }
@@ -69,6 +74,10 @@ impl Pages {
         ending
             .pages
             .spawn(serve_admin(admin, state.clone(), until.clone()));
+        if let Some(agent) = self.agent {
+            let (state, until) = (state.clone(), until.clone());
+            ending.pages.spawn(serve_agent(agent, state, until));
+        }
         if let Some(metrics) = self.metrics {
             let metrics =
                 tokio::net::TcpListener::from_std(metrics).map_err(StartError::io("--metrics"))?;
@@ -78,6 +87,25 @@ impl Pages {
         }
         Ok(self.lent)
     }
+}
+
+/// The ECS agent's socket: the one of the process before, or a new one.
+fn agent_socket(
+    path: &Path,
+    parts: &Parts,
+    lent: &mut Vec<Socket>,
+) -> Result<AdminSocket, StartError> {
+    const FLAG: &str = "--admin-socket";
+    let inherited = parts.running.lock().inherited.unix_listener(FLAG);
+    let socket = match inherited {
+        Some(listener) => Ok(AdminSocket::adopt(path, listener)),
+        None => AdminSocket::bind(path),
+    };
+    let bound = socket.and_then(|socket| {
+        lent.push(Socket::new(FLAG, None, socket.listener.try_clone()?));
+        Ok(socket)
+    });
+    bound.map_err(StartError::io(format!("{FLAG} {}", path.display())))
 }
 
 /// Who may read this page need not know the tokens of the hop protocol.

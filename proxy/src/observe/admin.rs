@@ -1,5 +1,8 @@
 //! The admin pages on loopback, and the metrics page on any address.
 
+mod socket;
+
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +11,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -15,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use self::socket::{AdminSocket, serve_agent};
 use super::ready::Readiness;
 
 /// What OpenMetrics scrapers expect.
@@ -26,8 +31,6 @@ const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// For a whole connection, which carries one request: whoever takes the answer byte by byte gives the place up as well.
 const MAX_AGE: Duration = Duration::from_secs(15);
-/// Pause after an accept error such as EMFILE.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the pages show and do.
 #[derive(Clone)]
@@ -54,11 +57,7 @@ pub struct Until {
 }
 
 /// Serves all pages.
-pub async fn serve_admin(
-    listener: TcpListener,
-    state: AdminState,
-    until: Until,
-) -> std::io::Result<()> {
+pub async fn serve_admin(listener: TcpListener, state: AdminState, until: Until) -> io::Result<()> {
     let router = common()
         .route(
             "/config",
@@ -77,7 +76,7 @@ pub async fn serve_metrics(
     listener: TcpListener,
     state: AdminState,
     until: Until,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     serve(listener, common().with_state(state), until).await
 }
 
@@ -88,7 +87,7 @@ fn common() -> Router<AdminState> {
 }
 
 /// Ends open connections with the shutdown: an idle scraper must not hold up the exit.
-async fn serve(listener: TcpListener, router: Router, until: Until) -> std::io::Result<()> {
+async fn serve(mut listener: impl Listener, router: Router, until: Until) -> io::Result<()> {
     let Until {
         succeeded,
         shutdown,
@@ -98,14 +97,8 @@ async fn serve(listener: TcpListener, router: Router, until: Until) -> std::io::
     let accepting = async move {
         // Closed by nobody.
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed on an admin address");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+            // Pauses by itself after an error such as EMFILE.
+            let (stream, _) = listener.accept().await;
             let (router, shutdown) = (router.clone(), ends.clone());
             tokio::spawn(async move {
                 let connection = http1::Builder::new()
@@ -216,6 +209,11 @@ mod tests {
                 .await
                 .starts_with("HTTP/1.1 202")
         );
+        for method in ["GET", "POST"] {
+            // The agent's page is on a unix socket alone.
+            let page = ask(address, &format!("{method} /drain_listeners?inboundonly")).await;
+            assert!(page.starts_with("HTTP/1.1 404"), "{page}");
+        }
         assert_eq!(drains.load(Ordering::Relaxed), 1);
         until.shutdown.cancel();
         server.await.expect("joins").expect("ends well");

@@ -141,6 +141,12 @@ impl Readiness {
         !inner.draining && inner.tasks.values().all(|state| *state == State::Ready)
     }
 
+    /// Whether every task is ready, draining or not.
+    pub fn is_initialized(&self) -> bool {
+        let inner = self.lock();
+        inner.tasks.values().all(|state| *state == State::Ready)
+    }
+
     /// Returns once every task is ready (also when draining, so that nobody waits forever).
     pub async fn wait(&self) {
         let mut changed = self.changed.subscribe();
