@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use outrigger_xds::Resource;
 use outrigger_xds::model::{
     Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, HealthCheck,
-    Listener, PathMatch, Probe, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
+    Listener, PathMatch, Probe, Route, RouteConfig, ServiceRef, Target,
 };
 
 use crate::registry::{Declaration, Instance, InstanceHealth, Registry, Service, declaration};
@@ -31,21 +31,22 @@ fn of_service(registry: &Registry, namespace: &str, service: &Service) -> Vec<Re
     let named = endpoints
         .iter()
         .any(|endpoint| matches!(endpoint.address, Address::Host { .. }));
-    let mut resources = vec![
-        Resource::Cluster(Cluster {
-            lb: declared.lb,
-            discovery: if named {
-                Discovery::StrictDns
-            } else {
-                Discovery::Eds
-            },
-            health_check: health_check(service),
-            service: Some(ServiceRef {
-                namespace: namespace.to_owned(),
-                name: service.name.clone(),
-            }),
-            ..Cluster::new(name.clone(), declared.protocol)
+    let mut cluster = Cluster {
+        discovery: if named {
+            Discovery::StrictDns
+        } else {
+            Discovery::Eds
+        },
+        health_check: health_check(service),
+        service: Some(ServiceRef {
+            namespace: namespace.to_owned(),
+            name: service.name.clone(),
         }),
+        ..Cluster::new(name.clone(), declared.protocol)
+    };
+    declared.policy.apply(&mut cluster);
+    let mut resources = vec![
+        Resource::Cluster(cluster),
         Resource::Endpoints(EndpointSet {
             cluster: name.clone(),
             endpoints,
@@ -97,7 +98,6 @@ fn alias(
 }
 
 fn route(cluster: String, declared: &Declaration<'_>) -> Route {
-    let retry = RetryPolicy::default();
     Route {
         hosts: Vec::new(),
         path: PathMatch::Prefix("/".to_owned()),
@@ -105,10 +105,7 @@ fn route(cluster: String, declared: &Declaration<'_>) -> Route {
         cluster,
         per_request_timeout: declared.per_request_timeout,
         idle_timeout: declared.idle_timeout,
-        retry: RetryPolicy {
-            num_retries: declared.retries.unwrap_or(retry.num_retries),
-            ..retry
-        },
+        retry: declared.policy.retry.clone(),
     }
 }
 
@@ -141,6 +138,7 @@ fn endpoints(registry: &Registry, service: &Service, declared: &Declaration<'_>)
         Some(Endpoint {
             zone: instance.zone().to_owned(),
             weight: instance.weight(),
+            priority: instance.priority(),
             health: match registry.health(instance) {
                 InstanceHealth::Healthy => EndpointHealth::Healthy,
                 InstanceHealth::Unhealthy => EndpointHealth::Unhealthy,

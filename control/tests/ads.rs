@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_control::app::{self, Options, Running};
-use outrigger_xds::model::{EndpointHealth, Target};
+use outrigger_xds::model::{EndpointHealth, ServicePolicy, Target};
 use outrigger_xds::transport::{ConnectionState, Dial, Sink, SubscribeConfig, subscribe};
 use outrigger_xds::{NodeInfo, Rejection, Resource, ResourceType};
 use serde_json::{Value, json};
@@ -235,6 +235,53 @@ async fn a_change_reaches_a_subscriber_and_a_drain_waits_for_its_acknowledgement
     assert_eq!(nodes[0]["node"], "caller");
     assert_eq!(nodes[0]["connected"], true);
     assert_eq!(nodes[0]["reports"], json!(["orders:8080: in use"]));
+    drop(subscriber);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declared_policy_and_an_instances_priority_reach_a_subscriber() {
+    let data = tempfile::tempdir().expect("a temporary directory can be made");
+    let server = start(data.path()).await;
+    let api = server.api_addr;
+    let mut subscriber = Subscriber::start(server.xds_addr, "caller", "s");
+    let service = declare(api).await;
+    let policy = json!({
+        "retry": { "num_retries": 0 }, "lb": "round_robin", "outlier_detection": false,
+        "circuit_breakers": { "max_requests": 7 }, "health_check": { "path": "/ready" },
+        "panic_threshold": 25, "slow_start": "30s", "zone_aware": false,
+    });
+    let declared = json!({ "OUTRIGGER_POLICY": policy.to_string() });
+    let body = json!({ "ServiceId": service, "Attributes": declared });
+    call(api, "UpdateServiceAttributes", body).await;
+    let spare = json!({ "AWS_INSTANCE_IPV4": "10.0.0.9", "OUTRIGGER_PRIORITY": "2" });
+    register(api, &service, "spare", spare).await;
+
+    let name = "shop/orders:8080".to_owned();
+    let seen = subscriber
+        .until(
+            |seen| match seen.get(&(ResourceType::Routes, name.clone())) {
+                Some(Resource::Routes(routes)) => routes.routes[0].retry.num_retries == 0,
+                _ => false,
+            },
+        )
+        .await;
+    let cluster = seen.get(&(ResourceType::Cluster, "shop/orders".to_owned()));
+    let Some(Resource::Cluster(cluster)) = cluster else {
+        panic!("no cluster in {seen:?}");
+    };
+    let said = ServicePolicy::from_json(policy).expect("the policy is possible");
+    let mut expected = cluster.clone();
+    said.apply(&mut expected);
+    assert_eq!(*cluster, expected);
+    let seen = subscriber
+        .until(|seen| health(seen, "spare").is_some())
+        .await;
+    let endpoints = seen.get(&(ResourceType::Endpoints, "shop/orders".to_owned()));
+    let Some(Resource::Endpoints(set)) = endpoints else {
+        panic!("no endpoints in {seen:?}");
+    };
+    assert_eq!(set.endpoints[0].priority, 2);
     drop(subscriber);
     server.shutdown().await;
 }

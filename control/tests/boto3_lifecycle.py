@@ -177,7 +177,20 @@ def attributes(shop, orders):
     refused("InvalidInput", sd.update_service_attributes, "orders", ServiceId=a, Attributes={"OUTRIGGER_ALIAS": "orders:80"})
     refused("InvalidInput", sd.update_service_attributes, "OUTRIGGER_ALIAS", ServiceId=a, Attributes={"OUTRIGGER_ALIAS": "localhost:80", "x": "y"})
     refused("InvalidInput", sd.update_service_attributes, "OUTRIGGER_APP_PROTOCOL", ServiceId=a, Attributes={"OUTRIGGER_APP_PROTOCOL": "auto"})
+    for policy, naming in [
+        ("{retry", "OUTRIGGER_POLICY: is not JSON"),
+        ('{"colour": "red"}', "colour"),
+        ('{"retry": {"num_retries": 11, "tries": 2}, "lb": "best"}', "retry.tries"),
+        ('{"panic_threshold": 101, "slow_start": "0s"}', "slow_start"),
+        ('{"health_check": {"path": "/%s"}}' % ("x" * 1024), "1024"),
+    ]:
+        refused("InvalidInput", sd.update_service_attributes, naming, ServiceId=a, Attributes={"OUTRIGGER_POLICY": policy})
+    refused("InvalidInput", sd.update_service_attributes, "OUTRIGGER_RETRIES", ServiceId=a, Attributes={"OUTRIGGER_POLICY": "{}", "OUTRIGGER_RETRIES": "1"})
     assert of(a) == {}, "a refused update is not half applied"
+    policy = '{"retry": {"num_retries": 0}, "outlier_detection": {"consecutive_gateway_failure": 3}}'
+    sd.update_service_attributes(ServiceId=a, Attributes={"OUTRIGGER_POLICY": policy})
+    assert of(a) == {"OUTRIGGER_POLICY": policy}, "a policy is kept as it was written"
+    sd.delete_service_attributes(ServiceId=a, Attributes=["OUTRIGGER_POLICY"])
     refused("ServiceAttributesLimitExceededException", sd.update_service_attributes, ServiceId=a, Attributes={f"k{n}": "v" for n in range(31)})
     refused("InvalidInput", sd.update_service_attributes, "Attributes", ServiceId=a, Attributes={})
     refused("InvalidInput", sd.delete_service_attributes, "Attributes", ServiceId=a, Attributes=[])
@@ -223,6 +236,7 @@ def instances(orders):
     refused("InvalidInput", sd.register_instance, "InstanceId", ServiceId=orders, InstanceId="a b", Attributes={})
     refused("InvalidInput", sd.register_instance, "AWS_INSTANCE_IPV4", ServiceId=orders, InstanceId="x", Attributes={"AWS_INSTANCE_IPV4": "10.0.0.256"})
     refused("InvalidInput", sd.register_instance, "AWS_INSTANCE_PORT", ServiceId=orders, InstanceId="x", Attributes={"AWS_INSTANCE_PORT": "0"})
+    refused("InvalidInput", sd.register_instance, "OUTRIGGER_PRIORITY", ServiceId=orders, InstanceId="x", Attributes={"OUTRIGGER_PRIORITY": "129"})
     refused("InvalidInput", sd.register_instance, "Attributes.k", ServiceId=orders, InstanceId="x", Attributes={"k": "v" * 1025})
     refused("ResourceLimitExceeded", sd.register_instance, ServiceId=orders, InstanceId="x", Attributes={f"k{n}": "v" for n in range(31)})
     refused("InvalidInput", sd.update_instance_custom_health_status, "Status", ServiceId=orders, InstanceId="task-1", Status="SICK")

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use outrigger_xds::model::{LbPolicy, Protocol};
+use outrigger_xds::model::{LbPolicy, MAX_RETRIES, PolicyError, Protocol, ServicePolicy};
 
 use super::{Error, Service, invalid};
 
@@ -15,10 +15,10 @@ const PER_REQUEST_TIMEOUT: &str = "OUTRIGGER_PER_REQUEST_TIMEOUT";
 const IDLE_TIMEOUT: &str = "OUTRIGGER_IDLE_TIMEOUT";
 const LB: &str = "OUTRIGGER_LB";
 const RETRIES: &str = "OUTRIGGER_RETRIES";
+const POLICY: &str = "OUTRIGGER_POLICY";
 
 /// The longest timeout a declaration may ask for (ECS: 2147483647 seconds).
 const MAX_TIMEOUT_SECONDS: u64 = i32::MAX as u64;
-const MAX_RETRIES: u32 = 10;
 const MAX_DNS_NAME: usize = 127;
 
 /// A service's checked declaration.
@@ -28,8 +28,7 @@ pub(crate) struct Declaration<'a> {
     pub(crate) protocol: Protocol,
     pub(crate) per_request_timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
-    pub(crate) lb: LbPolicy,
-    pub(crate) retries: Option<u32>,
+    pub(crate) policy: ServicePolicy,
 }
 
 impl<'a> Declaration<'a> {
@@ -54,8 +53,7 @@ pub(crate) fn declaration(service: &Service) -> Declaration<'_> {
         protocol: Protocol::Tcp,
         per_request_timeout: None,
         idle_timeout: None,
-        lb: LbPolicy::default(),
-        retries: None,
+        policy: ServicePolicy::default(),
     })
 }
 
@@ -88,36 +86,64 @@ fn read(attributes: &BTreeMap<String, String>) -> Result<Declaration<'_>, Error>
             "cannot be set when the protocol is tcp",
         ));
     }
-    let lb = match get(LB) {
-        None | Some("least_request") => LbPolicy::LeastRequest,
-        Some("round_robin") => LbPolicy::RoundRobin,
-        Some("ring_hash") => LbPolicy::RingHash,
-        Some(other) => {
-            return Err(invalid(
-                LB,
-                format!("{other:?} is not one of least_request, round_robin, ring_hash"),
-            ));
-        }
-    };
-    let retries = match get(RETRIES) {
-        None => None,
-        Some(text) => match text.parse() {
-            Ok(number) if number <= MAX_RETRIES => Some(number),
-            _ => {
-                return Err(invalid(
-                    RETRIES,
-                    format!("{text:?} is not a number from 0 to {MAX_RETRIES}"),
-                ));
-            }
-        },
-    };
     Ok(Declaration {
         alias: get(ALIAS).map(alias).transpose()?,
         protocol,
         per_request_timeout,
         idle_timeout: seconds(IDLE_TIMEOUT, get(IDLE_TIMEOUT))?,
-        lb,
-        retries,
+        policy: policy(attributes, protocol)?,
+    })
+}
+
+/// `OUTRIGGER_POLICY`, or what the two attributes that are older than it say.
+fn policy(
+    attributes: &BTreeMap<String, String>,
+    protocol: Protocol,
+) -> Result<ServicePolicy, Error> {
+    let get = |key: &str| attributes.get(key).map(String::as_str);
+    let Some(text) = get(POLICY) else {
+        let mut policy = ServicePolicy::default();
+        policy.lb = get(LB).map(lb).transpose()?.unwrap_or(policy.lb);
+        let retries = get(RETRIES).map(retries).transpose()?;
+        policy.retry.num_retries = retries.unwrap_or(policy.retry.num_retries);
+        return Ok(policy);
+    };
+    // Which of the two was meant to win is nothing to guess at.
+    for (key, setting) in [(LB, "lb"), (RETRIES, "retry.num_retries")] {
+        if get(key).is_some() {
+            let reason = format!("cannot stand beside {POLICY}: say it there, as {setting}");
+            return Err(invalid(key, reason));
+        }
+    }
+    let json = serde_json::from_str(text)
+        .map_err(|error| invalid(POLICY, format!("is not JSON: {error}")))?;
+    let policy = ServicePolicy::from_json(json).and_then(|policy| {
+        let wrong = policy.check_protocol(protocol);
+        wrong.map_or(Ok(policy), |error| Err(vec![error]))
+    });
+    policy.map_err(|errors| {
+        let all: Vec<String> = errors.iter().map(PolicyError::to_string).collect();
+        invalid(POLICY, all.join("; "))
+    })
+}
+
+fn lb(text: &str) -> Result<LbPolicy, Error> {
+    match text {
+        "least_request" => Ok(LbPolicy::LeastRequest),
+        "round_robin" => Ok(LbPolicy::RoundRobin),
+        "ring_hash" => Ok(LbPolicy::RingHash),
+        other => {
+            let reason = format!("{other:?} is not one of least_request, round_robin, ring_hash");
+            Err(invalid(LB, reason))
+        }
+    }
+}
+
+fn retries(text: &str) -> Result<u32, Error> {
+    let number = text.parse().ok().filter(|number| *number <= MAX_RETRIES);
+    number.ok_or_else(|| {
+        let reason = format!("{text:?} is not a number from 0 to {MAX_RETRIES}");
+        invalid(RETRIES, reason)
     })
 }
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use outrigger_xds::hop::Tokens;
 
+use outrigger_xds::model::MAX_PRIORITY;
+
 use super::operations::Target;
 use super::{Change, Context, Error, Instance, OperationKind, Plan, Registry, Service, invalid};
 
@@ -23,6 +25,7 @@ const ALIAS_DNS_NAME: &str = "AWS_ALIAS_DNS_NAME";
 const NODE: &str = "OUTRIGGER_NODE";
 pub(super) const STATE: &str = "OUTRIGGER_STATE";
 const WEIGHT: &str = "OUTRIGGER_WEIGHT";
+const PRIORITY: &str = "OUTRIGGER_PRIORITY";
 const SIDECAR: &str = "OUTRIGGER_SIDECAR";
 /// The tokens of the hop protocol (`proxy/HOP.md`): shown to nobody but the sidecars of the namespace.
 pub(crate) const HOP: &str = "OUTRIGGER_HOP";
@@ -62,6 +65,12 @@ impl Instance {
         self.get(WEIGHT)
             .and_then(|text| text.parse().ok())
             .unwrap_or(1)
+    }
+
+    pub(crate) fn priority(&self) -> u32 {
+        self.get(PRIORITY)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0)
     }
 
     pub(crate) fn sidecar(&self) -> bool {
@@ -315,6 +324,13 @@ fn check(attributes: &BTreeMap<String, String>) -> Result<(), Error> {
                     .is_ok_and(|weight| weight <= MAX_WEIGHT) =>
             {
                 "a number from 0 to 10000"
+            }
+            PRIORITY
+                if !value
+                    .parse::<u32>()
+                    .is_ok_and(|priority| priority <= MAX_PRIORITY) =>
+            {
+                "a number from 0 to 128"
             }
             ALIAS_DNS_NAME => "absent: namespaces here are HTTP namespaces",
             _ => continue,

@@ -174,6 +174,13 @@ fn a_declaration_with_a_bad_value_is_refused_by_its_field() {
         ("OUTRIGGER_LB", "random"),
         ("OUTRIGGER_RETRIES", "11"),
         ("OUTRIGGER_REVISION", ""),
+        ("OUTRIGGER_POLICY", ""),
+        ("OUTRIGGER_POLICY", "[]"),
+        ("OUTRIGGER_POLICY", r#"{"retry": {"num_retries": 11}}"#),
+        (
+            "OUTRIGGER_POLICY",
+            r#"{"health_check": {"grpc_service": ""}}"#,
+        ),
     ];
     for (field, value) in bad {
         match world.declare(&orders, &[(field, value)]) {
@@ -182,6 +189,36 @@ fn a_declaration_with_a_bad_value_is_refused_by_its_field() {
         }
     }
     assert_eq!(world.attributes(&orders), BTreeMap::new());
+}
+
+#[test]
+fn what_the_policy_says_no_older_attribute_says_beside_it() {
+    let mut world = World::new(Limits::default());
+    let namespace = world.namespace("shop").unwrap();
+    let orders = world.service(&namespace, "orders").unwrap();
+    let policy = ("OUTRIGGER_POLICY", r#"{"retry": {"num_retries": 0}}"#);
+    world
+        .declare(&orders, &[policy, ("OUTRIGGER_REVISION", "1")])
+        .unwrap();
+    let service = world.registry.service(&orders.id).unwrap();
+    assert_eq!(declaration(service).policy.retry.num_retries, 0);
+    for older in [("OUTRIGGER_LB", "ring_hash"), ("OUTRIGGER_RETRIES", "1")] {
+        match world.declare(&orders, &[older]) {
+            Err(Error::InvalidInput { field, reason }) => {
+                assert_eq!(field, older.0);
+                assert!(reason.contains("OUTRIGGER_POLICY"), "{reason}");
+            }
+            other => panic!("{older:?}: {other:?}"),
+        }
+    }
+    world
+        .declare(
+            &orders,
+            &[("OUTRIGGER_REVISION", "2"), ("OUTRIGGER_RETRIES", "1")],
+        )
+        .unwrap();
+    let service = world.registry.service(&orders.id).unwrap();
+    assert_eq!(declaration(service).policy.retry.num_retries, 1);
 }
 
 #[test]

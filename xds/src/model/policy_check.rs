@@ -195,11 +195,17 @@ impl Checks {
 
     fn health_check(&mut self, check: Option<&HealthCheck>) {
         let Some(check) = check else { return };
-        if let Probe::Http(path) = &check.probe
-            && !(path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()))
-        {
-            let reason = "must begin with / and have printable ASCII characters only";
-            self.add("health_check.path", path, reason);
+        let printable = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        match &check.probe {
+            Probe::Http(path) if !path.starts_with('/') || !printable(path) => {
+                let reason = "must begin with / and have printable ASCII characters only";
+                self.add("health_check.path", path, reason);
+            }
+            Probe::Grpc(service) if !printable(service) => {
+                let reason = "must have printable ASCII characters only";
+                self.add("health_check.grpc_service", service, reason);
+            }
+            Probe::Http(_) | Probe::Grpc(_) | Probe::Tcp => {}
         }
         self.times(
             "health_check.",
