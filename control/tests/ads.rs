@@ -270,7 +270,7 @@ async fn a_declared_policy_and_an_instances_priority_reach_a_subscriber() {
     let Some(Resource::Cluster(cluster)) = cluster else {
         panic!("no cluster in {seen:?}");
     };
-    let said = ServicePolicy::from_json(policy).expect("the policy is possible");
+    let said = ServicePolicy::from_json(policy, cluster.protocol).expect("the policy is possible");
     let mut expected = cluster.clone();
     said.apply(&mut expected);
     assert_eq!(*cluster, expected);

@@ -78,7 +78,7 @@ pub(crate) fn cluster(
         service,
         ..Cluster::new(name, protocol)
     };
-    for error in ServicePolicy::of(&value).check_with(value.protocol) {
+    for error in ServicePolicy::of(&value).check(value.protocol) {
         let reason = error.explained();
         problems.add(error.field, reason);
     }

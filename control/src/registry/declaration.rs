@@ -117,11 +117,7 @@ fn policy(
     }
     let json = serde_json::from_str(text)
         .map_err(|error| invalid(POLICY, format!("is not JSON: {error}")))?;
-    let policy = ServicePolicy::from_json(json).and_then(|policy| {
-        let wrong = policy.check_protocol(protocol);
-        wrong.map_or(Ok(policy), |error| Err(vec![error]))
-    });
-    policy.map_err(|errors| {
+    ServicePolicy::from_json(json, protocol).map_err(|errors| {
         let all: Vec<String> = errors.iter().map(PolicyError::to_string).collect();
         invalid(POLICY, all.join("; "))
     })

@@ -33,6 +33,19 @@ impl Fields {
         }
     }
 
+    /// Takes several fields, as an object of those that are there.
+    pub(crate) fn take(&mut self, fields: &[&str]) -> Value {
+        let taken = fields
+            .iter()
+            .filter_map(|field| Some(((*field).to_owned(), self.any(field)?)));
+        Value::Object(taken.collect())
+    }
+
+    /// Where the object stands in the document.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The full path of a field, as errors name it.
     pub(crate) fn at(&self, field: &str) -> String {
         // JSON and TOML allow a name without letters; a reader of the error could not tell which it is.
@@ -42,6 +55,11 @@ impl Fields {
         } else {
             format!("{}.{field}", self.path)
         }
+    }
+
+    /// Whether the field is there and not taken yet; null counts as absent.
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.map.get(field).is_some_and(|value| !value.is_null())
     }
 
     /// Takes a field of any type; null counts as absent.

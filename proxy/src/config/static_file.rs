@@ -9,15 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_xds::model::{
-    Address, Cluster, Direction, Discovery, Endpoint, EndpointSet, LbPolicy, Listener,
-    OutlierDetection, PathMatch, Protocol, RetryPolicy, Route, RouteConfig, Target,
+    Address, Cluster, Direction, Discovery, Endpoint, EndpointSet, Listener, MAX_PRIORITY,
+    MAX_RETRIES, PathMatch, Protocol, RetryPolicy, Route, RouteConfig, ServicePolicy, Target,
 };
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use self::hop::Hop;
 use super::accepted::Accepted;
-use super::fields::Fields;
+use super::fields::{Fields, policy_errors};
 use super::{ConfigError, ConfigErrors};
 
 /// Reads and checks the file; reports all errors at once.
@@ -85,28 +84,19 @@ fn cluster(
         }
         protocol => Ok(protocol),
     });
-    let lb = fields.parsed("lb", errors, |text| match text {
-        "least_request" => Ok(LbPolicy::LeastRequest),
-        "round_robin" => Ok(LbPolicy::RoundRobin),
-        "ring_hash" => Ok(LbPolicy::RingHash),
-        _ => Err("must be least_request, round_robin or ring_hash".to_owned()),
-    });
     let (endpoints, hops): (Vec<Endpoint>, Vec<Option<Hop>>) = fields
         .objects("endpoints", errors)
         .into_iter()
         .filter_map(|fields| endpoint(fields, errors))
         .unzip();
     let service = hop::service(hops.iter().flatten(), &fields.at("endpoints"), errors);
+    let protocol = protocol.unwrap_or(Protocol::Http);
+    let said = service_policy(&mut fields, protocol, errors);
     let policy = Policy {
         per_request_timeout: fields.duration("per_request_timeout", errors),
         idle_timeout: fields.duration("idle_timeout", errors),
-        retry: retry(&mut fields, errors),
+        retry: said.retry.clone(),
     };
-    let connect_timeout = fields.duration("connect_timeout", errors);
-    let outlier_detection = outlier_detection(&mut fields, errors);
-    let health_check = fields
-        .any("health_check")
-        .and_then(|value| inner(&fields, "health_check", value, errors));
     no_tls(&mut fields, errors);
     let path = fields.at("name");
     fields.finish(errors);
@@ -121,20 +111,17 @@ fn cluster(
     let named = endpoints
         .iter()
         .any(|endpoint| matches!(endpoint.address, Address::Host { .. }));
-    let cluster = Cluster {
-        lb: lb.unwrap_or_default(),
+    let mut cluster = Cluster {
         discovery: if named {
             Discovery::StrictDns
         } else {
             Discovery::Eds
         },
-        connect_timeout,
         idle_timeout: policy.idle_timeout,
-        outlier_detection,
-        health_check,
         service,
-        ..Cluster::new(name.clone(), protocol.unwrap_or(Protocol::Http))
+        ..Cluster::new(name.clone(), protocol)
     };
+    said.apply(&mut cluster);
     let mut set = EndpointSet {
         cluster: name.clone(),
         endpoints,
@@ -145,42 +132,36 @@ fn cluster(
     accepted.clusters.insert(name, Arc::new(cluster));
 }
 
-fn retry(fields: &mut Fields, errors: &mut Vec<ConfigError>) -> RetryPolicy {
-    let default = RetryPolicy::default();
-    let retries = fields
-        .number("retries", 0..=10, errors)
-        .and_then(|count| u32::try_from(count).ok());
-    RetryPolicy {
-        num_retries: retries.unwrap_or(default.num_retries),
-        retry_non_idempotent: fields
-            .boolean("retry_non_idempotent", errors)
-            .unwrap_or(default.retry_non_idempotent),
-        ..default
-    }
-}
-
-/// Absent is Service Connect's default, `false` is off.
-fn outlier_detection(
+/// The settings that every way in has, and `retries` and `retry_non_idempotent`, which only this file has outside of `retry`.
+fn service_policy(
     fields: &mut Fields,
+    protocol: Protocol,
     errors: &mut Vec<ConfigError>,
-) -> Option<OutlierDetection> {
-    match fields.any("outlier_detection") {
-        None | Some(Value::Bool(true)) => Some(OutlierDetection::default()),
-        Some(Value::Bool(false)) => None,
-        Some(value) => inner(fields, "outlier_detection", value, errors),
+) -> ServicePolicy {
+    let table = fields.take(&ServicePolicy::FIELDS);
+    for (short, long) in [
+        ("retries", "num_retries"),
+        ("retry_non_idempotent", "retry_non_idempotent"),
+    ] {
+        if fields.has(short) && table.pointer(&format!("/retry/{long}")).is_some() {
+            let reason = format!("is said by retry.{long}, too");
+            errors.push(ConfigError::new(fields.at(short), "", reason));
+        }
     }
-}
-
-fn inner<T: DeserializeOwned>(
-    fields: &Fields,
-    field: &str,
-    value: Value,
-    errors: &mut Vec<ConfigError>,
-) -> Option<T> {
-    let shown = value.to_string();
-    serde_json::from_value(value)
-        .map_err(|error| errors.push(ConfigError::new(fields.at(field), shown, error.to_string())))
-        .ok()
+    let most = u64::from(MAX_RETRIES);
+    let retries = fields.number("retries", 0..=most, errors);
+    let non_idempotent = fields.boolean("retry_non_idempotent", errors);
+    let mut policy = ServicePolicy::from_json(table, protocol).unwrap_or_else(|wrong| {
+        errors.extend(policy_errors(fields.path(), wrong));
+        ServicePolicy::default()
+    });
+    if let Some(retries) = retries.and_then(|count| u32::try_from(count).ok()) {
+        policy.retry.num_retries = retries;
+    }
+    if let Some(non_idempotent) = non_idempotent {
+        policy.retry.retry_non_idempotent = non_idempotent;
+    }
+    policy
 }
 
 fn no_tls(fields: &mut Fields, errors: &mut Vec<ConfigError>) {
@@ -204,11 +185,15 @@ fn endpoint(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<(Endpoi
             });
     let zone = fields.text("zone", errors).unwrap_or_default();
     let weight = fields.count("weight", 0, errors).unwrap_or(1);
+    let priority = fields.number("priority", 0..=MAX_PRIORITY.into(), errors);
     let hop = Hop::read(&mut fields, errors);
     fields.finish(errors);
     let endpoint = Endpoint {
         zone,
         weight,
+        priority: priority
+            .and_then(|number| u32::try_from(number).ok())
+            .unwrap_or(0),
         instance: hop
             .as_ref()
             .map_or_else(String::new, |hop| hop.instance.clone()),

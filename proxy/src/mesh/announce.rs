@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use outrigger_xds::hop::Tokens;
+use outrigger_xds::model::ServicePolicy;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -329,6 +330,9 @@ impl Announcer {
         }
         if let Some(timeout) = service.idle_timeout {
             attributes.insert("OUTRIGGER_IDLE_TIMEOUT", timeout.as_secs().to_string());
+        }
+        if service.policy != ServicePolicy::default() {
+            attributes.insert("OUTRIGGER_POLICY", service.policy.to_json().to_string());
         }
         let derived = || sha256_hex(format!("{attributes:?}").as_bytes())[..32].to_owned();
         let revision = self.config.mesh.revision.clone().unwrap_or_else(derived);

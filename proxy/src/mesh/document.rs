@@ -12,6 +12,9 @@ use crate::config::{ConfigError, ConfigErrors};
 
 mod ingress;
 
+/// The longest value of an attribute (Cloud Map's quota); a policy travels in one.
+const MAX_ATTRIBUTE: usize = 1024;
+
 /// What this task declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceConnect {
@@ -288,10 +291,19 @@ fn policy(
         return ServicePolicy::default();
     };
     let path = fields.at("policy");
-    let policy = ServicePolicy::from_json(table).and_then(|policy| {
-        let wrong = mapping.and_then(|mapping| policy.check_protocol(mapping.protocol));
-        wrong.map_or(Ok(policy), |error| Err(vec![error]))
-    });
+    // Without a port mapping, which is an error of its own, no protocol stands against anything.
+    let protocol = mapping.map_or(Protocol::Grpc, |mapping| mapping.protocol);
+    let policy = ServicePolicy::from_json(table, protocol);
+    if let Ok(policy) = &policy {
+        let text = policy.to_json().to_string();
+        if text.len() > MAX_ATTRIBUTE {
+            let reason = format!(
+                "takes {} characters, and an attribute in the registry holds {MAX_ATTRIBUTE}",
+                text.len()
+            );
+            errors.push(ConfigError::new(&path, "", reason));
+        }
+    }
     policy.unwrap_or_else(|wrong| {
         errors.extend(policy_errors(&path, wrong));
         ServicePolicy::default()

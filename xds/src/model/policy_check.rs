@@ -15,8 +15,8 @@ pub const MAX_PRIORITY: u32 = 128;
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 impl ServicePolicy {
-    /// Every setting that is out of its range.
-    pub fn check(&self) -> Vec<PolicyError> {
+    /// Every setting that is out of its range, or cannot be for a service that speaks `protocol`.
+    pub(crate) fn check(&self, protocol: Protocol) -> Vec<PolicyError> {
         let mut checks = Checks::default();
         checks.times(
             "",
@@ -34,29 +34,8 @@ impl ServicePolicy {
         checks.retry("retry.", &self.retry);
         checks.circuit_breakers(&self.circuit_breakers);
         checks.outlier_detection(self.outlier_detection.as_ref());
-        checks.health_check(self.health_check.as_ref());
+        checks.health_check(self.health_check.as_ref(), protocol);
         checks.0
-    }
-
-    /// Every setting that is out of its range, or cannot be for what the service speaks.
-    pub(crate) fn check_with(&self, protocol: Protocol) -> Vec<PolicyError> {
-        let mut errors = self.check();
-        errors.extend(self.check_protocol(protocol));
-        errors
-    }
-
-    /// What cannot be asked of a service that speaks `protocol`.
-    pub fn check_protocol(&self, protocol: Protocol) -> Option<PolicyError> {
-        let Some(Probe::Grpc(service)) = self.health_check.as_ref().map(|check| &check.probe)
-        else {
-            return None;
-        };
-        // Envoy refuses it likewise: gRPC is HTTP/2.
-        (!matches!(protocol, Protocol::Http2 | Protocol::Grpc)).then(|| PolicyError {
-            field: "health_check.grpc_service".to_owned(),
-            value: service.clone(),
-            reason: format!("needs protocol http2 or grpc, and this is {protocol}"),
-        })
     }
 }
 
@@ -193,7 +172,7 @@ impl Checks {
         }
     }
 
-    fn health_check(&mut self, check: Option<&HealthCheck>) {
+    fn health_check(&mut self, check: Option<&HealthCheck>, protocol: Protocol) {
         let Some(check) = check else { return };
         let printable = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
         match &check.probe {
@@ -203,6 +182,11 @@ impl Checks {
             }
             Probe::Grpc(service) if !printable(service) => {
                 let reason = "must have printable ASCII characters only";
+                self.add("health_check.grpc_service", service, reason);
+            }
+            // gRPC is HTTP/2, and Envoy refuses it likewise.
+            Probe::Grpc(service) if !matches!(protocol, Protocol::Http2 | Protocol::Grpc) => {
+                let reason = format!("needs protocol http2 or grpc, and this is {protocol}");
                 self.add("health_check.grpc_service", service, reason);
             }
             Probe::Http(_) | Probe::Grpc(_) | Probe::Tcp => {}

@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{CircuitBreakers, Cluster, HealthCheck, LbPolicy, OutlierDetection, RetryPolicy};
+use super::{
+    CircuitBreakers, Cluster, HealthCheck, LbPolicy, OutlierDetection, Protocol, RetryPolicy,
+};
 
 /// What is said of one service; what is not said has the default of [`Cluster::new`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,8 +101,8 @@ impl ServicePolicy {
         }
     }
 
-    /// Reads and checks a table of settings; the error has every setting that is wrong.
-    pub fn from_json(table: Value) -> Result<Self, Vec<PolicyError>> {
+    /// Reads and checks a table of settings of a service that speaks `protocol`; the error has every setting that is wrong.
+    pub fn from_json(table: Value, protocol: Protocol) -> Result<Self, Vec<PolicyError>> {
         let mut errors = Vec::new();
         each_setting(&table, &mut Vec::new(), &mut |path, value| {
             // Serde stops at the first error. No setting needs another one beside it, so each can be read alone.
@@ -133,7 +135,7 @@ impl ServicePolicy {
                 reason: error.to_string(),
             }]
         })?;
-        let errors = policy.check();
+        let errors = policy.check(protocol);
         if errors.is_empty() {
             Ok(policy)
         } else {

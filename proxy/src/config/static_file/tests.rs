@@ -1,4 +1,4 @@
-use outrigger_xds::model::Probe;
+use outrigger_xds::model::{LbPolicy, OutlierDetection, Probe};
 
 use super::*;
 
@@ -149,7 +149,7 @@ fn all_errors_are_reported_at_once_with_their_path() {
         "cluster[0].endpoints[0].address",
         "cluster[0].endpoints[1].weight",
         "cluster[0].lb",
-        "cluster[0].outlier_detection",
+        "cluster[0].outlier_detection.consecutive",
         "cluster[0].per_request_timeout",
         "cluster[0].protocol",
         "cluster[0].tls",
@@ -163,6 +163,69 @@ fn all_errors_are_reported_at_once_with_their_path() {
         "surprise",
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn a_cluster_takes_every_setting_of_resilience() {
+    let settings = r#"
+        connect_timeout = "2s"
+        panic_threshold = 25
+        slow_start = "30s"
+        zone_aware = false
+        [cluster.retry]
+        num_retries = 1
+        per_try_timeout = "250ms"
+        hedge_after = "100ms"
+        retriable_status_codes = [502, 503]
+        [cluster.circuit_breakers]
+        max_requests = 100
+        adaptive_concurrency = { max_concurrency = 50 }
+        [cluster.outlier_detection]
+        consecutive_gateway_failure = 3
+        success_rate = {}
+        failure_percentage = { threshold = 60 }
+    "#;
+    let priority = EXAMPLE.replace("weight = 1", "weight = 1, priority = 2");
+    let accepted = parse(&format!("{priority}{settings}")).expect("valid");
+    let table: Value = toml::from_str(&settings.replace("cluster.", "")).expect("TOML");
+    let said = ServicePolicy::from_json(table, Protocol::Http).expect("possible");
+    let cluster = &accepted.clusters["orders"];
+    let mut expected = Cluster::clone(cluster);
+    said.apply(&mut expected);
+    assert_eq!(**cluster, expected);
+    assert_eq!(cluster.circuit_breakers.max_requests, 100);
+    assert_eq!(accepted.routes["orders-egress"].routes[0].retry, said.retry);
+    let endpoints = &accepted.endpoints["orders"].endpoints;
+    let priorities: Vec<u32> = endpoints.iter().map(|one| one.priority).collect();
+    assert_eq!(priorities, [0, 2]);
+}
+
+#[test]
+fn every_impossible_setting_is_named_with_its_table() {
+    let with = |settings: &str| fields_of(&format!("{EXAMPLE}\n{settings}"));
+    let found = with(
+        "panic_threshold = 101\nslow_start = \"0s\"\nretries = 11\n\
+         [cluster.retry]\nnum_retries = 1\nback_off_base = \"1h\"",
+    );
+    let expected = [
+        "cluster[0].retries",
+        "cluster[0].retries",
+        "cluster[0].slow_start",
+        "cluster[0].panic_threshold",
+        "cluster[0].retry.back_off_max",
+    ];
+    assert_eq!(found, expected);
+    let found = with(
+        "health_check = { grpc_service = \"\" }\nretry = { tries = 1, num_retries = \"two\" }",
+    );
+    assert_eq!(
+        found,
+        ["cluster[0].retry.num_retries", "cluster[0].retry.tries"]
+    );
+    let found = with("health_check = { grpc_service = \"\" }\nretry_non_idempotent = true");
+    assert_eq!(found, ["cluster[0].health_check.grpc_service"]);
+    let found = fields_of(&EXAMPLE.replace("weight = 1", "priority = 129"));
+    assert_eq!(found, ["cluster[0].endpoints[0].priority"]);
 }
 
 #[test]

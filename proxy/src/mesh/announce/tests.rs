@@ -110,6 +110,7 @@ fn announcer(control: SocketAddr, app: SocketAddr) -> Announcer {
             "portName": "web", "discoveryName": "orders",
             "clientAliases": [{"port": 80, "dnsName": "orders"}],
             "timeout": {"perRequestTimeoutSeconds": 3},
+            "policy": {"retry": {"num_retries": 0, "back_off_max": "250ms"}},
         }]},
     });
     let mesh = MeshConfig {
@@ -188,6 +189,10 @@ async fn announces_in_order_with_the_documented_attributes() {
     assert_eq!(declared["OUTRIGGER_ALIAS"], "orders:80");
     assert_eq!(declared["OUTRIGGER_APP_PROTOCOL"], "http");
     assert_eq!(declared["OUTRIGGER_PER_REQUEST_TIMEOUT"], "3");
+    assert_eq!(
+        declared["OUTRIGGER_POLICY"], r#"{"retry":{"num_retries":0}}"#,
+        "what is the default is not said"
+    );
     assert_eq!(
         declared["OUTRIGGER_REVISION"].as_str().map(str::len),
         Some(32)

@@ -228,4 +228,6 @@ fn a_services_policy_is_read_and_every_error_in_it_named() {
         [".health_check.grpc_service"]
     );
     assert_eq!(fields("[]"), [""]);
+    let long = format!(r#"{{"health_check": {{"path": "/{}"}}}}"#, "x".repeat(1024));
+    assert_eq!(fields(&long), [""]);
 }

@@ -232,9 +232,9 @@ fn every_impossible_setting_is_named() {
         "connect_timeout",
         "circuit_breakers.max_requests",
         "outlier_detection.interval",
+        "health_check.grpc_service",
         "health_check.timeout",
         "health_check.unhealthy_threshold",
-        "health_check.grpc_service",
     ];
     assert_eq!(fields, expected);
     assert_eq!(found[1].1, "NaN is not a percentage from 0 to 100");

@@ -3,15 +3,19 @@ use serde_json::json;
 use super::*;
 use crate::model::{Probe, Protocol};
 
+fn read(table: Value) -> Result<ServicePolicy, Vec<PolicyError>> {
+    ServicePolicy::from_json(table, Protocol::Http)
+}
+
 fn errors(table: Value) -> Vec<(String, String)> {
-    let errors = ServicePolicy::from_json(table).expect_err("the table is wrong");
+    let errors = read(table).expect_err("the table is wrong");
     let pair = |error: PolicyError| (error.field, error.value);
     errors.into_iter().map(pair).collect()
 }
 
 #[test]
 fn nothing_said_is_the_default_of_a_cluster() {
-    let policy = ServicePolicy::from_json(json!({})).expect("nothing is wrong with nothing");
+    let policy = read(json!({})).expect("nothing is wrong with nothing");
     assert_eq!(policy, ServicePolicy::default());
     assert_eq!(policy.to_json(), json!({}));
     let plain = Cluster::new("c", Protocol::Http);
@@ -29,7 +33,7 @@ fn only_what_differs_is_written_and_reads_the_same() {
         json!({"outlier_detection": {"consecutive_gateway_failure": 3}, "slow_start": "30s", "panic_threshold": 50}),
         json!({"circuit_breakers": {"max_requests": 10}, "connect_timeout": "2s"}),
     ] {
-        let policy = ServicePolicy::from_json(table.clone()).expect("the settings are good");
+        let policy = read(table.clone()).expect("the settings are good");
         assert_eq!(policy.to_json(), table);
     }
 }
@@ -41,16 +45,16 @@ fn a_table_inside_a_table_and_a_health_check_read_the_same_again() {
         "circuit_breakers": {"adaptive_concurrency": {}},
         "health_check": {"path": "/ready", "interval": "2s"},
     });
-    let policy = ServicePolicy::from_json(table).expect("the settings are good");
+    let policy = read(table).expect("the settings are good");
     let check = policy.health_check.as_ref().expect("it was given");
     assert_eq!(check.probe, Probe::Http("/ready".to_owned()));
     assert!(policy.circuit_breakers.adaptive_concurrency.is_some());
-    assert_eq!(ServicePolicy::from_json(policy.to_json()), Ok(policy));
+    assert_eq!(read(policy.to_json()), Ok(policy));
 }
 
 #[test]
 fn the_switch_of_the_ejection_takes_both_ways() {
-    let of = |value: bool| ServicePolicy::from_json(json!({ "outlier_detection": value }));
+    let of = |value: bool| read(json!({ "outlier_detection": value }));
     let off = of(false).expect("off is a setting");
     assert_eq!(off.outlier_detection, None);
     assert_eq!(of(true), Ok(ServicePolicy::default()));
@@ -120,13 +124,22 @@ fn every_setting_out_of_its_range_is_named() {
 fn a_probe_is_one_of_path_and_grpc_service() {
     let found = errors(json!({"health_check": {"path": "/", "grpc_service": ""}}));
     assert_eq!(found[0].0, "health_check");
-    let grpc = ServicePolicy::from_json(json!({"health_check": {"grpc_service": ""}}));
-    let grpc = grpc.expect("the settings are good");
-    assert_eq!(grpc.check_protocol(Protocol::Grpc), None);
-    let error = grpc
-        .check_protocol(Protocol::Http)
-        .expect("HTTP/1.1 cannot carry it");
-    assert_eq!(error.field, "health_check.grpc_service");
+}
+
+#[test]
+fn a_grpc_probe_needs_a_protocol_that_can_carry_it() {
+    let table = json!({"health_check": {"grpc_service": "shop.Orders"}});
+    let found = errors(table.clone());
+    assert_eq!(
+        found,
+        [(
+            "health_check.grpc_service".to_owned(),
+            "shop.Orders".to_owned()
+        )]
+    );
+    for protocol in [Protocol::Http2, Protocol::Grpc] {
+        assert!(ServicePolicy::from_json(table.clone(), protocol).is_ok());
+    }
 }
 
 #[test]
