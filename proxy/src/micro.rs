@@ -138,7 +138,7 @@ pub fn metrics_record() -> impl Fn(Duration) {
         listener.finished.add(1);
         listener.bytes.add(1024);
         let cluster = cluster.shard(0);
-        cluster.bytes.add(1024);
+        cluster.moved(1024, false);
         cluster.response(StatusCode::OK, elapsed);
     }
 }

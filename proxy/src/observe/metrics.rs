@@ -59,11 +59,12 @@ pub(crate) struct ClusterShard {
     status: [Count; 5],
     response_time: Histogram,
     /// Bytes of bodies both ways.
-    pub(crate) bytes: Count,
+    bytes: Count,
+    /// Those of them that crossed the border of this sidecar's zone, and the requests that did.
+    cross_zone_bytes: Count,
+    cross_zone_requests: Count,
     /// Attempts beyond the first.
     pub(crate) retries: Count,
-    /// Retries that were wanted but not made because the budget was used up.
-    pub(crate) retries_over_budget: Count,
     /// Connections made.
     pub(crate) connects: Count,
 }
@@ -78,6 +79,15 @@ impl ClusterShard {
             class.add(1);
         }
         self.response_time.observe(elapsed);
+    }
+
+    /// What one request or opaque connection moved both ways.
+    pub(crate) fn moved(&self, bytes: u64, cross_zone: bool) {
+        self.bytes.add(bytes);
+        if cross_zone {
+            self.cross_zone_bytes.add(bytes);
+            self.cross_zone_requests.add(1);
+        }
     }
 }
 
@@ -154,6 +164,10 @@ pub(crate) trait Gauges: Send + Sync {
     fn ejections(&self) -> u64;
     /// (address, requests so far)
     fn endpoints(&self) -> Vec<(String, u64)>;
+    /// (circuit breaker, what it refused so far)
+    fn refused(&self) -> Vec<(&'static str, u64)>;
+    /// Requests that the service was found to take at once, and its least latency, where that is looked at.
+    fn concurrency(&self) -> Option<(u32, Option<Duration>)>;
 }
 
 /// A cluster's counts, and what it knows about itself.
@@ -393,7 +407,7 @@ impl Metrics {
 
     fn encode_clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let clusters: Vec<_> = locked(&self.clusters).values().cloned().collect();
-        let counters: [Counter<ClusterShard>; 8] = [
+        let counters: [Counter<ClusterShard>; 9] = [
             (
                 "HTTPCode_Target_2XX_Count",
                 "Responses 2xx of the target",
@@ -423,9 +437,14 @@ impl Metrics {
                 &shard.retries
             }),
             (
-                "outrigger_retries_over_budget",
-                "Retries not made: the budget was used up",
-                |shard| &shard.retries_over_budget,
+                "outrigger_cross_zone_requests",
+                "Requests answered by a target in another zone",
+                |shard| &shard.cross_zone_requests,
+            ),
+            (
+                "outrigger_cross_zone_bytes",
+                "Body bytes sent to and received from targets in another zone",
+                |shard| &shard.cross_zone_bytes,
             ),
             (
                 "outrigger_upstream_connections",
@@ -465,8 +484,51 @@ impl Metrics {
                 family.counter(&with(&cluster.labels, "Target", &address), requests)?;
             }
         }
+        encode_breakers(encoder, &clusters)?;
         encode_response_times(encoder, &clusters)
     }
+}
+
+fn encode_breakers(encoder: &mut DescriptorEncoder<'_>, clusters: &[Exposed]) -> fmt::Result {
+    let (name, help) = (
+        "outrigger_overflow",
+        "Refused because a circuit breaker was open, by breaker",
+    );
+    let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+    for (cluster, gauges) in clusters {
+        for (breaker, refused) in gauges.iter().flat_map(|gauges| gauges.refused()) {
+            family.counter(&with(&cluster.labels, "breaker", breaker), refused)?;
+        }
+    }
+    let found = || {
+        let found = |(cluster, gauges): &'_ Exposed| {
+            Some((cluster.labels.clone(), gauges.as_ref()?.concurrency()?))
+        };
+        clusters.iter().filter_map(found)
+    };
+    let (name, help) = (
+        "outrigger_concurrency_limit",
+        "Requests that adaptive concurrency lets through at once",
+    );
+    let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?);
+    for (labels, (limit, _)) in found() {
+        family.gauge(&labels, u64::from(limit))?;
+    }
+    let (name, help) = (
+        "outrigger_min_rtt",
+        "Least latency that adaptive concurrency found",
+    );
+    let unit = Unit::Seconds;
+    let mut family = encoder.encode_descriptor(name, help, Some(&unit), MetricType::Gauge)?;
+    for (labels, (_, min_rtt)) in found() {
+        if let Some(min_rtt) = min_rtt {
+            let labels: &Labels = &labels;
+            family
+                .encode_family(&labels)?
+                .encode_gauge(&min_rtt.as_secs_f64())?;
+        }
+    }
+    Ok(())
 }
 
 fn encode_response_times(encoder: &mut DescriptorEncoder<'_>, clusters: &[Exposed]) -> fmt::Result {

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use outrigger_xds::model::{self, EndpointHealth};
 use rand::Rng;
 
+use super::adaptive::Adaptive;
 use super::endpoint::{Endpoint, Lease};
-use super::limits::{Limits, Share};
+use super::limits::{Breaker, Limits, Share, Usage};
 use super::offer::{Eligible, Offer};
 use super::outlier::{self, Outcome};
 use super::retry::{Attempts, Ended};
@@ -89,18 +90,21 @@ pub struct Cluster {
     members: Mutex<Vec<Member>>,
     ready: ArcSwap<Offer>,
     limits: Arc<Limits>,
+    adaptive: ArcSwapOption<Adaptive>,
     ejections: AtomicU64,
 }
 
 impl Cluster {
     /// A cluster without endpoints; `zone` is the caller's, empty when unknown.
     pub fn new(settings: Arc<model::Cluster>, zone: &str) -> Self {
+        let adaptive = settings.circuit_breakers.adaptive_concurrency.clone();
         Self {
             settings: ArcSwap::new(settings),
             zone: zone.into(),
             members: Mutex::new(Vec::new()),
             ready: ArcSwap::default(),
             limits: Arc::default(),
+            adaptive: ArcSwapOption::new(adaptive.map(|asked| Arc::new(Adaptive::new(asked)))),
             ejections: AtomicU64::new(0),
         }
     }
@@ -112,6 +116,12 @@ impl Cluster {
 
     /// Takes over new settings; endpoints, counters and ejections stay. `now`, here and below, is the time since the cluster began.
     pub fn set_settings(&self, settings: Arc<model::Cluster>, now: Duration) {
+        let asked = settings.circuit_breakers.adaptive_concurrency.clone();
+        let current = self.adaptive.load_full();
+        if current.as_ref().map(|adaptive| adaptive.settings()) != asked.as_ref() {
+            let adaptive = asked.map(|asked| Arc::new(Adaptive::new(asked)));
+            self.adaptive.store(adaptive);
+        }
         self.settings.store(settings);
         self.refresh(now);
     }
@@ -288,7 +298,37 @@ impl Cluster {
 
     /// One more request, if there may be one.
     pub fn enter(&self) -> Option<Share> {
-        self.limits.enter(&self.settings.load().circuit_breakers)
+        let settings = self.settings.load();
+        let breakers = &settings.circuit_breakers;
+        let concurrency = match breakers.adaptive_concurrency {
+            Some(_) => self.concurrency().unwrap_or(u32::MAX),
+            None => u32::MAX,
+        };
+        self.limits.enter(breakers, concurrency)
+    }
+
+    /// Whether [`Self::answered`] is to be told of requests.
+    pub fn is_adaptive(&self) -> bool {
+        let settings = self.settings.load();
+        settings.circuit_breakers.adaptive_concurrency.is_some()
+    }
+
+    /// A request that began at `begun` has its response head, or has waited for it as long as it may.
+    pub fn answered(&self, begun: Duration, now: Duration) {
+        if let Some(adaptive) = &*self.adaptive.load() {
+            adaptive.record(begun, now);
+        }
+    }
+
+    /// Requests that the service was found to take at once, where that is looked at.
+    pub fn concurrency(&self) -> Option<u32> {
+        let adaptive = self.adaptive.load();
+        adaptive.as_ref().map(|adaptive| adaptive.limit())
+    }
+
+    /// Its least latency, where that is looked at and once it was measured.
+    pub fn min_rtt(&self) -> Option<Duration> {
+        self.adaptive.load().as_ref()?.min_rtt()
     }
 
     /// One more retry, if the budget has one.
@@ -309,6 +349,25 @@ impl Cluster {
     /// One more request that waits for a connection, if there may be one.
     pub fn try_connect(&self) -> Option<Share> {
         self.limits.connect(&self.settings.load().circuit_breakers)
+    }
+
+    /// One more connection, if there may be one; held for as long as it is open. `only`: it is for a request, and nothing else is
+    /// under way to the endpoint.
+    pub fn try_open(&self, only: bool) -> Option<Share> {
+        let settings = self.settings.load();
+        self.limits.open(&settings.circuit_breakers, only)
+    }
+
+    /// Whether there are as many connections as there may be.
+    pub fn has_all_connections(&self) -> bool {
+        self.limits.is_full(&self.settings.load().circuit_breakers)
+    }
+
+    /// Every breaker's state.
+    pub fn usage(&self) -> [Usage; Breaker::ALL.len()] {
+        let settings = self.settings.load();
+        self.limits
+            .usage(&settings.circuit_breakers, self.concurrency())
     }
 }
 

@@ -3,6 +3,7 @@
 //! A library without I/O: time and randomness are arguments, nothing waits. The sidecar drives it with sockets and its clock, the
 //! simulator (`outrigger-bench sim`) with events and virtual time.
 
+pub mod adaptive;
 pub(crate) mod balance;
 pub mod cluster;
 pub mod endpoint;

@@ -169,6 +169,7 @@ async fn respond(
     let route = route::find(&listener.routes, &head).ok_or(Kind::NoRoute)?;
     let cluster = &route.cluster;
     let live = cluster.enter().ok_or(Kind::Overflow)?;
+    let sample = cluster.begin_sample();
     let body_timeout = match &body {
         Source::H1(_) => listener.body_timeout,
         Source::H2(_) | Source::Nothing => Duration::ZERO,
@@ -194,6 +195,13 @@ async fn respond(
         let attempts = pin!(attempts(worker, route, &mut asked, &trying));
         request.timer().bound(attempts).await
     };
+    let waited = match &answered {
+        Ok(answered) => answered.is_ok(),
+        Err(kind) => kind.blames_endpoint(),
+    };
+    if waited {
+        cluster.end_sample(sample);
+    }
     let ((mut head, body), lease) = match answered {
         Ok(answered) => answered?,
         Err(_) if cluster.is_pending() => return Err(Kind::NoCluster.into()),
@@ -306,10 +314,7 @@ fn again(
     let counts = cluster.metrics.shard(worker.id);
     match cluster.again(attempts, ended, &mut *worker.rng.borrow_mut()) {
         Again::No => None,
-        Again::OverBudget => {
-            counts.retries_over_budget.add(1);
-            None
-        }
+        Again::OverBudget => None,
         Again::After(wait, budget) => {
             counts.retries.add(1);
             Some((wait, budget))

@@ -48,21 +48,30 @@ async fn relay(
     mut client: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), ProxyError> {
     let _live: Share = cluster.enter().ok_or(Kind::Overflow)?;
-    let (_lease, mut task) = dial(worker, cluster).await?;
+    let Dialled {
+        lease,
+        stream: mut task,
+        _open,
+    } = dial(worker, cluster).await?;
     let idle = worker.sweep.deadline();
     let idle_timeout = listener.tcp_idle_timeout;
     let buffers = &worker.buffers;
     let (moved, end) = copy(&mut client, &mut task, &idle, idle_timeout, buffers).await;
     listener.metrics.shard(worker.id).bytes.add(moved);
-    cluster.metrics.shard(worker.id).bytes.add(moved);
+    let counts = cluster.metrics.shard(worker.id);
+    counts.moved(moved, lease.endpoint().cross_zone);
     end
 }
 
-/// A connection to a task; connect failures are *undelivered* and go to another one.
-async fn dial(
-    worker: &Rc<Worker>,
-    cluster: &Arc<Cluster>,
-) -> Result<(Lease, TcpStream), ProxyError> {
+/// A connection to a task.
+struct Dialled {
+    lease: Lease,
+    stream: TcpStream,
+    _open: Share,
+}
+
+/// Makes a connection to a task; connect failures are *undelivered* and go to another one.
+async fn dial(worker: &Rc<Worker>, cluster: &Arc<Cluster>) -> Result<Dialled, ProxyError> {
     let waiting = worker.sweep.deadline();
     waiting.set_after(cluster.connect_timeout());
     let arrived = pin!(cluster.arrived());
@@ -79,6 +88,7 @@ async fn dial(
             .pick(&mut *worker.rng.borrow_mut(), b"", attempts.tried())
             .ok_or(Kind::NoHealthyEndpoint)?;
         attempts.begin(lease.endpoint().id);
+        let open = cluster.try_open(false).ok_or(Kind::Overflow)?;
         let connected = {
             let _pending = cluster.try_connect().ok_or(Kind::Overflow)?;
             connect::tcp(lease.endpoint().address, cluster.connect_timeout()).await
@@ -87,7 +97,11 @@ async fn dial(
             Ok(stream) => {
                 cluster.metrics.shard(worker.id).connects.add(1);
                 cluster.report(lease.endpoint(), Outcome::Success);
-                return Ok((lease, stream));
+                return Ok(Dialled {
+                    lease,
+                    stream,
+                    _open: open,
+                });
             }
             Err(error) => {
                 cluster.report(lease.endpoint(), Outcome::LocalOrigin);

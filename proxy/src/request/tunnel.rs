@@ -18,6 +18,7 @@ use crate::http1::Stream;
 use crate::http1::buffers::Buffers;
 use crate::http2::body::Receiving;
 use crate::http2::pipe::Pipe;
+use crate::policy::limits::Share;
 
 /// One end of the pipe: an HTTP/1.1 connection, or an HTTP/2 stream.
 trait End: AsyncRead + AsyncWrite + Unpin {
@@ -45,6 +46,8 @@ impl End for Pipe {
 /// The task's end of the pipe. The request's record lives as long as it does.
 pub(crate) struct Tunnel {
     task: Option<Box<dyn End>>,
+    /// Its place among the cluster's connections, where it is the whole of one.
+    _open: Option<Share>,
     /// What an HTTP/2 client sends on its stream.
     client: Option<Receiving>,
     record: Record,
@@ -62,12 +65,16 @@ impl Tunnel {
         record: Record,
         idle_timeout: Duration,
     ) -> Self {
-        let task = match task {
-            UpstreamBody::H1(exchange) => exchange.into_stream().map(boxed),
-            UpstreamBody::H2(exchange) => exchange.into_pipe().map(boxed),
+        let (task, open) = match task {
+            UpstreamBody::H1(exchange) => match exchange.into_stream() {
+                Some((stream, open)) => (Some(boxed(stream)), Some(open)),
+                None => (None, None),
+            },
+            UpstreamBody::H2(exchange) => (exchange.into_pipe().map(boxed), None),
         };
         Self {
             task,
+            _open: open,
             client,
             record,
             idle: worker.sweep.deadline(),

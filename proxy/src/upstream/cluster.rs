@@ -15,6 +15,7 @@ use super::health::Probes;
 use crate::observe::metrics::{ClusterMetrics, Gauges};
 use crate::policy::cluster::{self as policy, Event};
 use crate::policy::endpoint::Endpoint;
+use crate::policy::limits::{Breaker, Usage};
 use crate::policy::outlier::Outcome;
 
 /// Requests that may wait for a cluster whose endpoints have not arrived yet.
@@ -109,6 +110,19 @@ impl Cluster {
     /// Whether its endpoints have never come.
     pub(crate) fn is_pending(&self) -> bool {
         self.pending.load(Relaxed)
+    }
+
+    /// When a request begins whose latency is looked at.
+    pub(crate) fn begin_sample(&self) -> Option<Instant> {
+        self.core.is_adaptive().then(Instant::now)
+    }
+
+    /// Its response head has come, or was waited for as long as it may be.
+    pub(crate) fn end_sample(&self, begun: Option<Instant>) {
+        if let Some(begun) = begun {
+            self.core
+                .answered(begun - self.started, self.started.elapsed());
+        }
     }
 
     /// Outlier detection sees every attempt.
@@ -221,12 +235,41 @@ impl Cluster {
             "lb": settings.lb,
             "offered": self.offered(),
             "ejections": self.ejections(),
+            "circuit_breakers": self.describe_breakers(),
+            "min_rtt_ms": self.min_rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
             "endpoints": endpoints,
         })
     }
 }
 
+impl Cluster {
+    /// Under way, allowed and refused so far, by breaker.
+    fn describe_breakers(&self) -> serde_json::Map<String, serde_json::Value> {
+        let usage = self.usage();
+        let off = |usage: &&Usage| usage.breaker == Breaker::Concurrency && !self.is_adaptive();
+        let each = usage.iter().filter(|usage| !off(usage)).map(|usage| {
+            let state = serde_json::json!({
+                "in_use": usage.held,
+                "limit": usage.limit,
+                "refused": usage.refused,
+            });
+            (usage.breaker.as_str().to_owned(), state)
+        });
+        each.collect()
+    }
+}
+
 impl Gauges for Cluster {
+    fn refused(&self) -> Vec<(&'static str, u64)> {
+        let each = self.usage();
+        each.map(|usage| (usage.breaker.as_str(), usage.refused))
+            .into()
+    }
+
+    fn concurrency(&self) -> Option<(u32, Option<Duration>)> {
+        Some((self.core.concurrency()?, self.min_rtt()))
+    }
+
     fn ejections(&self) -> u64 {
         self.core.ejections()
     }

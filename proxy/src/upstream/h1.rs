@@ -22,6 +22,7 @@ use crate::http1::writer::{SendError, Writer};
 use crate::message::fields::Known;
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::message::{Body, Part};
+use crate::policy::limits::Share;
 
 /// The largest response head.
 const MAX_HEAD: usize = 64 * 1024;
@@ -34,14 +35,17 @@ pub(crate) struct Idle(Box<Halves>);
 struct Halves {
     reader: Reader,
     writer: Writer,
+    /// Its place among the cluster's connections.
+    open: Share,
 }
 
 impl Idle {
-    pub(crate) fn new(stream: TcpStream, buffers: &Rc<Buffers>) -> Self {
+    pub(crate) fn new(stream: TcpStream, buffers: &Rc<Buffers>, open: Share) -> Self {
         let (read, write) = stream.into_split();
         Self(Box::new(Halves {
             reader: Reader::new(read, BytesMut::new(), Rc::clone(buffers)),
             writer: Writer::new(write, Rc::clone(buffers)),
+            open,
         }))
     }
 
@@ -238,9 +242,14 @@ impl<B: Body> Exchange<B> {
         Some((Idle(connection), self.keep_for))
     }
 
-    /// The connection after 101, for bytes both ways.
-    pub(crate) fn into_stream(self) -> Option<http1::Stream> {
-        http1::into_stream(self.connection.reader, self.connection.writer)
+    /// The connection after 101, for bytes both ways, and its place among the cluster's.
+    pub(crate) fn into_stream(self) -> Option<(http1::Stream, Share)> {
+        let Halves {
+            reader,
+            writer,
+            open,
+        } = *self.connection;
+        http1::into_stream(reader, writer).map(|stream| (stream, open))
     }
 }
 

@@ -27,6 +27,7 @@ use crate::http2::peer_broke_protocol;
 use crate::http2::pipe::Pipe;
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::message::{Body, Part};
+use crate::policy::limits::Share;
 
 /// Silence with open streams after which a connection is probed with PING (RFC 9113 section 6.7), and the wait for its answer.
 const PING_AFTER: Duration = Duration::from_secs(10);
@@ -135,7 +136,9 @@ impl<B: Body> Exchange<B> {
 }
 
 /// Makes the stream a connection (prior knowledge, RFC 9113 section 3.3).
-pub(crate) async fn h2(stream: TcpStream) -> Result<Sender, ProxyError> {
+///
+/// `open` is its place among the cluster's connections.
+pub(crate) async fn h2(stream: TcpStream, open: Share) -> Result<Sender, ProxyError> {
     let (stream, outbox) = batched(stream, Guard::new(Side::Client));
     let (requests, connection) = Builder::new()
         .initial_max_send_streams(FIRST_STREAMS)
@@ -154,7 +157,11 @@ pub(crate) async fn h2(stream: TcpStream) -> Result<Sender, ProxyError> {
         heard: Cell::new(false),
         news: Notify::new(),
     });
-    tokio::task::spawn_local(drive(connection, outbox, Rc::clone(&state)));
+    let driven = drive(connection, outbox, Rc::clone(&state));
+    tokio::task::spawn_local(async move {
+        driven.await;
+        drop(open);
+    });
     Ok(Sender { requests, state })
 }
 

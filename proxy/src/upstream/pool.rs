@@ -109,19 +109,21 @@ impl Pool {
         None
     }
 
-    /// A new connection, counted among the cluster's pending connects while it is made.
+    /// A new connection, counted among the cluster's pending connects while it is made, and among its connections until it closes.
     pub(crate) async fn connect(
         &self,
         cluster: &Arc<Cluster>,
         endpoint: &Arc<Endpoint>,
         http2: bool,
     ) -> Result<Connection, ProxyError> {
+        let only = endpoint.in_flight() <= 1;
+        let open = cluster.try_open(only).ok_or(Kind::Overflow)?;
         let _pending = cluster.try_connect().ok_or(Kind::Overflow)?;
         let stream = connect::tcp(endpoint.address, cluster.connect_timeout()).await?;
         if !http2 {
-            return Ok(Connection::H1(h1::Idle::new(stream, &self.buffers)));
+            return Ok(Connection::H1(h1::Idle::new(stream, &self.buffers, open)));
         }
-        let sender = h2::h2(stream).await?;
+        let sender = h2::h2(stream, open).await?;
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = Self::kept(&mut endpoints, endpoint);
         if kept.h2.len() < MAX_H2 {
@@ -201,6 +203,7 @@ mod tests {
 
     use super::*;
     use crate::policy::endpoint::tests::endpoint;
+    use crate::policy::limits::tests::share;
 
     /// A connection to a task, and the task's end of it.
     async fn connection(buffers: &Rc<Buffers>) -> (h1::Idle, TcpStream) {
@@ -209,7 +212,7 @@ mod tests {
             .expect("loopback can be bound");
         let address = task.local_addr().expect("a bound socket has an address");
         let (ours, theirs) = tokio::join!(TcpStream::connect(address), task.accept());
-        let ours = h1::Idle::new(ours.expect("the task accepts"), buffers);
+        let ours = h1::Idle::new(ours.expect("the task accepts"), buffers, share());
         (ours, theirs.expect("a connection comes").0)
     }
 

@@ -5,6 +5,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, Receiver};
 
 use super::*;
+use crate::policy::limits::tests::share;
 
 /// A body that is sent part by part.
 struct Parts(Receiver<Bytes>);
@@ -58,7 +59,7 @@ async fn connected() -> (Sender, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
     let (peer, _) = listener.accept().await.unwrap();
-    (h2(stream.unwrap()).await.unwrap(), peer)
+    (h2(stream.unwrap(), share()).await.unwrap(), peer)
 }
 
 /// Answers 200 with no body.
