@@ -16,6 +16,8 @@ pub(crate) enum Mutant {
     SkipAcknowledgements,
     /// Whatever waits to be accepted at the end is closed with its socket.
     LeaveAcceptQueue,
+    /// Outlier detection ejects nobody.
+    NoEjection,
 }
 
 static CHOSEN: OnceLock<Mutant> = OnceLock::new();

@@ -161,7 +161,11 @@ impl ListenerMetrics {
 
 /// What an upstream cluster knows about itself beyond the shards; read at scrape time.
 pub(crate) trait Gauges: Send + Sync {
-    fn ejections(&self) -> u64;
+    /// (rule, ejections so far)
+    fn ejections(&self) -> Vec<(&'static str, u64)>;
+    /// Ejections not made: as many endpoints were out as may be.
+    fn ejections_prevented(&self) -> u64;
+    fn ejected_now(&self) -> u64;
     /// (address, requests so far)
     fn endpoints(&self) -> Vec<(String, u64)>;
     /// (circuit breaker, what it refused so far)
@@ -459,19 +463,7 @@ impl Metrics {
                 family.counter(&cluster.labels, cluster.sum(of))?;
             }
         }
-        let help = "Endpoints ejected by outlier detection";
-        let mut family = Family(encoder.encode_descriptor(
-            "outrigger_ejections",
-            help,
-            None,
-            MetricType::Counter,
-        )?);
-        for (cluster, gauges) in &clusters {
-            family.counter(
-                &cluster.labels,
-                gauges.as_ref().map_or(0, |gauges| gauges.ejections()),
-            )?;
-        }
+        encode_ejections(encoder, &clusters)?;
         let help = "Requests handed to each target";
         let mut family = Family(encoder.encode_descriptor(
             "RequestCountPerTarget",
@@ -527,6 +519,37 @@ fn encode_breakers(encoder: &mut DescriptorEncoder<'_>, clusters: &[Exposed]) ->
                 .encode_family(&labels)?
                 .encode_gauge(&min_rtt.as_secs_f64())?;
         }
+    }
+    Ok(())
+}
+
+fn encode_ejections(encoder: &mut DescriptorEncoder<'_>, clusters: &[Exposed]) -> fmt::Result {
+    let watched = || {
+        let watched = |(cluster, gauges): &Exposed| Some((Arc::clone(cluster), gauges.clone()?));
+        clusters.iter().filter_map(watched)
+    };
+    let (name, help) = (
+        "outrigger_ejections",
+        "Endpoints ejected by outlier detection, by rule",
+    );
+    let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+    for (cluster, gauges) in watched() {
+        for (rule, count) in gauges.ejections() {
+            family.counter(&with(&cluster.labels, "rule", rule), count)?;
+        }
+    }
+    let (name, help) = (
+        "outrigger_ejections_prevented",
+        "Ejections not made: as many endpoints were out as may be",
+    );
+    let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+    for (cluster, gauges) in watched() {
+        family.counter(&cluster.labels, gauges.ejections_prevented())?;
+    }
+    let (name, help) = ("outrigger_ejected_endpoints", "Endpoints ejected now");
+    let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?);
+    for (cluster, gauges) in watched() {
+        family.gauge(&cluster.labels, gauges.ejected_now())?;
     }
     Ok(())
 }

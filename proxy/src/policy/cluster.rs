@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::adaptive::Adaptive;
 use super::endpoint::{Endpoint, Lease};
 use super::limits::{Breaker, Limits, Share, Usage};
 use super::offer::{Eligible, Offer};
-use super::outlier::{self, Outcome};
+use super::outlier::{self, Candidate, Detector, Ejection, Outcome, Rule};
 use super::retry::{Attempts, Ended};
 use super::slow_start;
 
@@ -65,8 +65,8 @@ impl Member {
 /// What [`Cluster::maintain`] changed.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// An endpoint is out for so long.
-    Ejected(Arc<Endpoint>, Duration),
+    /// An endpoint is out.
+    Ejected(Arc<Endpoint>, Ejection),
     /// Its ejection is over.
     Returned(Arc<Endpoint>),
 }
@@ -91,7 +91,7 @@ pub struct Cluster {
     ready: ArcSwap<Offer>,
     limits: Arc<Limits>,
     adaptive: ArcSwapOption<Adaptive>,
-    ejections: AtomicU64,
+    detector: Detector,
 }
 
 impl Cluster {
@@ -105,7 +105,7 @@ impl Cluster {
             ready: ArcSwap::default(),
             limits: Arc::default(),
             adaptive: ArcSwapOption::new(adaptive.map(|asked| Arc::new(Adaptive::new(asked)))),
-            ejections: AtomicU64::new(0),
+            detector: Detector::default(),
         }
     }
 
@@ -222,57 +222,24 @@ impl Cluster {
         let Some(detection) = &settings.outlier_detection else {
             return false;
         };
-        let suspect = outlier::record(detection, endpoint, outcome);
-        if suspect {
-            endpoint.suspect.store(true, Relaxed);
-        }
-        suspect
+        outlier::record(detection, endpoint, outcome)
     }
 
-    /// Ejects what requests have found failing, lets back in whose time is over, and rebuilds what may be offered. Tells what
-    /// changed, and when it is to be called again at the latest.
+    /// Ejects what the rules of outlier detection find, lets back in whose time is over, and rebuilds what may be offered. Tells
+    /// what changed, and when it is to be called again at the latest.
     pub fn maintain(&self, now: Duration, mut tell: impl FnMut(Event)) -> Option<Duration> {
-        self.eject_suspects(now, &mut tell);
-        let next = self.release_due(now, &mut tell);
+        let settings = self.settings.load();
+        let members = self.lock();
+        let candidates: Vec<Candidate<'_>> = members
+            .iter()
+            .map(|member| (&member.endpoint, member.is_offered()))
+            .collect();
+        let policy = settings.outlier_detection.as_ref();
+        let next = self.detector.run(policy, &candidates, now, &mut tell);
+        drop(candidates);
+        drop(members);
         let step = self.refresh(now);
         [next, step].into_iter().flatten().min()
-    }
-
-    /// Ejects suspects, as far as the cluster may spare them.
-    fn eject_suspects(&self, now: Duration, tell: &mut impl FnMut(Event)) {
-        let settings = self.settings.load();
-        let Some(detection) = &settings.outlier_detection else {
-            return;
-        };
-        let members = self.lock();
-        let offered = |member: &&Member| member.health != EndpointHealth::Draining;
-        let total = members.iter().filter(offered).count();
-        let ejected = |member: &&Member| member.endpoint.is_ejected();
-        let mut out = members.iter().filter(ejected).count();
-        for member in members.iter() {
-            let endpoint = &member.endpoint;
-            if !endpoint.suspect.swap(false, Relaxed) {
-                continue;
-            }
-            if let Some(length) = outlier::eject(detection, endpoint, out, total, now) {
-                out += 1;
-                self.ejections.fetch_add(1, Relaxed);
-                tell(Event::Ejected(Arc::clone(endpoint), length));
-            }
-        }
-    }
-
-    /// Lets back in whose ejection is over; returns when the next one ends.
-    fn release_due(&self, now: Duration, tell: &mut impl FnMut(Event)) -> Option<Duration> {
-        let members = self.lock();
-        for member in members.iter() {
-            if outlier::release(&member.endpoint, now) {
-                tell(Event::Returned(Arc::clone(&member.endpoint)));
-            }
-        }
-        let until = |member: &Member| member.endpoint.ejected_until.load(Relaxed);
-        let next = members.iter().map(until).filter(|until| *until > 0).min()?;
-        Some(Duration::from_millis(next))
     }
 
     /// All members, whatever their state.
@@ -291,9 +258,15 @@ impl Cluster {
         self.ready.load().count()
     }
 
-    /// Ejections so far.
-    pub fn ejections(&self) -> u64 {
-        self.ejections.load(Relaxed)
+    /// Ejections so far, by rule.
+    pub fn ejections(&self) -> [(Rule, u64); Rule::ALL.len()] {
+        let counts = self.detector.ejections();
+        std::array::from_fn(|index| (Rule::ALL[index], counts[index]))
+    }
+
+    /// Ejections that the maximum of what may be out has prevented.
+    pub fn ejections_prevented(&self) -> u64 {
+        self.detector.prevented()
     }
 
     /// One more request, if there may be one.

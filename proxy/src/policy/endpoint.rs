@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use outrigger_xds::model::{self, EndpointHealth};
 
@@ -10,8 +10,11 @@ use outrigger_xds::model::{self, EndpointHealth};
 #[derive(Debug, Default)]
 struct Counters {
     in_flight: AtomicU32,
-    consecutive_failures: AtomicU32,
+    /// Failures in a row, by outlier detection's consecutive rules.
+    consecutive: [AtomicU32; 3],
     requests: AtomicU64,
+    /// Outcomes since outlier detection last looked: all in the lower half, successes in the upper.
+    outcomes: AtomicU64,
 }
 
 /// One task. It is kept by (address, instance) across updates, so its counters and ejections survive them.
@@ -30,16 +33,18 @@ pub struct Endpoint {
     pub instance: Box<str>,
     /// Availability zone; empty when unknown.
     pub zone: Box<str>,
-    /// When the current ejection ends, in ms of the cluster's clock; 0 is "not ejected".
+    /// When the ejection ends or ended, in ms of the cluster's clock.
     pub(crate) ejected_until: AtomicU64,
-    /// Ejections so far; the next lasts one base time longer.
-    pub(crate) ejections: AtomicU32,
+    /// How many base times the last ejection lasted; the next lasts one more. Time without an ejection takes it down again.
+    pub(crate) multiplier: AtomicU16,
+    /// The rule that has ejected it; 0 is "not ejected".
+    pub(crate) ejected_by: AtomicU8,
+    /// The rule by which it has failed often enough to be ejected, or 0; the control runtime decides.
+    pub(crate) suspect: AtomicU8,
     /// What our own active probes found.
     pub(crate) probed_unhealthy: AtomicBool,
     /// Draining or gone: pools close its idle connections.
     pub(crate) retired: AtomicBool,
-    /// It has failed often enough to be ejected; the control runtime decides.
-    pub(crate) suspect: AtomicBool,
     /// It lies in another zone than the caller, as far as both are known.
     pub cross_zone: bool,
 }
@@ -59,9 +64,10 @@ impl Endpoint {
             cross_zone: known && from.zone != own_zone,
             probed_unhealthy: AtomicBool::new(false),
             retired: AtomicBool::new(from.health == EndpointHealth::Draining),
-            suspect: AtomicBool::new(false),
             ejected_until: AtomicU64::new(0),
-            ejections: AtomicU32::new(0),
+            multiplier: AtomicU16::new(0),
+            ejected_by: AtomicU8::new(0),
+            suspect: AtomicU8::new(0),
         }
     }
 
@@ -75,14 +81,19 @@ impl Endpoint {
         self.counters.requests.load(Relaxed)
     }
 
-    /// Failures since the last success.
-    pub(crate) fn consecutive_failures(&self) -> &AtomicU32 {
-        &self.counters.consecutive_failures
+    /// Failures in a row, by outlier detection's consecutive rules.
+    pub(crate) fn consecutive(&self) -> &[AtomicU32; 3] {
+        &self.counters.consecutive
+    }
+
+    /// Outcomes since outlier detection last looked: all in the lower half, successes in the upper.
+    pub(crate) fn outcomes(&self) -> &AtomicU64 {
+        &self.counters.outcomes
     }
 
     /// Whether outlier detection has taken it out.
     pub fn is_ejected(&self) -> bool {
-        self.ejected_until.load(Relaxed) != 0
+        self.ejected_by.load(Relaxed) != 0
     }
 }
 
@@ -111,9 +122,10 @@ impl Drop for Lease {
     }
 }
 
-/// With its two reference counts, an endpoint fills the 120 bytes that glibc hands out of 128; there may be ten thousand.
+/// With its two reference counts, an endpoint fills the 136 bytes that glibc hands out of 144; there may be ten thousand. Sixteen
+/// of them are what outlier detection's further rules count.
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Endpoint>() <= 104);
+const _: () = assert!(size_of::<Endpoint>() <= 120);
 
 #[cfg(test)]
 pub(crate) mod tests {

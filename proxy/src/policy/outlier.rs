@@ -1,14 +1,18 @@
-//! Outlier detection: when an endpoint is ejected and when it returns. No I/O; time is an argument.
+//! Outlier detection: what a request's outcome says of its endpoint. No I/O; time is an argument.
 //!
-//! Service Connect's documented rule: five failures in a row, out for 30 s growing to 300 s (`SERVICE_CONNECT.md` 1.2). At least
-//! one endpoint may always be ejected when there are two or more; a single one never is.
+//! Rules and names are Envoy's (architecture overview, "Outlier detection"). A request only counts; who is ejected is decided by
+//! [`Detector`], away from every request.
 
+mod detector;
+mod shares;
+
+use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use http::StatusCode;
 use outrigger_xds::model::OutlierDetection;
 
+pub(crate) use self::detector::{Candidate, Detector};
 use super::endpoint::Endpoint;
 
 /// How one attempt ended, as far as the endpoint is to blame.
@@ -35,140 +39,126 @@ impl Outcome {
             _ => Self::Success,
         }
     }
+
+    /// Whether it is one more of the failures in a row that the rule counts; else it ends them.
+    fn counts_for(self, rule: Rule) -> bool {
+        match self {
+            Self::Success => false,
+            Self::ServerError => rule == Rule::Consecutive5xx,
+            Self::GatewayError => rule != Rule::ConsecutiveLocalOriginFailure,
+            Self::LocalOrigin => true,
+        }
+    }
 }
 
-/// Notes an attempt. `true` when the endpoint has now failed often enough to be ejected.
+/// Why an endpoint is ejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Rule {
+    /// Failures of any kind in a row.
+    Consecutive5xx = 1,
+    /// 502, 503, 504 and failures without an answer, in a row.
+    ConsecutiveGatewayFailure = 2,
+    /// Failures without an answer, in a row.
+    ConsecutiveLocalOriginFailure = 3,
+    /// Its share of successes lies far below the others'.
+    SuccessRate = 4,
+    /// Its share of failures is large.
+    FailurePercentage = 5,
+}
+
+impl Rule {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Consecutive5xx,
+        Self::ConsecutiveGatewayFailure,
+        Self::ConsecutiveLocalOriginFailure,
+        Self::SuccessRate,
+        Self::FailurePercentage,
+    ];
+
+    /// Those that count failures in a row, in the order of an endpoint's counters.
+    const CONSECUTIVE: [Self; 3] = [
+        Self::Consecutive5xx,
+        Self::ConsecutiveGatewayFailure,
+        Self::ConsecutiveLocalOriginFailure,
+    ];
+
+    /// The word used in metrics, logs and on the admin pages: the setting's name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Consecutive5xx => "consecutive_5xx",
+            Self::ConsecutiveGatewayFailure => "consecutive_gateway_failure",
+            Self::ConsecutiveLocalOriginFailure => "consecutive_local_origin_failure",
+            Self::SuccessRate => "success_rate",
+            Self::FailurePercentage => "failure_percentage",
+        }
+    }
+
+    fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|rule| *rule as u8 == number)
+    }
+
+    /// Failures in a row that eject; 0 when the rule is off, or counts something else.
+    fn limit(self, policy: &OutlierDetection) -> u32 {
+        match self {
+            Self::Consecutive5xx => policy.consecutive_5xx,
+            Self::ConsecutiveGatewayFailure => policy.consecutive_gateway_failure,
+            Self::ConsecutiveLocalOriginFailure => policy.consecutive_local_origin_failure,
+            Self::SuccessRate | Self::FailurePercentage => 0,
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One ejection: the rule that fired, the numbers it went by, and how long the endpoint is out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ejection {
+    /// Which rule.
+    pub rule: Rule,
+    /// Its numbers, in words.
+    pub because: String,
+    /// From now on.
+    pub duration: std::time::Duration,
+}
+
+/// Notes an attempt. `true` when the endpoint has now failed often enough in a row to be ejected.
+///
+/// Of what workers share only what changes is written: nothing for a success, unless shares of successes are asked for.
 pub(crate) fn record(policy: &OutlierDetection, endpoint: &Endpoint, outcome: Outcome) -> bool {
-    let failures = endpoint.consecutive_failures();
-    match outcome {
-        Outcome::Success => {
-            // Written only when it changes: the line is shared between workers.
-            if failures.load(Relaxed) != 0 {
-                failures.store(0, Relaxed);
+    if shares::are_asked_for(policy) {
+        shares::count(endpoint, outcome);
+    }
+    let mut fired = None;
+    for (rule, failures) in Rule::CONSECUTIVE.into_iter().zip(endpoint.consecutive()) {
+        if outcome.counts_for(rule) {
+            let failures = failures.fetch_add(1, Relaxed).saturating_add(1);
+            let limit = rule.limit(policy);
+            if limit > 0 && failures >= limit {
+                // The later rule is the narrower one, and says more.
+                fired = Some(rule);
             }
-            false
-        }
-        Outcome::ServerError | Outcome::GatewayError | Outcome::LocalOrigin => {
-            failures.fetch_add(1, Relaxed) + 1 == policy.consecutive_5xx
+        } else if failures.load(Relaxed) != 0 {
+            failures.store(0, Relaxed);
         }
     }
-}
-
-/// How many of `total` endpoints may be out at once.
-pub(crate) fn most_ejected(policy: &OutlierDetection, total: usize) -> usize {
-    if total < 2 {
-        return 0;
+    if let Some(rule) = fired {
+        endpoint.suspect.store(rule as u8, Relaxed);
     }
-    (total * usize::from(policy.max_ejection_percent) / 100)
-        .max(1)
-        .min(total - 1)
+    fired.is_some()
 }
 
-/// Ejects the endpoint if its cluster may spare it. Returns how long it is out.
-pub(crate) fn eject(
-    policy: &OutlierDetection,
-    endpoint: &Endpoint,
-    already_out: usize,
-    total: usize,
-    now: Duration,
-) -> Option<Duration> {
-    endpoint.consecutive_failures().store(0, Relaxed);
-    if endpoint.is_ejected() || already_out >= most_ejected(policy, total) {
-        return None;
-    }
-    let nth = endpoint.ejections.fetch_add(1, Relaxed) + 1;
-    let duration = policy
-        .base_ejection_time
-        .saturating_mul(nth)
-        .min(policy.max_ejection_time);
-    endpoint
-        .ejected_until
-        .store(millis(now + duration).max(1), Relaxed);
-    Some(duration)
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Lets the endpoint back in if its current ejection has ended. Returns whether it came back.
-pub(crate) fn release(endpoint: &Endpoint, now: Duration) -> bool {
-    let until = endpoint.ejected_until.load(Relaxed);
-    let over = until != 0 && until <= millis(now);
-    if over {
-        endpoint.ejected_until.store(0, Relaxed);
-    }
-    over
+/// The rule by which an endpoint is out.
+pub(crate) fn ejected_by(endpoint: &Endpoint) -> Option<Rule> {
+    Rule::of_number(endpoint.ejected_by.load(Relaxed))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::endpoint::tests::endpoint;
-    use super::*;
-
-    fn policy() -> OutlierDetection {
-        OutlierDetection::default()
-    }
-
-    #[test]
-    fn the_fifth_failure_in_a_row_ejects_and_a_success_starts_over() {
-        let endpoint = endpoint(1);
-        for _ in 0..4 {
-            assert!(!record(&policy(), &endpoint, Outcome::LocalOrigin));
-        }
-        record(&policy(), &endpoint, Outcome::Success);
-        let verdicts: Vec<_> = (0..5)
-            .map(|_| record(&policy(), &endpoint, Outcome::LocalOrigin))
-            .collect();
-        assert_eq!(verdicts, [false, false, false, false, true]);
-    }
-
-    #[test]
-    fn how_many_may_be_out_for_1_2_3_and_10() {
-        let out: Vec<_> = [1, 2, 3, 10]
-            .map(|total| most_ejected(&policy(), total))
-            .into();
-        assert_eq!(out, [0, 1, 1, 5]);
-        let all = OutlierDetection {
-            max_ejection_percent: 100,
-            ..policy()
-        };
-        assert_eq!(
-            [1, 2, 3, 10].map(|total| most_ejected(&all, total)),
-            [0, 1, 2, 9]
-        );
-    }
-
-    #[test]
-    fn ejections_grow_from_30_to_300_seconds() {
-        let endpoint = endpoint(1);
-        let mut now = Duration::ZERO;
-        let mut lengths = Vec::new();
-        for _ in 0..12 {
-            let out = eject(&policy(), &endpoint, 0, 2, now).expect("one of two may be ejected");
-            lengths.push(out.as_secs());
-            now += out;
-            assert!(release(&endpoint, now));
-        }
-        assert_eq!(
-            lengths,
-            [30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 300, 300]
-        );
-    }
-
-    #[test]
-    fn a_stale_release_does_not_end_the_current_ejection() {
-        let endpoint = endpoint(1);
-        let later = Duration::from_secs(30);
-        eject(&policy(), &endpoint, 0, 2, Duration::ZERO);
-        assert!(release(&endpoint, later));
-        eject(&policy(), &endpoint, 0, 2, later);
-        assert!(!release(&endpoint, later));
-        assert!(endpoint.is_ejected());
-    }
-
-    #[test]
-    fn the_last_endpoint_is_never_ejected() {
-        assert_eq!(eject(&policy(), &endpoint(1), 0, 1, Duration::ZERO), None);
-    }
-}
+mod state_machine;
+#[cfg(test)]
+mod tests;

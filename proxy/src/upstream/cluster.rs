@@ -1,6 +1,7 @@
 //! One service of this sidecar: the policy core with a clock and with those who wait: requests for the first endpoints, and the task
 //! on the control runtime that ejects, probes and lets back in.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -12,11 +13,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::health::Probes;
+use crate::mutants::{self, Mutant};
 use crate::observe::metrics::{ClusterMetrics, Gauges};
 use crate::policy::cluster::{self as policy, Event};
 use crate::policy::endpoint::Endpoint;
 use crate::policy::limits::{Breaker, Usage};
-use crate::policy::outlier::Outcome;
+use crate::policy::outlier::{self, Outcome};
 
 /// Requests that may wait for a cluster whose endpoints have not arrived yet.
 const MAX_WAITING: u32 = 1024;
@@ -127,7 +129,7 @@ impl Cluster {
 
     /// Outlier detection sees every attempt.
     pub(crate) fn report(&self, endpoint: &Endpoint, outcome: Outcome) {
-        if self.core.report(endpoint, outcome) {
+        if !mutants::is(Mutant::NoEjection) && self.core.report(endpoint, outcome) {
             self.changed.notify_one();
         }
     }
@@ -135,12 +137,15 @@ impl Cluster {
     fn tell(&self, event: Event) {
         let cluster = &self.name;
         match event {
-            Event::Ejected(endpoint, length) => {
-                let seconds = length.as_secs();
-                tracing::warn!(cluster, endpoint = %endpoint.address, seconds, "endpoint ejected");
+            Event::Ejected(endpoint, ejection) => {
+                let (address, instance) = (endpoint.address, &endpoint.instance);
+                let (rule, because) = (ejection.rule.as_str(), ejection.because);
+                let seconds = ejection.duration.as_secs_f64();
+                tracing::warn!(cluster, endpoint = %address, instance, rule, seconds, "endpoint ejected: {because}");
             }
             Event::Returned(endpoint) => {
-                tracing::info!(cluster, endpoint = %endpoint.address, "ejection over");
+                let instance = &endpoint.instance;
+                tracing::info!(cluster, endpoint = %endpoint.address, instance, "ejection over");
             }
         }
     }
@@ -214,7 +219,13 @@ impl Cluster {
     /// For `/clusters`.
     pub(crate) fn describe(&self) -> serde_json::Value {
         let settings = self.settings();
+        let now = self.started.elapsed();
         let endpoints = self.members(|member| {
+            let ejection = outlier::ejected_by(&member.endpoint).map(|rule| {
+                let until = Duration::from_millis(member.endpoint.ejected_until.load(Relaxed));
+                let left = until.saturating_sub(now).as_secs_f64();
+                serde_json::json!({ "rule": rule.as_str(), "seconds_left": left })
+            });
             serde_json::json!({
                 "address": member.endpoint.address.to_string(),
                 "instance": member.endpoint.instance,
@@ -223,7 +234,8 @@ impl Cluster {
                 "priority": member.priority,
                 "weight": member.weight,
                 "health": member.health,
-                "ejected": member.endpoint.is_ejected(),
+                "ejected": ejection.is_some(),
+                "ejection": ejection,
                 "probed_unhealthy": member.endpoint.probed_unhealthy.load(Relaxed),
                 "in_flight": member.endpoint.in_flight(),
                 "requests": member.endpoint.requests(),
@@ -234,9 +246,10 @@ impl Cluster {
             "protocol": settings.protocol,
             "lb": settings.lb,
             "offered": self.offered(),
-            "ejections": self.ejections(),
             "circuit_breakers": self.describe_breakers(),
             "min_rtt_ms": self.min_rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
+            "ejections": Gauges::ejections(self).into_iter().collect::<BTreeMap<_, _>>(),
+            "ejections_prevented": self.ejections_prevented(),
             "endpoints": endpoints,
         })
     }
@@ -270,8 +283,22 @@ impl Gauges for Cluster {
         Some((self.core.concurrency()?, self.min_rtt()))
     }
 
-    fn ejections(&self) -> u64 {
-        self.core.ejections()
+    fn ejections(&self) -> Vec<(&'static str, u64)> {
+        let by_rule = self.core.ejections().into_iter();
+        by_rule
+            .map(|(rule, count)| (rule.as_str(), count))
+            .collect()
+    }
+
+    fn ejections_prevented(&self) -> u64 {
+        self.core.ejections_prevented()
+    }
+
+    fn ejected_now(&self) -> u64 {
+        let out = self
+            .core
+            .members(|member| u64::from(member.endpoint.is_ejected()));
+        out.into_iter().sum()
     }
 
     fn endpoints(&self) -> Vec<(String, u64)> {

@@ -103,7 +103,7 @@ fn five_failures_eject_for_thirty_seconds() {
     assert_eq!(suspect, [false, false, false, false, true]);
     let mut told = Vec::new();
     let mut tell = |event: Event| match event {
-        Event::Ejected(endpoint, length) => told.push((endpoint.id, Some(length))),
+        Event::Ejected(endpoint, ejection) => told.push((endpoint.id, Some(ejection.duration))),
         Event::Returned(endpoint) => told.push((endpoint.id, None)),
     };
     let thirty = Duration::from_secs(30);
@@ -114,7 +114,9 @@ fn five_failures_eject_for_thirty_seconds() {
     let just_before = thirty - Duration::from_millis(1);
     assert_eq!(cluster.maintain(just_before, &mut tell), Some(thirty));
     assert_eq!(cluster.offered(), 1);
-    assert_eq!(cluster.maintain(thirty, &mut tell), None);
+    let shorter_again = thirty + Duration::from_secs(10);
+    assert_eq!(cluster.maintain(thirty, &mut tell), Some(shorter_again));
+    assert_eq!(cluster.maintain(shorter_again, &mut tell), None);
     assert_eq!(cluster.offered(), 2);
     assert_eq!(told, [(bad.id, Some(thirty)), (bad.id, None)]);
 }
