@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use outrigger_xds::model;
+use outrigger_xds::model::{self, EndpointHealth};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::health::Probes;
+use super::health::{Prober, Probes};
 use crate::mutants::{self, Mutant};
 use crate::observe::metrics::{ClusterMetrics, Gauges};
-use crate::policy::cluster::{self as policy, Event};
+use crate::policy::cluster::{self as policy, Event, Member};
 use crate::policy::endpoint::Endpoint;
 use crate::policy::limits::{Breaker, Usage};
 use crate::policy::outlier::{self, Outcome};
@@ -23,16 +23,13 @@ use crate::policy::outlier::{self, Outcome};
 /// Requests that may wait for a cluster whose endpoints have not arrived yet.
 const MAX_WAITING: u32 = 1024;
 
-/// Active probes as they were asked for, and when the next pass is due.
-type Probing = (model::HealthCheck, Arc<Probes>, Instant);
-
 /// One service. It lives as long as its name is configured; policy and endpoints change inside it.
 pub(crate) struct Cluster {
     /// The resource name.
     pub(crate) name: String,
     core: policy::Cluster,
     /// Wakes the maintenance task: something about an endpoint changed.
-    changed: Notify,
+    changed: Arc<Notify>,
     /// Wakes requests that wait for the first endpoints.
     arrived: Notify,
     pending: AtomicBool,
@@ -62,7 +59,7 @@ impl Cluster {
         Arc::new(Self {
             name: settings.name.clone(),
             core: policy::Cluster::new(settings, zone),
-            changed: Notify::new(),
+            changed: Arc::default(),
             arrived: Notify::new(),
             pending: AtomicBool::new(true),
             waiting: AtomicU32::new(0),
@@ -154,35 +151,10 @@ impl Cluster {
     ///
     /// What it rarely waits for is boxed: there is such a task for every service, and most have neither probes nor ejections.
     pub(crate) async fn maintain(self: Arc<Self>) {
-        let mut probes: Option<Box<Probing>> = None;
-        let mut pass: Option<tokio::task::JoinHandle<()>> = None;
+        let mut probes: Option<Box<Probes>> = None;
         loop {
-            self.renew(&mut probes);
-            if let Some(probing) = &mut probes {
-                let (check, probes, due) = &mut **probing;
-                Box::pin(probes.set_members(&self.core.endpoints())).await;
-                let over = pass
-                    .as_ref()
-                    .is_none_or(tokio::task::JoinHandle::is_finished);
-                if Instant::now() >= *due {
-                    if over {
-                        // A task of its own: one mute endpoint must not hold up ejections.
-                        let (probes, cluster) = (Arc::clone(probes), Arc::clone(&self));
-                        pass = Some(tokio::spawn(async move {
-                            if probes.run().await {
-                                cluster.changed.notify_one();
-                            }
-                        }));
-                    }
-                    *due = Instant::now() + check.interval;
-                }
-            }
-            let next = self.maintain_core();
-            let wake = [next, probes.as_ref().map(|probing| probing.2)]
-                .into_iter()
-                .flatten()
-                .min();
-            match wake {
+            self.probe(&mut probes);
+            match self.maintain_core() {
                 None => self.changed.notified().await,
                 Some(at) => {
                     tokio::select! {
@@ -194,19 +166,29 @@ impl Cluster {
         }
     }
 
-    /// Makes the probes anew when the policy asks for others.
-    fn renew(&self, probes: &mut Option<Box<Probing>>) {
-        let check = self.settings().health_check.clone();
-        if probes.as_ref().map(|probing| &probing.0) == check.as_ref() {
+    /// Probes whom the settings ask to probe. One that drains is left in peace.
+    fn probe(&self, probes: &mut Option<Box<Probes>>) {
+        let settings = self.settings();
+        let Some(check) = &settings.health_check else {
+            // Dropped, they take their verdicts with them.
+            *probes = None;
             return;
+        };
+        let service = settings.service.as_ref();
+        let host = service.map_or(self.name.as_str(), |service| service.name.as_str());
+        let prober = Prober::new(check, settings.protocol, host);
+        if probes
+            .as_ref()
+            .is_none_or(|probes| *probes.prober != prober)
+        {
+            *probes = Some(Box::new(Probes::new(prober, Arc::clone(&self.changed))));
         }
-        for endpoint in self.core.endpoints() {
-            endpoint.probed_unhealthy.store(false, Relaxed);
+        if let Some(probes) = probes {
+            let probed = |member: &Member| {
+                (member.health != EndpointHealth::Draining).then(|| Arc::clone(&member.endpoint))
+            };
+            probes.set_endpoints(self.members(probed).into_iter().flatten());
         }
-        *probes = check.map(|check| {
-            let made = Arc::new(Probes::new(&check, &self.name));
-            Box::new((check, made, Instant::now()))
-        });
     }
 
     fn maintain_core(&self) -> Option<Instant> {

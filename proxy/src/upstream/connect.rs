@@ -23,7 +23,7 @@ struct TcpConnector;
 impl Service<SocketAddr> for TcpConnector {
     type Response = TcpStream;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))

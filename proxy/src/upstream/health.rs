@@ -1,109 +1,146 @@
-//! Membership and active probes of one cluster, carried by pingora's `Backends` on the control runtime.
+//! Active probes of endpoints: TCP, HTTP and gRPC, by the connector that requests take.
 //!
-//! Health is keyed by address, so a changed weight does not reset it (pingora's own key is the whole backend). pingora starts
-//! new backends as healthy, which is what a registry of announced tasks wants.
+//! pingora counts how many probes in a row it takes (`HealthCheck`, `Backends`); what is asked, and when, is ours. Each endpoint has
+//! a view of its own: in one that they share, the next pass waits for the slowest (pingora-load-balancing 0.9.1).
 
-use std::collections::hash_map::DefaultHasher;
+mod probe;
+
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
-use outrigger_xds::model::{HealthCheck, Probe};
-use pingora_load_balancing::discovery::ServiceDiscovery;
-use pingora_load_balancing::health_check::{HttpHealthCheck, TcpHealthCheck};
-use pingora_load_balancing::{Backend, Backends, HealthRegistry};
+use pingora_error::{Error, ErrorType};
+use pingora_load_balancing::discovery::Static;
+use pingora_load_balancing::health_check::HealthCheck;
+use pingora_load_balancing::{Backend, Backends};
+use rand::Rng;
+use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) use self::probe::Prober;
 use crate::policy::balance::{backend, endpoint_of};
 use crate::policy::endpoint::Endpoint;
 
-/// What xDS or the static file last said, in pingora's terms.
-#[derive(Default)]
-struct Pushed(ArcSwap<BTreeSet<Backend>>);
+/// The first probes of a cluster's endpoints are spread over at most so long.
+const SPREAD: Duration = Duration::from_secs(1);
 
-struct Discovery(Arc<Pushed>);
-
-#[async_trait]
-impl ServiceDiscovery for Discovery {
-    async fn discover(&self) -> pingora_error::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
-        Ok((self.0.0.load().as_ref().clone(), HashMap::new()))
-    }
+/// The probed endpoints of one cluster; dropping it ends the probes and takes their verdicts back.
+pub(crate) struct Probes {
+    /// What is asked.
+    pub(crate) prober: Arc<Prober>,
+    changed: Arc<Notify>,
+    /// By the endpoint's id.
+    running: HashMap<u64, Running>,
 }
 
-/// The probed members of one cluster.
-pub(crate) struct Probes {
-    pushed: Arc<Pushed>,
-    backends: Backends,
+struct Running {
+    endpoint: Arc<Endpoint>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.endpoint.probed_unhealthy.store(false, Relaxed);
+    }
 }
 
 impl Probes {
-    pub(crate) fn new(check: &HealthCheck, host: &str) -> Self {
-        let pushed = Arc::new(Pushed::default());
-        let by_address = HealthRegistry::with_equivalence(|backend| {
-            let mut hasher = DefaultHasher::new();
-            backend.addr.hash(&mut hasher);
-            hasher.finish()
-        });
-        let mut backends = Backends::new_with_health_registry(
-            Box::new(Discovery(Arc::clone(&pushed))),
-            Arc::new(by_address),
-        );
-        backends.set_health_check(match &check.probe {
-            Probe::Http(path) => Box::new(http_check(check, host, path)),
-            // The gRPC probe is not built yet: that the task accepts is what can be asked.
-            Probe::Tcp | Probe::Grpc(_) => tcp_check(check),
-        });
-        Self { pushed, backends }
-    }
-
-    /// Takes over new members; what is known of an address that stays is kept.
-    pub(crate) async fn set_members(&self, endpoints: &[Arc<Endpoint>]) {
-        self.pushed.0.store(Arc::new(
-            endpoints
-                .iter()
-                .map(|endpoint| backend(endpoint, 1))
-                .collect(),
-        ));
-        if let Err(error) = self.backends.update(|_| {}).await {
-            tracing::warn!(%error, "probes keep their old members");
+    /// `changed` is told when a verdict changes.
+    pub(crate) fn new(prober: Prober, changed: Arc<Notify>) -> Self {
+        Self {
+            prober: Arc::new(prober),
+            changed,
+            running: HashMap::new(),
         }
     }
 
-    /// Probes every member once. Returns whether any verdict changed.
-    pub(crate) async fn run(&self) -> bool {
-        self.backends.run_health_check(true).await;
-        let mut changed = false;
-        for backend in self.backends.get_backend().iter() {
-            let unhealthy = !self.backends.ready(backend);
-            let endpoint = endpoint_of(backend);
-            if endpoint.probed_unhealthy.swap(unhealthy, Relaxed) != unhealthy {
-                tracing::info!(endpoint = %endpoint.address, unhealthy, "active probe changed its verdict");
-                changed = true;
-            }
+    /// Takes over new members; what is known of one that stays is kept.
+    pub(crate) fn set_endpoints(&mut self, endpoints: impl Iterator<Item = Arc<Endpoint>>) {
+        let mut before = std::mem::take(&mut self.running);
+        for endpoint in endpoints {
+            let running = before
+                .remove(&endpoint.id)
+                .unwrap_or_else(|| self.start(endpoint));
+            self.running.insert(running.endpoint.id, running);
         }
-        changed
+    }
+
+    fn start(&self, endpoint: Arc<Endpoint>) -> Running {
+        let (prober, changed) = (Arc::clone(&self.prober), Arc::clone(&self.changed));
+        let task = tokio::spawn(watch(Arc::clone(&endpoint), prober, changed));
+        Running {
+            endpoint,
+            _task: AbortOnDropHandle::new(task),
+        }
     }
 }
 
-fn tcp_check(check: &HealthCheck) -> Box<TcpHealthCheck> {
-    let mut probe = TcpHealthCheck::new();
-    probe.consecutive_success = check.healthy_threshold as usize;
-    probe.consecutive_failure = check.unhealthy_threshold as usize;
-    probe.peer_template.options.connection_timeout = Some(check.timeout);
-    probe.peer_template.options.total_connection_timeout = Some(check.timeout);
-    probe
+/// Probes one endpoint, over and over.
+async fn watch(endpoint: Arc<Endpoint>, prober: Arc<Prober>, changed: Arc<Notify>) {
+    let interval = prober.check.interval;
+    let start = rand::rng().random_range(Duration::ZERO..=interval.min(SPREAD));
+    tokio::time::sleep(start).await;
+    let failure = Arc::new(ArcSwapOption::empty());
+    let backend = backend(&endpoint, 1);
+    let mut view = Backends::new(Static::new(BTreeSet::from([backend.clone()])));
+    view.set_health_check(Box::new(Check {
+        prober,
+        failure: Arc::clone(&failure),
+    }));
+    if let Err(error) = view.update(|_| {}).await {
+        tracing::error!(%error, endpoint = %endpoint.address, "not probed");
+        return;
+    }
+    loop {
+        view.run_health_check(false).await;
+        let unhealthy = !view.ready(&backend);
+        if endpoint.probed_unhealthy.swap(unhealthy, Relaxed) != unhealthy {
+            tell(&endpoint, failure.load_full());
+            changed.notify_one();
+        }
+        tokio::time::sleep(interval).await;
+    }
 }
 
-fn http_check(check: &HealthCheck, host: &str, path: &str) -> HttpHealthCheck {
-    let mut probe = HttpHealthCheck::new(host, false);
-    probe.consecutive_success = check.healthy_threshold as usize;
-    probe.consecutive_failure = check.unhealthy_threshold as usize;
-    probe.peer_template.options.connection_timeout = Some(check.timeout);
-    probe.peer_template.options.read_timeout = Some(check.timeout);
-    if let Ok(uri) = path.parse() {
-        probe.req.set_uri(uri);
+fn tell(endpoint: &Endpoint, failure: Option<Arc<String>>) {
+    let (address, instance) = (endpoint.address, &endpoint.instance);
+    match failure {
+        Some(failure) => {
+            tracing::warn!(endpoint = %address, instance, "active probes find it unhealthy: {failure}");
+        }
+        None => tracing::info!(endpoint = %address, instance, "active probes find it healthy"),
     }
-    probe
 }
+
+/// The probe as pingora runs it; the last one's failure is kept, which pingora does not hand out.
+struct Check {
+    prober: Arc<Prober>,
+    failure: Arc<ArcSwapOption<String>>,
+}
+
+#[async_trait]
+impl HealthCheck for Check {
+    async fn check(&self, target: &Backend) -> pingora_error::Result<()> {
+        let asked = self.prober.ask(endpoint_of(target).address).await;
+        let failure = asked.err().map(|error| error.to_string());
+        self.failure.store(failure.clone().map(Arc::new));
+        failure.map_or(Ok(()), |failure| {
+            Err(Error::explain(ErrorType::Custom("probe"), failure))
+        })
+    }
+
+    fn health_threshold(&self, success: bool) -> usize {
+        let check = &self.prober.check;
+        let in_a_row = match success {
+            true => check.healthy_threshold,
+            false => check.unhealthy_threshold,
+        };
+        in_a_row as usize
+    }
+}
+
+#[cfg(test)]
+mod tests;
