@@ -1,14 +1,13 @@
 //! Announces this task with plain Cloud Map calls: level-triggered, so that a crash between any two is repaired by the next pass.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use outrigger_xds::hop::Tokens;
 use outrigger_xds::model::ServicePolicy;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -16,17 +15,15 @@ mod leave;
 
 use super::client::{CALL_TIMEOUT, CallError, Client};
 use super::document::{PortMapping, Service};
+use super::readiness::{Application, Verdict};
 use super::state::sha256_hex;
 use crate::config::MeshConfig;
 use crate::observe::ready::Readiness;
 
 /// Between two looks at what the registry holds of us.
 const RECHECK: Duration = Duration::from_secs(10);
-/// Between two looks at an application that does not answer yet, doubling.
-const FIRST_POLL: Duration = Duration::from_millis(50);
-const LAST_POLL: Duration = Duration::from_secs(2);
-/// For one connect to the application.
-const APP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two tries to tell what the registry does not know yet.
+const RETRY: Duration = Duration::from_secs(2);
 /// The tokens of the hop protocol, which the registry does not show.
 const HOP: &str = "OUTRIGGER_HOP";
 
@@ -62,6 +59,15 @@ enum Held {
     Otherwise,
     /// It was drained or deregistered, and is not to come back.
     TakenOut,
+}
+
+/// What the registry has been told of an instance by this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Registered,
+    /// And whether its application passes.
+    Health(bool),
 }
 
 /// Announces, drains and deregisters one task.
@@ -107,16 +113,36 @@ impl Announcer {
     }
 
     async fn keep_service(&self, service: &Service, mapping: &PortMapping, port: u16) {
+        let application = Application::new(service, mapping, self.config.mesh.app_address);
+        let verdict = watch::Sender::new(Verdict::Waiting);
+        tokio::join!(
+            application.watch(&verdict, &self.ready),
+            self.keep_registered(service, mapping, port, verdict.subscribe()),
+        );
+    }
+
+    /// Registers once the application has passed, and from then on tells whether it does.
+    async fn keep_registered(
+        &self,
+        service: &Service,
+        mapping: &PortMapping,
+        port: u16,
+        mut verdict: watch::Receiver<Verdict>,
+    ) {
         let key = format!("announce/{}", service.discovery_name);
         let ingress = format!("listener/ingress/{}", mapping.name);
-        self.wait_for_application(mapping, &key).await;
+        let passed = verdict.wait_for(|verdict| *verdict == Verdict::Passing);
+        if passed.await.is_err() {
+            return;
+        }
         let mut reconnected = self.config.reconnected.subscribe();
-        let mut fresh = true;
+        let mut told = Told::Nothing;
         loop {
+            let healthy = *verdict.borrow_and_update() == Verdict::Passing;
             let announced = match self.ready.problem_of(&ingress) {
                 Some(reason) => Err(format!("not announced, its ingress is not bound: {reason}")),
                 None => self
-                    .announce(service, mapping, port, fresh)
+                    .announce(service, mapping, port, healthy, &mut told)
                     .await
                     .map_err(|error| error.to_string()),
             };
@@ -125,35 +151,16 @@ impl Announcer {
                 Ok(Some(refused)) => self.ready.problem(key.as_str(), refused),
                 Err(reason) => self.ready.problem(key.as_str(), reason),
             }
-            fresh = false;
-            let pause = if self.service_id(service).is_some() {
+            let pause = if told == Told::Health(healthy) {
                 RECHECK
             } else {
-                LAST_POLL
+                RETRY
             };
             tokio::select! {
                 Ok(()) = reconnected.changed() => {}
+                Ok(()) = verdict.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
-        }
-    }
-
-    async fn wait_for_application(&self, mapping: &PortMapping, key: &str) {
-        let address = SocketAddr::new(self.config.mesh.app_address, mapping.container_port);
-        let mut pause = FIRST_POLL;
-        loop {
-            let connect = tokio::time::timeout(APP_TIMEOUT, TcpStream::connect(address));
-            if matches!(connect.await, Ok(Ok(_))) {
-                return;
-            }
-            if pause == LAST_POLL {
-                self.ready.problem(
-                    key,
-                    format!("not announced yet, the application does not answer on {address}"),
-                );
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LAST_POLL);
         }
     }
 
@@ -163,7 +170,8 @@ impl Announcer {
         service: &Service,
         mapping: &PortMapping,
         port: u16,
-        fresh: bool,
+        healthy: bool,
+        told: &mut Told,
     ) -> Result<Option<String>, CallError> {
         let namespace = self.namespace_id().await?;
         let id = self.create_service(service, &namespace).await?;
@@ -174,10 +182,10 @@ impl Announcer {
             Err(error) if error.is("InvalidInput") => Some(error.to_string()),
             Err(error) => return Err(error),
         };
-        let attributes = self.instance(port);
-        let held = match fresh {
-            true => Held::Otherwise,
-            false => self.held(&id, &attributes).await?,
+        let mut attributes = self.instance(port);
+        let held = match told {
+            Told::Nothing => Held::Otherwise,
+            Told::Registered | Told::Health(_) => self.held(&id, &attributes).await?,
         };
         if let Held::TakenOut = held {
             tracing::warn!(
@@ -185,8 +193,12 @@ impl Announcer {
                 "taken out of the registry"
             );
             self.config.standing.taken_out.cancel();
+            return Ok(refused);
         }
         if let Held::Otherwise = held {
+            if !healthy {
+                attributes.insert("AWS_INIT_HEALTH_STATUS", "UNHEALTHY".to_owned());
+            }
             let input = json!({
                 "ServiceId": id,
                 "InstanceId": self.config.mesh.task_id,
@@ -194,14 +206,44 @@ impl Announcer {
                 "Attributes": attributes,
             });
             self.call("RegisterInstance", &input).await?;
+            *told = Told::Registered;
             tracing::info!(service = service.discovery_name, port, "registered");
             self.config.standing.registered.cancel();
         }
         self.registered
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(service.discovery_name.clone(), id);
+            .insert(service.discovery_name.clone(), id.clone());
+        if *told != Told::Health(healthy) {
+            self.tell_health(service, &id, healthy).await?;
+            *told = Told::Health(healthy);
+        }
         Ok(refused)
+    }
+
+    /// By the custom health status: an operator's DRAINING is an attribute, and stays.
+    async fn tell_health(
+        &self,
+        service: &Service,
+        id: &str,
+        healthy: bool,
+    ) -> Result<(), CallError> {
+        let status = if healthy { "HEALTHY" } else { "UNHEALTHY" };
+        let input = json!({
+            "ServiceId": id,
+            "InstanceId": self.config.mesh.task_id,
+            "Status": status,
+        });
+        let operation = "UpdateInstanceCustomHealthStatus";
+        match self.call(operation, &input).await {
+            // Of a service that knows no such status there is nothing to take back.
+            Err(error) if healthy && error.is("CustomHealthNotFound") => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => {
+                tracing::info!(service = service.discovery_name, status, "told");
+                Ok(())
+            }
+        }
     }
 
     async fn namespace_id(&self) -> Result<String, CallError> {
@@ -398,14 +440,6 @@ impl Announcer {
                 () = tokio::time::sleep(RECHECK) => {}
             }
         }
-    }
-
-    fn service_id(&self, service: &Service) -> Option<String> {
-        let registered = self
-            .registered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        registered.get(&service.discovery_name).cloned()
     }
 
     async fn call(&self, operation: &str, input: &Value) -> Result<Value, CallError> {

@@ -4,5 +4,6 @@ pub mod announce;
 pub mod client;
 pub mod document;
 pub mod names;
+mod readiness;
 pub mod state;
 pub mod subscribe;

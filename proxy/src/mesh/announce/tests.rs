@@ -1,9 +1,10 @@
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Json;
+use outrigger_xds::model::{HealthCheck, Probe};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -22,6 +23,8 @@ struct Registry {
     declared: Option<Value>,
     refuse_declaration: bool,
     deregistered: bool,
+    /// What `UpdateInstanceCustomHealthStatus` said last.
+    health: Option<Value>,
 }
 
 type Shared = Arc<Mutex<Registry>>;
@@ -68,6 +71,10 @@ fn answer(registry: &mut Registry, operation: &str, input: &Value) -> (StatusCod
         "RegisterInstance" => {
             registry.instance = Some(input["Attributes"].clone());
             ok(json!({"OperationId": "op"}))
+        }
+        "UpdateInstanceCustomHealthStatus" => {
+            registry.health = Some(input["Status"].clone());
+            ok(json!({}))
         }
         "/v1/nodes/t1/drain" => ok(json!({"acknowledged": 2, "connected": 3, "left_out": ["t9"]})),
         _ => ok(json!({})),
@@ -333,4 +340,72 @@ async fn drain_reports_and_deregister_names_every_service() {
     announcer.deregister().await;
     assert_eq!(calls.recv().await.as_deref(), Some("/v1/nodes/t1/drain"));
     assert_eq!(calls.recv().await.as_deref(), Some("DeregisterInstance"));
+}
+
+#[tokio::test]
+async fn whether_the_application_passes_is_told() {
+    let registry = Shared::default();
+    let (control, mut calls) = serve(registry.clone()).await;
+    let (listener, app) = application().await;
+    let mut announcer = announcer(control, app);
+    let document = announcer.config.mesh.document.as_mut().expect("given");
+    document.services[0].policy.health_check = Some(HealthCheck {
+        probe: Probe::Tcp,
+        interval: Duration::from_millis(10),
+        timeout: Duration::from_secs(5),
+        healthy_threshold: 1,
+        unhealthy_threshold: 2,
+    });
+    let (ready, reconnected) = (
+        announcer.ready.clone(),
+        announcer.config.reconnected.clone(),
+    );
+    let held = || registry.lock().expect("not poisoned");
+    let mut told = async || {
+        while calls.recv().await.expect("a call") != "UpdateInstanceCustomHealthStatus" {}
+        held().health.take().expect("told")
+    };
+    let script = async {
+        assert_eq!(told().await, "HEALTHY");
+        drop(listener);
+        assert_eq!(told().await, "UNHEALTHY");
+        let problem = ready.problem_of("application/orders").expect("a problem");
+        assert!(problem.contains(&app.to_string()), "{problem}");
+        // A registry that has forgotten everything never believes it healthy.
+        *held() = Registry::default();
+        reconnected.send_modify(|count| *count += 1);
+        assert_eq!(told().await, "UNHEALTHY");
+        let instance = held().instance.clone().expect("held");
+        assert_eq!(instance["AWS_INIT_HEALTH_STATUS"], "UNHEALTHY");
+        let _listener = TcpListener::bind(app).await.expect("binds again");
+        assert_eq!(told().await, "HEALTHY");
+        assert_eq!(ready.problem_of("application/orders"), None);
+    };
+    tokio::select! {
+        () = announcer.run(CancellationToken::new()) => {}
+        () = script => {}
+    }
+}
+
+#[tokio::test]
+async fn an_application_that_does_not_pass_yet_is_not_announced_and_that_is_told() {
+    let registry = Shared::default();
+    let (control, mut calls) = serve(registry.clone()).await;
+    let (listener, app) = application().await;
+    drop(listener);
+    let announcer = announcer(control, app);
+    let mut changed = announcer.ready.watch();
+    let script = async {
+        while announcer.ready.problem_of("application/orders").is_none() {
+            changed.changed().await.expect("lives");
+        }
+        assert!(calls.try_recv().is_err(), "it was announced");
+        let _listener = TcpListener::bind(app).await.expect("binds again");
+        while calls.recv().await.expect("a call") != "RegisterInstance" {}
+    };
+    tokio::select! {
+        () = announcer.run(CancellationToken::new()) => {}
+        () = script => {}
+    }
+    assert_eq!(announcer.ready.problem_of("application/orders"), None);
 }
