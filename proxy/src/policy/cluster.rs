@@ -232,7 +232,12 @@ impl Cluster {
         let members = self.lock();
         let candidates: Vec<Candidate<'_>> = members
             .iter()
-            .map(|member| (&member.endpoint, member.is_offered()))
+            .map(|member| Candidate {
+                endpoint: &member.endpoint,
+                counts: member.is_offered(),
+                passes: member.health != EndpointHealth::Unhealthy
+                    && !member.endpoint.probed_unhealthy.load(Relaxed),
+            })
             .collect();
         let policy = settings.outlier_detection.as_ref();
         let next = self.detector.run(policy, &candidates, now, &mut tell);

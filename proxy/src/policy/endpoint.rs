@@ -39,6 +39,8 @@ pub struct Endpoint {
     pub(crate) multiplier: AtomicU16,
     /// The rule that has ejected it; 0 is "not ejected".
     pub(crate) ejected_by: AtomicU8,
+    /// The registry or a probe has called it unhealthy since it was ejected.
+    pub(crate) found_sick: AtomicBool,
     /// The rule by which it has failed often enough to be ejected, or 0; the control runtime decides.
     pub(crate) suspect: AtomicU8,
     /// What our own active probes found.
@@ -67,6 +69,7 @@ impl Endpoint {
             ejected_until: AtomicU64::new(0),
             multiplier: AtomicU16::new(0),
             ejected_by: AtomicU8::new(0),
+            found_sick: AtomicBool::new(false),
             suspect: AtomicU8::new(0),
         }
     }

@@ -11,8 +11,14 @@ use super::{Ejection, Rule};
 use crate::policy::cluster::Event;
 use crate::policy::endpoint::Endpoint;
 
-/// A member of the cluster. One that drains, or has no weight, counts neither among all nor among those that are out.
-pub(crate) type Candidate<'a> = (&'a Arc<Endpoint>, bool);
+/// A member of the cluster.
+pub(crate) struct Candidate<'a> {
+    pub(crate) endpoint: &'a Arc<Endpoint>,
+    /// One that drains, or has no weight, counts neither among all nor among those that are out.
+    pub(crate) counts: bool,
+    /// Neither the registry nor our probes call it unhealthy.
+    pub(crate) passes: bool,
+}
 
 /// Outlier detection of one cluster.
 #[derive(Debug, Default)]
@@ -43,13 +49,11 @@ impl Detector {
         now: Duration,
         tell: &mut impl FnMut(Event),
     ) -> Option<Duration> {
-        let ends = |endpoint: &Endpoint| match policy {
-            Some(_) => endpoint.ejected_until.load(Relaxed),
-            // Switched off: what it did is undone.
-            None => 0,
-        };
-        for (endpoint, _) in members {
-            if endpoint.is_ejected() && ends(endpoint) <= millis(now) {
+        for candidate in members {
+            let endpoint = candidate.endpoint;
+            if endpoint.is_ejected() && (policy.is_none() || is_over(candidate, now)) {
+                let until = endpoint.ejected_until.load(Relaxed).min(millis(now));
+                endpoint.ejected_until.store(until, Relaxed);
                 endpoint.ejected_by.store(0, Relaxed);
                 forget(endpoint);
                 tell(Event::Returned(Arc::clone(endpoint)));
@@ -66,8 +70,9 @@ impl Detector {
             decay(policy, members, now);
         }
         let next = self.begin_interval(policy, members, now);
-        let ejected = members.iter().filter(|(endpoint, _)| endpoint.is_ejected());
-        let returns = ejected.map(|(endpoint, _)| endpoint.ejected_until.load(Relaxed));
+        let ejected = members.iter().map(|one| one.endpoint);
+        let ejected = ejected.filter(|endpoint| endpoint.is_ejected());
+        let returns = ejected.map(|endpoint| endpoint.ejected_until.load(Relaxed));
         returns.chain(next).min().map(Duration::from_millis)
     }
 
@@ -98,8 +103,8 @@ impl Detector {
         members: &[Candidate<'_>],
         now: Duration,
     ) -> Option<u64> {
-        let decays = |(endpoint, _): &Candidate<'_>| {
-            endpoint.multiplier.load(Relaxed) > 0 && !endpoint.is_ejected()
+        let decays = |one: &Candidate<'_>| {
+            one.endpoint.multiplier.load(Relaxed) > 0 && !one.endpoint.is_ejected()
         };
         if !shares::are_asked_for(policy) && !members.iter().any(decays) {
             self.interval_ends.store(0, Relaxed);
@@ -133,8 +138,8 @@ impl<'a, T: FnMut(Event)> Pass<'a, T> {
         now: Duration,
         tell: &'a mut T,
     ) -> Self {
-        let counted = || members.iter().filter(|(_, counts)| *counts);
-        let ejected = counted().filter(|(endpoint, _)| endpoint.is_ejected());
+        let counted = || members.iter().filter(|one| one.counts);
+        let ejected = counted().filter(|one| one.endpoint.is_ejected());
         Self {
             detector,
             policy,
@@ -147,15 +152,16 @@ impl<'a, T: FnMut(Event)> Pass<'a, T> {
 
     /// Those that requests have found failing too often in a row.
     fn suspects(&mut self, members: &[Candidate<'_>]) {
-        for (endpoint, counts) in members {
+        for candidate in members {
+            let endpoint = candidate.endpoint;
             let suspect = Rule::of_number(endpoint.suspect.swap(0, Relaxed));
             let Some(rule) = suspect else { continue };
             let failures = consecutive(endpoint, rule);
             forget_consecutive(endpoint);
             // The rule may be off by now.
-            if *counts && rule.limit(self.policy) > 0 {
+            if candidate.counts && rule.limit(self.policy) > 0 {
                 let because = format!("{failures} failures in a row");
-                self.eject(endpoint, rule, because);
+                self.eject(candidate, rule, because);
             }
         }
     }
@@ -164,10 +170,10 @@ impl<'a, T: FnMut(Event)> Pass<'a, T> {
     fn shares(&mut self, members: &[Candidate<'_>]) {
         let mut compared = Vec::new();
         let mut taken = Vec::new();
-        for (endpoint, counts) in members {
-            let share = Share::take(endpoint);
-            if *counts && !endpoint.is_ejected() {
-                compared.push(*endpoint);
+        for candidate in members {
+            let share = Share::take(candidate.endpoint);
+            if candidate.counts && !candidate.endpoint.is_ejected() {
+                compared.push(candidate);
                 taken.push(share);
             }
         }
@@ -176,7 +182,8 @@ impl<'a, T: FnMut(Event)> Pass<'a, T> {
         }
     }
 
-    fn eject(&mut self, endpoint: &Arc<Endpoint>, rule: Rule, because: String) {
+    fn eject(&mut self, candidate: &Candidate<'_>, rule: Rule, because: String) {
+        let endpoint = candidate.endpoint;
         if endpoint.is_ejected() {
             return;
         }
@@ -195,6 +202,7 @@ impl<'a, T: FnMut(Event)> Pass<'a, T> {
         let until = millis(self.now.saturating_add(duration));
         endpoint.ejected_until.store(until, Relaxed);
         endpoint.ejected_by.store(rule as u8, Relaxed);
+        endpoint.found_sick.store(!candidate.passes, Relaxed);
         forget(endpoint);
         self.out += 1;
         self.detector.ejections[rule as usize - 1].fetch_add(1, Relaxed);
@@ -207,9 +215,20 @@ impl<'a, T: FnMut(Event)> Pass<'a, T> {
     }
 }
 
+/// Its time is over, or it was found unhealthy meanwhile and is healthy again: that is newer than what it was ejected for (compare
+/// Envoy's `successful_active_health_check_uneject_host`).
+fn is_over(candidate: &Candidate<'_>, now: Duration) -> bool {
+    let endpoint = candidate.endpoint;
+    if !candidate.passes {
+        endpoint.found_sick.store(true, Relaxed);
+    }
+    let recovered = candidate.passes && endpoint.found_sick.load(Relaxed);
+    recovered || endpoint.ejected_until.load(Relaxed) <= millis(now)
+}
+
 /// An interval without an ejection makes the next one shorter.
 fn decay(policy: &OutlierDetection, members: &[Candidate<'_>], now: Duration) {
-    for (endpoint, _) in members {
+    for endpoint in members.iter().map(|one| one.endpoint) {
         let multiplier = endpoint.multiplier.load(Relaxed);
         let since = Duration::from_millis(endpoint.ejected_until.load(Relaxed));
         if multiplier > 0 && !endpoint.is_ejected() && since.saturating_add(policy.interval) <= now

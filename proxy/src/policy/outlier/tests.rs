@@ -381,6 +381,23 @@ fn what_returns_starts_with_clean_counters() {
 }
 
 #[test]
+fn what_is_found_unhealthy_and_then_healthy_while_it_is_out_returns_at_once() {
+    use EndpointHealth::{Healthy, Unhealthy};
+    let mut world = World::new(&only(Rule::Consecutive5xx), 3);
+    world.report(0, Outcome::LocalOrigin, 5);
+    assert_eq!(world.after(0).len(), 1);
+    world.set(&[Healthy; 3]);
+    world.after(1);
+    assert_eq!(world.out(), [0], "that it is healthy is nothing new");
+    world.set(&[Unhealthy, Healthy, Healthy]);
+    world.after(1);
+    assert_eq!(world.out(), [0]);
+    world.set(&[Healthy; 3]);
+    world.after(1);
+    assert!(world.out().is_empty());
+}
+
+#[test]
 fn a_removed_and_added_endpoint_starts_afresh() {
     let mut world = World::new(&only(Rule::Consecutive5xx), 2);
     world.report(1, Outcome::LocalOrigin, 5);
