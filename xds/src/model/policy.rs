@@ -3,7 +3,17 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// A whole number that says what it may be; a reader of settings does not know what a `u8` is.
+pub(super) fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    let fits = |number: &i64| (0..=100).contains(number);
+    let number = i64::deserialize(deserializer).ok().filter(fits);
+    number
+        .and_then(|number| u8::try_from(number).ok())
+        .ok_or_else(|| D::Error::custom("must be a percentage from 0 to 100"))
+}
 
 /// How often and what may be tried again; the classes are DESIGN section 4's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +156,7 @@ pub struct OutlierDetection {
     #[serde(with = "humantime_serde")]
     pub max_ejection_time: Duration,
     /// Share of endpoints that may be ejected at once, in percent; one may always be when there are two or more.
+    #[serde(deserialize_with = "percent")]
     pub max_ejection_percent: u8,
 }
 
@@ -192,6 +203,7 @@ impl Default for SuccessRate {
 #[serde(default, deny_unknown_fields)]
 pub struct FailurePercentage {
     /// Share of failures that ejects, in percent.
+    #[serde(deserialize_with = "percent")]
     pub threshold: u8,
     /// Endpoints with enough requests that there must be.
     pub minimum_hosts: u32,

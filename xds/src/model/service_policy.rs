@@ -29,6 +29,7 @@ pub struct ServicePolicy {
     /// Active probes; `None` is no probes.
     pub health_check: Option<HealthCheck>,
     /// In percent, see [`Cluster::panic_threshold`].
+    #[serde(deserialize_with = "super::policy::percent")]
     pub panic_threshold: u8,
     /// See [`Cluster::slow_start`].
     #[serde(with = "humantime_serde")]
@@ -102,7 +103,7 @@ impl ServicePolicy {
     }
 
     /// Reads and checks a table of settings of a service that speaks `protocol`; the error has every setting that is wrong.
-    pub fn from_json(table: Value, protocol: Protocol) -> Result<Self, Vec<PolicyError>> {
+    pub fn from_json(mut table: Value, protocol: Protocol) -> Result<Self, Vec<PolicyError>> {
         let mut errors = Vec::new();
         each_setting(&table, &mut Vec::new(), &mut |path, value| {
             // Serde stops at the first error. No setting needs another one beside it, so each can be read alone.
@@ -123,24 +124,26 @@ impl ServicePolicy {
                 reason,
             }));
         });
-        if !errors.is_empty() {
-            return Err(errors);
-        }
         let shown = table.get("health_check").map(shown);
-        let policy: Self = serde_json::from_value(table).map_err(|error| {
+        for error in &errors {
+            remove(&mut table, &error.field);
+        }
+        match serde_json::from_value::<Self>(table) {
+            Ok(policy) => {
+                errors.extend(policy.check(protocol));
+                if errors.is_empty() {
+                    return Ok(policy);
+                }
+            }
             // Only a health check has settings that exclude each other.
-            vec![PolicyError {
+            Err(error) if errors.is_empty() => errors.push(PolicyError {
                 field: "health_check".to_owned(),
                 value: shown.unwrap_or_default(),
                 reason: error.to_string(),
-            }]
-        })?;
-        let errors = policy.check(protocol);
-        if errors.is_empty() {
-            Ok(policy)
-        } else {
-            Err(errors)
+            }),
+            Err(_) => {}
         }
+        Err(errors)
     }
 
     /// What differs from the defaults, in an order that depends on nothing else.
@@ -170,6 +173,15 @@ fn shown(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn remove(table: &mut Value, field: &str) {
+    let (within, name) = field.rsplit_once('.').unwrap_or(("", field));
+    let mut inner = within.split('.').filter(|name| !name.is_empty());
+    let parent = inner.try_fold(table, |value, name| value.get_mut(name));
+    if let Some(Value::Object(parent)) = parent {
+        parent.remove(name);
+    }
 }
 
 /// Calls `each` with the path and the value of everything that is not a table with something in it.

@@ -63,7 +63,8 @@ fn the_switch_of_the_ejection_takes_both_ways() {
 #[test]
 fn every_setting_that_cannot_be_read_is_named() {
     let found = errors(json!({
-        "colour": "red", "lb": "random", "slow_start": 5,
+        "colour": "red", "lb": "random", "panic_threshold": 101, "slow_start": 5,
+        "connect_timeout": "0s",
         "retry": {"num_retries": -1, "per_try_timeout": "soon", "tries": 3},
         "outlier_detection": {"interval": "1s", "success_rate": {"stdev": 1}, "max_ejection_percent": 256},
     }));
@@ -72,10 +73,12 @@ fn every_setting_that_cannot_be_read_is_named() {
         ("lb", "random"),
         ("outlier_detection.max_ejection_percent", "256"),
         ("outlier_detection.success_rate.stdev", "1"),
+        ("panic_threshold", "101"),
         ("retry.num_retries", "-1"),
         ("retry.per_try_timeout", "soon"),
         ("retry.tries", "3"),
         ("slow_start", "5"),
+        ("connect_timeout", "0s"),
     ];
     let expected = expected.map(|(field, value)| (field.to_owned(), value.to_owned()));
     assert_eq!(found, expected);
@@ -92,7 +95,7 @@ fn a_list_is_no_table() {
 #[test]
 fn every_setting_out_of_its_range_is_named() {
     let found = errors(json!({
-        "connect_timeout": "0s", "panic_threshold": 101, "slow_start": "1s", "lb": "ring_hash",
+        "connect_timeout": "0s", "slow_start": "1s", "lb": "ring_hash",
         "retry": {"num_retries": 11, "retriable_status_codes": [503, 99], "back_off_base": "2s", "hedge_after": "0s"},
         "circuit_breakers": {"max_requests": 0, "retry_budget_percent": 101, "adaptive_concurrency": {"min_concurrency": 9, "max_concurrency": 8}},
         "outlier_detection": {"interval": "0s", "max_ejection_time": "1s", "failure_percentage": {"threshold": 0}},
@@ -102,7 +105,6 @@ fn every_setting_out_of_its_range_is_named() {
     let expected = [
         "connect_timeout",
         "slow_start",
-        "panic_threshold",
         "retry.num_retries",
         "retry.retriable_status_codes",
         "retry.hedge_after",
