@@ -1,6 +1,7 @@
 //! The data plane on a static file: real sidecar processes, real clients, applications in threads.
 
 mod bodies;
+mod breakers;
 mod clusters;
 mod common;
 mod ends;
@@ -17,3 +18,4 @@ mod trailers;
 mod transparent;
 mod tunnels;
 mod windows;
+mod zones;
