@@ -12,7 +12,7 @@ const VARIABLE: &str = "OUTRIGGER_MUTANT";
 pub(crate) enum Mutant {
     /// A drain does not tell the control server.
     SilentDrain,
-    /// A drain tells it and goes on at once, whoever still offers this task.
+    /// A drain tells it and waits for nobody: not for whoever still offers this task, nor for their connections to close.
     SkipAcknowledgements,
     /// Whatever waits to be accepted at the end is closed with its socket.
     LeaveAcceptQueue,
