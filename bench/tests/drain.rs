@@ -3,7 +3,7 @@
 mod common;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -13,9 +13,13 @@ use http::Request;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use outrigger_bench::fleet::{AppProtocol, Fleet, Service, Sidecar, Task, call, wait_for};
+use outrigger_bench::fleet::{AppProtocol, Fleet, Process, Service, Sidecar, Task, call, wait_for};
 use outrigger_bench::load::{Load, Plan, Record, Wire};
-use tokio::net::TcpStream;
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::process::Command;
 
 /// Two tasks of a service and a client without a document.
 struct Pair {
@@ -288,6 +292,194 @@ async fn an_idle_sidecar_drains_at_once_without_the_control_server() -> anyhow::
         pair.client.process.ended(PATIENCE).await?;
         let took = start.elapsed();
         ensure!(took < Duration::from_secs(5), "the client's took {took:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// Both ways in which somebody else takes a task out. A client that does not answer shows what happens meanwhile.
+async fn taken_out(first: u8, deregistered: bool) -> anyhow::Result<()> {
+    let mut pair = Pair::start(first, AppProtocol::Http).await?;
+    let witness = Beside::new(&pair.fleet, "witness", first + 3)
+        .start(&pair.fleet)
+        .await?;
+    connected(&pair.fleet, "witness", true).await?;
+    dial(&witness, "slow", pair.service.port).await?;
+    let load = Load::start(Plan {
+        method: http::Method::POST,
+        path: "/echo".to_owned(),
+        body: Bytes::from_static(b"order"),
+        connections: 4,
+        ..Plan::new(pair.address, pair.authority())
+    });
+    wait_for("both tasks to have answered", PATIENCE, || async {
+        Ok((load.snapshot().by_task.len() == 2).then_some(()))
+    })
+    .await?;
+    let discovered =
+        json!({ "NamespaceName": "demo", "ServiceName": "slow", "HealthStatus": "ALL" });
+    let services = pair.fleet.cloud_map("ListServices", json!({})).await?;
+    let service = services["Services"][0]["Id"].clone();
+    let instance = json!({ "ServiceId": service, "InstanceId": "slow-1" });
+    witness.process.signal(Signal::STOP)?;
+    if deregistered {
+        let begun = pair.fleet.cloud_map("DeregisterInstance", instance).await?;
+        let operation = async || pair.fleet.cloud_map("GetOperation", begun.clone()).await;
+        let pending = operation().await?;
+        ensure!(pending["Operation"]["Status"] == "PENDING", "{pending}");
+        drained(&pair.tasks[0].sidecar).await?;
+        witness.process.signal(Signal::CONT)?;
+        wait_for("the operation's end", PATIENCE, || async {
+            let ended = operation().await?;
+            Ok((ended["Operation"]["Status"] == "SUCCESS").then_some(()))
+        })
+        .await?;
+    } else {
+        let path = http::Request::post("/v1/nodes/slow-1/drain");
+        let told = tokio::spawn(call(pair.fleet.api, path, String::new()));
+        wait_for("the task to drain", PATIENCE, || async {
+            let ready = json_page(pair.tasks[0].sidecar.admin, "/ready").await?;
+            Ok((ready["draining"] == true).then_some(()))
+        })
+        .await?;
+        witness.process.signal(Signal::CONT)?;
+        let (status, told) = told.await??;
+        ensure!(status == http::StatusCode::OK, "{status}: {told}");
+        ensure!(told.contains("\"left_out\":[]"), "{told}");
+        drained(&pair.tasks[0].sidecar).await?;
+    }
+    with_log(
+        answered_by(pair.address, "slow", &["slow-2"]).await,
+        &pair.client,
+    )?;
+    let left = pair
+        .fleet
+        .cloud_map("DiscoverInstances", discovered)
+        .await?;
+    let left = left["Instances"].as_array().context("instances")?;
+    ensure!(
+        left.len() == 1 && left[0]["InstanceId"] == "slow-2",
+        "{left:?}"
+    );
+    none_failed(load.stop().await, &pair.client)?;
+    let leaver = &mut pair.tasks[0].sidecar.process;
+    leaver.terminate()?;
+    let status = leaver.ended(PATIENCE).await?;
+    ensure!(status.success(), "{status}:\n{}", leaver.log_tail());
+    Ok(())
+}
+
+/// Waits until the sidecar has said what its drain waited for.
+async fn drained(sidecar: &Sidecar) -> anyhow::Result<String> {
+    let said = wait_for("the drain's end", PATIENCE, || async {
+        let ready = json_page(sidecar.admin, "/ready").await?;
+        Ok(ready["drained"].as_str().map(str::to_owned))
+    });
+    with_log(said.await, sidecar)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_somebody_else_deregisters_drains_and_does_not_come_back() -> anyhow::Result<()>
+{
+    bounded(taken_out(200, true)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_an_operator_drains_leaves_as_if_it_had_been_told_itself() -> anyhow::Result<()>
+{
+    bounded(taken_out(204, false)).await
+}
+
+/// The application ends together with its sidecar: it finishes what it has, and calls others for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_that_is_ending_can_still_call_others() -> anyhow::Result<()> {
+    bounded(async {
+        let pair = Pair::start(208, AppProtocol::Http).await?;
+        // The test is the application.
+        let app = TcpListener::bind(("127.0.1.211", 0)).await?;
+        let port = free_port()?;
+        let declared = Port {
+            name: "front",
+            container: app.local_addr()?.port(),
+            alias: port,
+        };
+        let mut flags = Beside::new(&pair.fleet, "front", 211);
+        flags.document = Some(document("demo", &[declared]));
+        let mut front = flags.start(&pair.fleet).await?;
+        let others = dial(&front, "slow", pair.service.port).await?;
+        let address = dial(&pair.client, "front", port).await?;
+        wait_for("front to be announced", PATIENCE, || async {
+            let clusters = page(pair.client.admin, "/clusters").await?;
+            Ok(clusters.contains("\"front\"").then_some(()))
+        })
+        .await?;
+        let asked = tokio::spawn(call(address, http::Request::get("/"), String::new()));
+        let mut request = loop {
+            // The sidecar looks whether the application is there.
+            let (mut stream, _) = app.accept().await?;
+            if stream.read(&mut [0; 1024]).await? > 0 {
+                break stream;
+            }
+        };
+        front.process.terminate()?;
+        wait_for("the drain to begin", PATIENCE, || async {
+            Ok((json_page(front.admin, "/ready").await?["draining"] == true).then_some(()))
+        })
+        .await?;
+        none_failed(gets(others, "slow", 5).await, &front)?;
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        request.write_all(answer.as_bytes()).await?;
+        let (status, _) = asked.await??;
+        ensure!(status == http::StatusCode::OK, "{status}");
+        // Nothing of its own is in flight any more, and still it has something to say.
+        none_failed(gets(others, "slow", 5).await, &front)?;
+        let status = front.process.ended(PATIENCE).await?;
+        ensure!(status.success(), "{status}");
+        let log = front.process.log_tail();
+        ensure!(
+            log.contains("drained: 3/3 acknowledged, 1 in flight finished"),
+            "{log}"
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_s_socket_drains_a_task() -> anyhow::Result<()> {
+    bounded(async {
+        let folder = tempfile::tempdir()?;
+        let socket = folder.path().join("admin.sock");
+        let (ingress, app) = (
+            free_address(Ipv4Addr::new(127, 0, 1, 215))?,
+            free_address(Ipv4Addr::new(127, 0, 1, 215))?,
+        );
+        let path = folder.path().join("sidecar.toml");
+        std::fs::write(&path, file("ingress", ingress, "http", "http", &[app], ""))?;
+        let mut command = Command::new(tokio::task::spawn_blocking(binaries).await??.proxy);
+        command.arg("--static").arg(&path);
+        command.args(["--admin", "127.0.0.1:0"]);
+        // As ECS has it for the sidecar of its own.
+        command.env("APPNET_AGENT_ADMIN_UDS_PATH", &socket);
+        let mut process = Process::spawn("sidecar", command, folder.path())?;
+        let admin = process.listening("admin", PATIENCE).await?;
+        let mut agent = wait_for("the agent's socket", PATIENCE, || async {
+            Ok(Some(UnixStream::connect(&socket).await?))
+        })
+        .await?;
+        let request = "GET /drain_listeners?inboundonly HTTP/1.1\r\nhost: agent\r\n\r\n";
+        agent.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        agent.read_to_string(&mut answer).await?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        wait_for("the drain's end", PATIENCE, || async {
+            let ready = json_page(admin, "/ready").await?;
+            Ok((ready["drained"] == "0 in flight finished").then_some(()))
+        })
+        .await?;
+        process.terminate()?;
+        let status = process.ended(PATIENCE).await?;
+        ensure!(status.success() && !socket.exists(), "{status}");
         Ok(())
     })
     .await
