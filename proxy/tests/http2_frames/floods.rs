@@ -167,7 +167,7 @@ pub(crate) const CASES: &[Case] = &[
     }),
     client("flood a client that reads nothing and asks for more", "RFC 9113 §10.5", "", |_| {
         // A sidecar of its own, whose memory no other case uses.
-        let world = World::start(0);
+        let world = World::start("egress", 0);
         let mut conn = world.client();
         let before = world.memory();
         // Each PING wants an answer that is never taken: what cannot be written stops what is read, or the flood ends.
@@ -179,7 +179,7 @@ pub(crate) const CASES: &[Case] = &[
     }),
     client("flood windows that stay closed with many answers held", "RFC 9113 §10.5", "", |_| {
         // A sidecar of its own, whose memory no other case uses.
-        let world = World::start(0);
+        let world = World::start("egress", 0);
         let mut conn = world.client_with(&[(INITIAL_WINDOW_SIZE, 0)]);
         let before = world.memory();
         let block = request("GET", "/large", &[]);

@@ -5,6 +5,7 @@ mod accepted;
 mod endpoint;
 mod floods;
 mod header_blocks;
+mod leaving;
 mod messages;
 mod server;
 mod verdict;
@@ -72,6 +73,7 @@ fn main() {
         header_blocks::CASES,
         endpoint::CASES,
         floods::CASES,
+        leaving::CASES,
     ];
     let cases: Vec<&'static Case> = cases.into_iter().flatten().collect();
     let stages = cases
@@ -80,7 +82,7 @@ fn main() {
     let world = if arguments.list {
         None
     } else {
-        Some(Arc::new(World::start(stages.count())))
+        Some(Arc::new(World::start("egress", stages.count())))
     };
     let trials = cases.into_iter().map(|case| {
         let side = match case.run {

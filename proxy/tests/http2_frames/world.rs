@@ -104,14 +104,14 @@ fn free(host: [u8; 4]) -> SocketAddr {
 }
 
 impl World {
-    /// `stages` is how many cases play an endpoint.
-    pub(crate) fn start(stages: usize) -> Self {
+    /// `direction` is that of the listener; `stages` is how many cases play an endpoint.
+    pub(crate) fn start(direction: &str, stages: usize) -> Self {
         let seen = Arc::default();
         let origin = application(Arc::clone(&seen));
         let listener = free([127, 62, 0, 2]);
         let mut text = format!(
             "[[cluster]]\nname = \"app\"\nprotocol = \"http\"\nretries = 0\nendpoints = [{{ address = \"{origin}\" }}]\n\
-             [[listener]]\nname = \"in\"\ndirection = \"egress\"\naddress = \"{listener}\"\nprotocol = \"http\"\n\
+             [[listener]]\nname = \"in\"\ndirection = \"{direction}\"\naddress = \"{listener}\"\nprotocol = \"http\"\n\
              cluster = \"app\"\n"
         );
         let mut set = Vec::new();
@@ -157,8 +157,27 @@ impl World {
     }
 
     pub(crate) fn page(&self, path: &str) -> String {
+        self.admin(&format!("GET {path}"))
+    }
+
+    /// Has the sidecar drain, and waits until it has begun.
+    pub(crate) fn drain(&self) {
+        self.admin("POST /drain");
+        self.until("/ready", "\"draining\":true");
+    }
+
+    /// Asks for a page until it has this text.
+    pub(crate) fn until(&self, path: &str, text: &str) {
+        let start = Instant::now();
+        while !self.page(path).contains(text) {
+            assert!(start.elapsed() < PATIENCE, "no {text} on {path}");
+        }
+    }
+
+    fn admin(&self, line: &str) -> String {
         let mut stream = TcpStream::connect(self.admin).expect("the admin page is bound");
-        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("{line} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
         stream
             .write_all(request.as_bytes())
             .expect("it fits the socket");
