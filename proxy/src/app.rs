@@ -213,7 +213,7 @@ fn start_workers(config: &Config) -> Result<Parts, StartError> {
             )
         })
         .unzip();
-    let workers = Workers(handles.into());
+    let workers = Workers::new(handles);
     for (id, commands) in queues.into_iter().enumerate() {
         let (current, workers, drain) = (Arc::clone(&current), workers.clone(), drain.clone());
         let retired = clusters.retirements();

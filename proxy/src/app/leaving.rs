@@ -77,8 +77,9 @@ pub(super) async fn close(parts: &Parts, bound: Duration) {
     // At the bound it ends in the middle of whatever there is.
     let _quiet = tokio::time::timeout(bound, quiet(parts)).await;
     parts.drain.enter(Phase::Stopped);
+    // Until then whoever waits to be accepted is no connection yet, and until it has sent its request nothing is in flight.
+    drain::until_idle(|| parts.workers.queues(), CLOSING).await;
     let connections = || parts.workers.connections();
-    // What came at the very last is in flight by now.
     drain::until_idle(connections, CLOSING).await;
     let metrics = &parts.metrics;
     let in_flight = || metrics.traffic("ingress").in_flight + metrics.traffic("egress").in_flight;

@@ -52,9 +52,25 @@ impl Drop for Bound {
 /// What a worker thread is told to do.
 pub(crate) enum Command {
     /// Accept on this socket, which the worker then owns.
-    Accept(std::net::TcpListener, Arc<Accepting>),
+    Accept(std::net::TcpListener, Arc<Accepting>, Queue),
     /// Serve this connection, accepted by another worker.
     Serve(std::net::TcpStream, Arc<Accepting>, Place),
+}
+
+/// A listening socket that may have somebody in its accept queue, in the count of all.
+pub(crate) struct Queue(Workers);
+
+impl Queue {
+    fn of(workers: &Workers) -> Self {
+        workers.queues.fetch_add(1, Relaxed);
+        Self(workers.clone())
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.0.queues.fetch_sub(1, Relaxed);
+    }
 }
 
 /// One connection in a worker's count, from the moment the worker is chosen.
@@ -65,7 +81,7 @@ pub(crate) struct Place {
 
 impl Place {
     fn take(workers: &Workers, worker: usize) -> Self {
-        workers.0[worker].connections.fetch_add(1, Relaxed);
+        workers.handles[worker].connections.fetch_add(1, Relaxed);
         Self {
             workers: workers.clone(),
             worker,
@@ -75,7 +91,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.workers.0[self.worker]
+        self.workers.handles[self.worker]
             .connections
             .fetch_sub(1, Relaxed);
     }
@@ -94,7 +110,10 @@ pub(crate) struct Accepting {
 
 /// The workers' command queues and how many connections each has.
 #[derive(Clone)]
-pub(crate) struct Workers(pub(crate) Arc<[Handle]>);
+pub(crate) struct Workers {
+    handles: Arc<[Handle]>,
+    queues: Arc<AtomicU32>,
+}
 
 /// One worker, from outside.
 pub(crate) struct Handle {
@@ -103,9 +122,21 @@ pub(crate) struct Handle {
 }
 
 impl Workers {
+    pub(crate) fn new(handles: Vec<Handle>) -> Self {
+        Self {
+            handles: handles.into(),
+            queues: Arc::default(),
+        }
+    }
+
+    /// Sockets that are accepted on.
+    pub(crate) fn queues(&self) -> u64 {
+        u64::from(self.queues.load(Relaxed))
+    }
+
     /// Connections open on all workers.
     pub(crate) fn connections(&self) -> u64 {
-        self.0
+        self.handles
             .iter()
             .map(|worker| u64::from(worker.connections.load(Relaxed)))
             .sum()
@@ -128,12 +159,13 @@ impl Workers {
             ended: ended.clone(),
         });
         let quiet = self
-            .0
+            .handles
             .iter()
             .min_by_key(|worker| worker.connections.load(Relaxed));
         let worker = quiet.ok_or_else(|| io::Error::other("there is no worker"))?;
         let same = socket.try_clone()?;
-        let told = worker.commands.try_send(Command::Accept(same, accepting));
+        let accept = Command::Accept(same, accepting, Queue::of(self));
+        let told = worker.commands.try_send(accept);
         told.map_err(|_| io::Error::other("the worker does not take commands"))?;
         Ok(Bound {
             address,
@@ -167,11 +199,15 @@ pub(crate) async fn run_worker(
 ) {
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Accept(socket, accepting) => match TcpListener::from_std(socket) {
+            Command::Accept(socket, accepting, queue) => match TcpListener::from_std(socket) {
                 Ok(socket) => {
                     let (worker, workers, drain) =
                         (Rc::clone(&worker), workers.clone(), drain.clone());
-                    tokio::task::spawn_local(accept(worker, workers, socket, accepting, drain));
+                    let accepted = accept(worker, workers, socket, accepting, drain);
+                    tokio::task::spawn_local(async move {
+                        accepted.await;
+                        drop(queue);
+                    });
                 }
                 Err(error) => tracing::error!(%error, "a bound socket cannot be accepted on"),
             },
@@ -270,8 +306,8 @@ fn dispatch(
     stream: TcpStream,
     drain: &Drain,
 ) {
-    let load = |id: usize| workers.0[id].connections.load(Relaxed);
-    let fewest = (0..workers.0.len())
+    let load = |id: usize| workers.handles[id].connections.load(Relaxed);
+    let fewest = (0..workers.handles.len())
         .min_by_key(|id| load(*id))
         .unwrap_or(worker.id);
     let here = |stream| {
@@ -281,7 +317,7 @@ fn dispatch(
     if fewest == worker.id || load(fewest) >= load(worker.id) {
         return here(stream);
     }
-    let Ok(queue) = workers.0[fewest].commands.try_reserve() else {
+    let Ok(queue) = workers.handles[fewest].commands.try_reserve() else {
         return here(stream);
     };
     if let Ok(stream) = stream.into_std() {
