@@ -2,13 +2,22 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use common::*;
 use outrigger_bench::fleet::{Fleet, Process, Sidecar, Task, wait_for};
 use outrigger_bench::load::{Load, Plan};
+use outrigger_xds::model::{Address, Endpoint, EndpointSet};
+use outrigger_xds::transport::{NodeEvents, Published, StreamId, serve_ads};
+use outrigger_xds::{NodeInfo, Rejection, Resource, ResourceSet};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
 
 /// Two tasks of `orders` and a client.
 struct Mesh<'a> {
@@ -285,4 +294,199 @@ async fn register_service(fleet: &Fleet, name: &str, port: u16) -> anyhow::Resul
     let input = json!({ "ServiceId": id, "Attributes": attributes });
     fleet.cloud_map("UpdateServiceAttributes", input).await?;
     Ok(id.to_owned())
+}
+
+/// An older copy of the registry's file has a task that is gone and lacks one that is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_server_restarted_with_an_old_copy_of_its_file_costs_no_request()
+-> anyhow::Result<()> {
+    bounded(async {
+        let mut mesh = Mesh::start(124).await?;
+        let registry = mesh.fleet.folder().join("registry");
+        let copy = mesh.fleet.folder().join("copy");
+        // Only a file that nobody writes can be copied.
+        mesh.kill_control().await?;
+        copy_folder(&registry, &copy)?;
+        start_control(&mut mesh.fleet).await?;
+        mesh.all_connected().await?;
+        let _third = task(&mesh.fleet, mesh.port, mesh.first, 3).await?;
+        let load = Load::start(Plan {
+            method: http::Method::POST,
+            path: "/echo".to_owned(),
+            rate: Some(100),
+            connections: 4,
+            ..Plan::new(mesh.address, format!("orders:{}", mesh.port))
+        });
+        let third_answers = async || {
+            let before = third_seen(&load);
+            wait_for("answers of the third task", PATIENCE, || async {
+                Ok((third_seen(&load) > before).then_some(()))
+            })
+            .await
+        };
+        third_answers().await?;
+        mesh.tasks.remove(0).drain(PATIENCE).await?;
+        mesh.kill_control().await?;
+        std::fs::remove_dir_all(&registry)?;
+        copy_folder(&copy, &registry)?;
+        start_control(&mut mesh.fleet).await?;
+        for id in ["client", "orders-2", "orders-3"] {
+            connected(&mesh.fleet, id, true).await?;
+        }
+        wait_for("the third task in the old copy", PATIENCE, || async {
+            let query =
+                json!({ "NamespaceName": "demo", "ServiceName": "orders", "HealthStatus": "ALL" });
+            let answer = mesh.fleet.cloud_map("DiscoverInstances", query).await?;
+            Ok(answer.to_string().contains("orders-3").then_some(()))
+        })
+        .await?;
+        third_answers().await?;
+        sent_more(&load, 100).await?;
+        none_failed(load, &mesh.client).await
+    })
+    .await
+}
+
+fn third_seen(load: &Load) -> u64 {
+    let record = load.snapshot();
+    record
+        .by_task
+        .get("orders-3")
+        .map_or(0, |seen| seen.answers)
+}
+
+fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+/// What a fake control server was told.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Acknowledged(String),
+    Rejected(String),
+}
+
+/// A control server that publishes the same to everybody.
+struct Fake {
+    published: watch::Sender<Option<Arc<Published>>>,
+    nodes: Mutex<Vec<String>>,
+    told: mpsc::Sender<Told>,
+}
+
+impl Fake {
+    /// Listens where the real one did, which is dead.
+    async fn start(
+        xds: SocketAddr,
+        resources: Vec<Resource>,
+    ) -> anyhow::Result<(tokio::task::JoinHandle<()>, mpsc::Receiver<Told>)> {
+        let set = ResourceSet::from_model(resources).map_err(|error| anyhow!("{error:?}"))?;
+        let set = Arc::new(set);
+        let (told, heard) = mpsc::channel(1024);
+        let fake = Self {
+            published: watch::Sender::new(Some(Arc::new(Published { sequence: 1, set }))),
+            nodes: Mutex::default(),
+            told,
+        };
+        let listener = wait_for("the port to be free", PATIENCE, || async {
+            Ok(Some(TcpListener::bind(xds).await?))
+        })
+        .await?;
+        let serving = async move {
+            let epoch = "nonsense".to_owned();
+            drop(serve_ads(listener, Arc::new(fake), epoch, std::future::pending()).await);
+        };
+        Ok((tokio::spawn(serving), heard))
+    }
+
+    fn node(&self, stream: StreamId) -> String {
+        let nodes = self.nodes.lock().expect("nobody panics with it");
+        let index = usize::try_from(stream.0).expect("few streams");
+        nodes[index].clone()
+    }
+}
+
+impl NodeEvents for Fake {
+    fn connected(&self, node: &NodeInfo) -> Result<StreamId, String> {
+        let mut nodes = self.nodes.lock().expect("nobody panics with it");
+        nodes.push(node.id.clone());
+        Ok(StreamId(nodes.len() as u64 - 1))
+    }
+
+    fn acknowledged(&self, stream: StreamId, _: u64, _: &BTreeSet<String>) {
+        let _full = self.told.try_send(Told::Acknowledged(self.node(stream)));
+    }
+
+    fn rejected(&self, stream: StreamId, _: Rejection) {
+        let _full = self.told.try_send(Told::Rejected(self.node(stream)));
+    }
+
+    fn disconnected(&self, _: StreamId) {}
+
+    fn namespace(&self, _: &str) -> watch::Receiver<Option<Arc<Published>>> {
+        self.published.subscribe()
+    }
+
+    fn closed(&self, _: StreamId) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+}
+
+async fn hears(heard: &mut mpsc::Receiver<Told>, expected: Told) -> anyhow::Result<()> {
+    let hear = async { while heard.recv().await.is_some_and(|told| told != expected) {} };
+    let heard = tokio::time::timeout(PATIENCE, hear).await;
+    heard.with_context(|| format!("{expected:?} is not heard"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_server_that_returns_nonsense_costs_no_request() -> anyhow::Result<()> {
+    bounded(async {
+        let mut mesh = Mesh::start(128).await?;
+        let load = mesh.load();
+        mesh.kill_control().await?;
+        let xds = mesh.fleet.xds;
+
+        // Bytes that are no protocol.
+        let listener = wait_for("the port to be free", PATIENCE, || async {
+            Ok(Some(TcpListener::bind(xds).await?))
+        })
+        .await?;
+        for _ in 0..6 {
+            let (mut stream, _) = listener.accept().await?;
+            // Whoever closes at once has seen enough.
+            let _closed = stream.write_all(&[0xff; 4096]).await;
+        }
+        drop(listener);
+        sent_more(&load, 50).await?;
+
+        // An empty world.
+        let (serving, mut heard) = Fake::start(xds, Vec::new()).await?;
+        hears(&mut heard, Told::Acknowledged("client".to_owned())).await?;
+        sent_more(&load, 100).await?;
+        serving.abort();
+
+        // Endpoints that are the sidecar itself.
+        let endpoints = Resource::Endpoints(EndpointSet {
+            cluster: "demo/orders".to_owned(),
+            endpoints: vec![Endpoint::new(Address::Ip(mesh.address))],
+        });
+        let (serving, mut heard) = Fake::start(xds, vec![endpoints]).await?;
+        hears(&mut heard, Told::Rejected("client".to_owned())).await?;
+        sent_more(&load, 100).await?;
+        serving.abort();
+
+        start_control(&mut mesh.fleet).await?;
+        mesh.all_connected().await?;
+        sent_more(&load, 50).await?;
+        none_failed(load, &mesh.client).await?;
+        with_log(
+            answered_by(mesh.address, "orders", BOTH).await,
+            &mesh.client,
+        )
+    })
+    .await
 }
