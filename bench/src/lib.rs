@@ -14,6 +14,7 @@ pub mod origin;
 pub mod peers;
 pub mod relay;
 pub mod report;
+pub mod sim;
 
 /// Resolves at SIGTERM or Ctrl-C.
 pub async fn stop_signal() {

@@ -19,6 +19,7 @@ use outrigger_bench::load::command as load;
 use outrigger_bench::origin::lean::Lean;
 use outrigger_bench::origin::{self, Manner, Origin};
 use outrigger_bench::report;
+use outrigger_bench::sim;
 
 #[derive(Parser)]
 #[command(
@@ -74,6 +75,8 @@ enum Command {
     Compare(compare::Options),
     /// Hostile clients against a sidecar: what a good client notices, and what memory it takes
     Attack(attack::Options),
+    /// A scenario on paper: our policy beside Service Connect's in virtual time, from a seed
+    Sim(sim::Options),
     /// What `compare` found, as an HTML page and a Markdown table
     Report(report::Options),
     /// Instructions per request with a hundred times more endpoints or services, under valgrind
@@ -143,6 +146,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Deploy(options) => return deploy::run(options).await,
         Command::Faults(options) => return faults::run(options).await,
         Command::Attack(options) => return attack::run(options).await,
+        Command::Sim(options) => return sim::run(options).await,
         Command::Load(options) => return load::run(options).await,
         Command::Origin {
             listen,
