@@ -75,6 +75,9 @@ enum Command {
     Compare(compare::Options),
     /// Hostile clients against a sidecar: what a good client notices, and what memory it takes
     Attack(attack::Options),
+    /// A task of a scenario that is played with real processes
+    #[command(hide = true)]
+    Application(sim::application::Options),
     /// A scenario on paper: our policy beside Service Connect's in virtual time, from a seed
     Sim(sim::Options),
     /// What `compare` found, as an HTML page and a Markdown table
@@ -96,9 +99,11 @@ fn main() -> ExitCode {
     }
     let mut builder = match args.command {
         // One thread: it is pinned, and what measures must cost little.
-        Command::Load(_) | Command::Compare(_) | Command::Attack(_) | Command::Origin { .. } => {
-            tokio::runtime::Builder::new_current_thread()
-        }
+        Command::Load(_)
+        | Command::Compare(_)
+        | Command::Attack(_)
+        | Command::Application(_)
+        | Command::Origin { .. } => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     let runtime = builder
@@ -147,6 +152,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Faults(options) => return faults::run(options).await,
         Command::Attack(options) => return attack::run(options).await,
         Command::Sim(options) => return sim::run(options).await,
+        Command::Application(options) => sim::application::run(options).await?,
         Command::Load(options) => return load::run(options).await,
         Command::Origin {
             listen,

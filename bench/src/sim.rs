@@ -1,11 +1,13 @@
 //! `outrigger-bench sim`: a scenario on paper. The policy core of the sidecar and Service Connect's defaults meet the same requests
 //! and the same failures in virtual time; with `--real`, real processes do.
 
+pub mod application;
 mod client;
 mod engine;
 mod policy;
 mod queue;
 mod read;
+mod real;
 mod report;
 mod requests;
 mod rollout;
@@ -16,12 +18,20 @@ mod tally;
 mod task;
 mod timeline;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::fleet::Binaries;
 
 pub use report::{Comparison, Report, Runs};
 use scenario::Scenario;
 pub use tally::Figures;
+
+/// Seeds that a real run is compared with.
+const SIMULATED: u64 = 10;
 
 /// What the command line says.
 #[derive(Debug, Clone, clap::Args)]
@@ -34,6 +44,9 @@ pub struct Options {
     /// Runs, each with the next seed; mean and standard deviation are printed
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     runs: u64,
+    /// Also with real processes, in the scenario's real_duration; fails when model and reality do not agree
+    #[arg(long, conflicts_with = "runs")]
+    real: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -44,13 +57,30 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let mut scenario = Scenario::load(&options.scenario)?;
     scenario.seed = options.seed.unwrap_or(scenario.seed);
     let name = name(&options.scenario);
-    let report = simulate(&name, &scenario, options.runs);
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+    if options.real {
+        let real = tokio::select! {
+            real = play(&scenario) => real?,
+            () = crate::stop_signal() => anyhow::bail!("interrupted; all processes are ended"),
+        };
+        let comparison = compare(&name, &scenario, real);
+        print(&comparison, options.json)?;
+        return Ok(if comparison.agrees {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
+    }
+    print(&simulate(&name, &scenario, options.runs), options.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(report: &(impl Serialize + fmt::Display), json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report)?);
     } else {
         print!("{report}");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn name(path: &Path) -> String {
@@ -60,11 +90,16 @@ fn name(path: &Path) -> String {
         .into_owned()
 }
 
+/// So many seeds from the scenario's on.
+fn seeds(scenario: &Scenario, runs: u64) -> Vec<u64> {
+    (0..runs.max(1))
+        .map(|nth| scenario.seed.wrapping_add(nth))
+        .collect()
+}
+
 /// Runs both policies on so many seeds from the scenario's on.
 pub fn simulate(name: &str, scenario: &Scenario, runs: u64) -> Report {
-    let seeds: Vec<u64> = (0..runs.max(1))
-        .map(|nth| scenario.seed.wrapping_add(nth))
-        .collect();
+    let seeds = seeds(scenario, runs);
     let theirs = |seed: &u64| {
         let policy = service_connect::ServiceConnect::default();
         engine::run(scenario, *seed, policy)
@@ -76,6 +111,20 @@ pub fn simulate(name: &str, scenario: &Scenario, runs: u64) -> Report {
         service_connect: Runs::of(seeds.iter().map(theirs).collect()),
         seeds,
     }
+}
+
+/// Plays a scenario with real processes, in its real duration.
+pub async fn play(scenario: &Scenario) -> anyhow::Result<Figures> {
+    let binaries = tokio::task::spawn_blocking(Binaries::find).await??;
+    real::run(&scenario.scaled(), binaries).await
+}
+
+/// Computes a scenario in its real duration, and says whether that agrees with what was played.
+pub fn compare(name: &str, scenario: &Scenario, real: Figures) -> Comparison {
+    let scenario = scenario.scaled();
+    let seeds = seeds(&scenario, SIMULATED);
+    let simulated = Runs::of(seeds.iter().map(|seed| ours(&scenario, *seed)).collect());
+    Comparison::of(name, &scenario, simulated, real)
 }
 
 /// One run of our policy.

@@ -1,10 +1,13 @@
-//! Scenarios on paper: the shipped ones run, repeat themselves byte by byte, and never execute a POST twice.
+//! Scenarios on paper: the shipped ones run, repeat themselves byte by byte, and never execute a POST twice; real processes agree.
+
+mod common;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use common::PATIENCE;
 use outrigger_bench::sim::scenario::Scenario;
-use outrigger_bench::sim::{ours, simulate};
+use outrigger_bench::sim::{Figures, compare, ours, play, simulate};
 
 fn scenarios() -> Vec<(PathBuf, Scenario)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
@@ -105,4 +108,61 @@ fn service_connects_defaults_execute_posts_twice_where_ours_do_not() {
             .iter()
             .all(|figures| figures.duplicates == 0)
     );
+}
+
+/// Slow enough for a busy machine: its stalls must not fill a queue or a budget.
+const CALM: &str = "rate = 100\nduration = \"5s\"\n[[tasks]]\ncount = 3\nservice_time = \"exponential 10ms\"\n\
+    concurrency = 1000\nqueue = 1000\n[[event]]\nat = \"0s\"\ntasks = [1]\n";
+
+async fn played(text: &str) -> anyhow::Result<(Scenario, Figures)> {
+    common::binaries()?;
+    let scenario = Scenario::parse(text)?;
+    let real = tokio::time::timeout(PATIENCE, play(&scenario)).await??;
+    Ok((scenario, real))
+}
+
+#[tokio::test]
+async fn real_processes_make_as_many_attempts_as_computed_and_other_settings_would_be_noticed()
+-> anyhow::Result<()> {
+    let text =
+        format!("non_idempotent = 0.3\nclient.outlier_detection = false\n{CALM}do = \"die\"\n");
+    let (mut scenario, real) = played(&text).await?;
+    let same = compare("one of three is dead", &scenario, real.clone());
+    assert!(same.agrees && real.attempts_per_request > 1.2, "{same}");
+    for num_retries in [0, 1] {
+        scenario.client.policy.retry.num_retries = num_retries;
+        let other = compare("one of three is dead", &scenario, real.clone());
+        // One retry is enough here, none is not: only what changes the outcome can be noticed.
+        assert_eq!(other.agrees, num_retries == 1, "{other}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn real_processes_lose_the_posts_that_are_lost_on_paper_and_no_others() -> anyhow::Result<()>
+{
+    // In turn, and never tried again: a third, without any chance.
+    let text = format!(
+        "non_idempotent = 1.0\nclient.outlier_detection = false\nclient.lb = \"round_robin\"\n{CALM}do = \"answer_503\"\nacted = true\n"
+    );
+    let (mut scenario, real) = played(&text).await?;
+    let same = compare("one of three answers 503", &scenario, real.clone());
+    assert!(same.agrees && real.success_percent < 70.0, "{same}");
+    assert_eq!((real.duplicates, real.unknown), (0, real.lost), "{same}");
+    scenario.client.policy.retry.retry_non_idempotent = true;
+    let other = compare("one of three answers 503", &scenario, real);
+    assert!(!other.agrees, "{other}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_real_deployment_loses_and_repeats_nothing_as_computed() -> anyhow::Result<()> {
+    let text = "rate = 100\nduration = \"20s\"\nreal_duration = \"8s\"\nnon_idempotent = 0.5\n\
+        [[tasks]]\ncount = 2\nservice_time = \"exponential 10ms\"\nconcurrency = 1000\nqueue = 1000\n\
+        [[event]]\nat = \"1s\"\ndo = \"deploy\"\n";
+    let (scenario, real) = played(text).await?;
+    let same = compare("deployment", &scenario, real.clone());
+    assert!(same.agrees, "{same}");
+    assert_eq!((real.lost, real.duplicates), (0, 0), "{same}");
+    Ok(())
 }

@@ -27,7 +27,7 @@ pub(super) struct Ours<'a> {
 impl<'a> Ours<'a> {
     pub(super) fn new(client: &'a Client) -> Self {
         Self {
-            cluster: Cluster::new(Arc::new(client.cluster())),
+            cluster: Cluster::new(Arc::new(client.cluster()), &client.zone),
             retry: &client.policy.retry,
             wake: None,
         }
@@ -55,10 +55,10 @@ impl<'a> Policy for Ours<'a> {
 
     const DEPLOYS: Deploys = Deploys::Acknowledged;
 
-    fn learn(&mut self, members: &[Member]) {
+    fn learn(&mut self, members: &[Member], now: Duration) {
         let endpoints: Vec<_> = members.iter().map(endpoint).collect();
         let addresses = members.iter().map(|member| address(member.task));
-        self.cluster.set_endpoints(addresses.zip(&endpoints));
+        self.cluster.set_endpoints(addresses.zip(&endpoints), now);
     }
 
     fn enter(&mut self, idempotent: bool) -> Option<Call<'a>> {

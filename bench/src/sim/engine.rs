@@ -141,8 +141,9 @@ impl<'a, P: Policy> Simulation<'a, P> {
     }
 
     fn learn(&mut self, members: &[Member]) {
-        self.policy.learn(members);
-        self.policy.maintain(self.queue.now());
+        let now = self.queue.now();
+        self.policy.learn(members, now);
+        self.policy.maintain(now);
         self.tend();
     }
 

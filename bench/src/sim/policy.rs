@@ -31,7 +31,7 @@ pub(super) trait Policy {
     const DEPLOYS: Deploys;
 
     /// New membership has come.
-    fn learn(&mut self, members: &[Member]);
+    fn learn(&mut self, members: &[Member], now: Duration);
 
     /// A request comes; `None` when no more may be under way.
     fn enter(&mut self, idempotent: bool) -> Option<Self::Call>;

@@ -51,11 +51,34 @@ impl Runs {
     }
 
     fn shown(&self, row: &Row) -> String {
-        let mean = format!("{:.*}", row.digits, self.mean[row.field]);
-        match self.spread[row.field] {
-            _ if self.runs.len() == 1 => mean,
-            spread => format!("{mean} ± {:.*}", row.digits, spread),
+        let mean = self.mean[row.field];
+        if self.runs.len() == 1 {
+            return format!("{mean:.*}", row.digits);
         }
+        // A mean of counts is seldom whole.
+        let digits = row.digits.max(1);
+        format!("{mean:.digits$} ± {:.digits$}", self.spread[row.field])
+    }
+
+    /// Why requests were lost, over all seeds.
+    fn why_lost(&self) -> String {
+        let mut all: BTreeMap<&str, u64> = BTreeMap::new();
+        for (why, count) in self.runs.iter().flat_map(|figures| &figures.why_lost) {
+            *all.entry(why).or_default() += count;
+        }
+        counted(all)
+    }
+}
+
+fn counted<'a>(each: impl IntoIterator<Item = (&'a str, u64)>) -> String {
+    let words = each
+        .into_iter()
+        .map(|(why, count)| format!("{why} × {count}"));
+    let all: Vec<_> = words.collect();
+    if all.is_empty() {
+        "none".to_owned()
+    } else {
+        all.join(", ")
     }
 }
 
@@ -170,32 +193,18 @@ impl fmt::Display for Report {
             table.add_row(shown);
         }
         writeln!(f, "{table}")?;
-        write_lost(f, "Outrigger", &self.outrigger)?;
-        write_lost(f, "Service Connect", &self.service_connect)
+        writeln!(f, "lost with Outrigger: {}", self.outrigger.why_lost())?;
+        writeln!(
+            f,
+            "lost with Service Connect: {}",
+            self.service_connect.why_lost()
+        )
     }
-}
-
-/// Why requests were lost, over all seeds.
-fn write_lost(f: &mut fmt::Formatter<'_>, who: &str, runs: &Runs) -> fmt::Result {
-    let mut all: BTreeMap<&str, u64> = BTreeMap::new();
-    for (why, count) in runs.runs.iter().flat_map(|figures| &figures.why_lost) {
-        *all.entry(why).or_default() += count;
-    }
-    let each: Vec<_> = all
-        .iter()
-        .map(|(why, count)| format!("{why} × {count}"))
-        .collect();
-    if each.is_empty() {
-        return Ok(());
-    }
-    writeln!(f, "lost with {who}: {}", each.join(", "))
 }
 
 fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_header(head);
+    table.load_preset(presets::ASCII_MARKDOWN).set_header(head);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -209,8 +218,8 @@ pub struct Comparison {
     pub scenario: String,
     /// Seconds in which requests came.
     pub seconds: f64,
-    /// As computed.
-    pub simulated: Figures,
+    /// As computed, with several seeds: one run's chance is enough.
+    pub simulated: Runs,
     /// As measured.
     pub real: Figures,
     /// How far apart the shares of answered requests are, in points of a percent.
@@ -226,11 +235,10 @@ const SUCCESS_POINTS: f64 = 0.5;
 /// Percent of attempts per request that they may differ by.
 const ATTEMPTS_PERCENT: f64 = 10.0;
 
-#[allow(dead_code)]
 impl Comparison {
-    pub(super) fn of(name: &str, scenario: &Scenario, simulated: Figures, real: Figures) -> Self {
-        let success_points = (simulated.success_percent - real.success_percent).abs();
-        let apart = (simulated.attempts_per_request - real.attempts_per_request).abs();
+    pub(super) fn of(name: &str, scenario: &Scenario, simulated: Runs, real: Figures) -> Self {
+        let success_points = (simulated.mean["success_percent"] - real.success_percent).abs();
+        let apart = (simulated.mean["attempts_per_request"] - real.attempts_per_request).abs();
         let attempts_percent = 100.0 * apart / real.attempts_per_request.max(f64::MIN_POSITIVE);
         Self {
             scenario: name.to_owned(),
@@ -249,16 +257,25 @@ impl fmt::Display for Comparison {
         writeln!(f, "{}: {} s", self.scenario, self.seconds)?;
         let mut table = table(&["", "simulated", "real", "difference"]);
         for row in ROWS {
-            let (simulated, real) = ((row.value)(&self.simulated), (row.value)(&self.real));
+            let real = (row.value)(&self.real);
             let shown = |value: f64| format!("{value:.*}", row.digits);
             table.add_row([
                 row.words.to_owned(),
-                shown(simulated),
+                self.simulated.shown(row),
                 shown(real),
-                shown(simulated - real),
+                shown(self.simulated.mean[row.field] - real),
             ]);
         }
         writeln!(f, "{table}")?;
+        writeln!(
+            f,
+            "lost as simulated, {} seeds: {}",
+            self.simulated.runs.len(),
+            self.simulated.why_lost()
+        )?;
+        let why = self.real.why_lost.iter();
+        let real = counted(why.map(|(why, count)| (why.as_str(), *count)));
+        writeln!(f, "lost really: {real}")?;
         let verdict = if self.agrees {
             "they agree"
         } else {

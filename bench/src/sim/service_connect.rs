@@ -102,7 +102,7 @@ impl Policy for ServiceConnect {
 
     const DEPLOYS: Deploys = Deploys::Stale;
 
-    fn learn(&mut self, members: &[Member]) {
+    fn learn(&mut self, members: &[Member], _: Duration) {
         let mut before = std::mem::take(&mut self.hosts);
         let known = |member: &Member| {
             let place = before.iter().position(|host| host.task == member.task);
@@ -189,7 +189,7 @@ mod tests {
             zone: String::new(),
             draining: false,
         };
-        policy.learn(&(0..count).map(member).collect::<Vec<_>>());
+        policy.learn(&(0..count).map(member).collect::<Vec<_>>(), WINDOW);
         policy
     }
 
