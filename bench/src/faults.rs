@@ -35,7 +35,7 @@ pub struct Options {
     #[arg(long, value_enum, value_delimiter = ',')]
     pub fault: Vec<Fault>,
     /// Seconds of load under each fault
-    #[arg(long, default_value = "5", value_parser = seconds)]
+    #[arg(long, default_value = "3", value_parser = seconds)]
     pub seconds: Duration,
     /// GETs per second, and as many POSTs
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..=10_000))]
@@ -87,6 +87,19 @@ fn progress(length: usize) -> ProgressBar {
     match ProgressStyle::with_template("{bar:30} {pos}/{len} faults  {elapsed}  {msg}") {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
+    }
+}
+
+impl Default for Options {
+    /// Every fault for 2 s, with 100 requests per second of each method.
+    fn default() -> Self {
+        Self {
+            fault: Vec::new(),
+            seconds: Duration::from_secs(2),
+            rate: 100,
+            mutant: None,
+            json: false,
+        }
     }
 }
 

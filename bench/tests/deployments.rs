@@ -1,9 +1,11 @@
 //! Rolling deployments under load, from the command line, with every request audited by the tasks' ledger.
 
+mod common;
+
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use outrigger_bench::fleet::Binaries;
+use common::binaries;
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -11,7 +13,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 
 /// The report of a run, and whether the command called it good.
 async fn deploy(arguments: &[&str]) -> anyhow::Result<(Value, bool)> {
-    let binaries = tokio::task::spawn_blocking(Binaries::find).await??;
+    let binaries = tokio::task::spawn_blocking(binaries).await??;
     let mut command = Command::new(binaries.bench);
     command.args(["deploy", "--json", "--quiet", "1"]);
     command.args(arguments).kill_on_drop(true);

@@ -10,6 +10,10 @@ const VARIABLE: &str = "OUTRIGGER_MUTANT";
 /// A safeguard that is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mutant {
+    /// Nothing is tried a second time.
+    NoRetry,
+    /// What may have been delivered is tried again, whatever the method.
+    RetryUnknownPosts,
     /// A drain does not tell the control server.
     SilentDrain,
     /// A drain tells it and waits for nobody: not for whoever still offers this task, nor for their connections to close.

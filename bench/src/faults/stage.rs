@@ -243,15 +243,15 @@ fn static_file(fault: Fault, address: SocketAddr, tasks: &[Task]) -> String {
             )
         })
         .collect();
-    // Longer than what TCP needs to repair a loss or two, and than the second that a connect may take.
-    let timeout = match fault {
-        Fault::Loss | Fault::Bandwidth => "5s",
-        _ => "2s",
+    let timeouts = match fault {
+        // Longer than what TCP needs to repair a loss or two.
+        Fault::Loss | Fault::Bandwidth => "per_request_timeout = \"5s\"",
+        _ => "per_request_timeout = \"1s\"\nconnect_timeout = \"300ms\"",
     };
     format!(
         "[[listener]]\nname = \"orders\"\ndirection = \"egress\"\naddress = \"{address}\"\n\
          protocol = \"http\"\ncluster = \"orders\"\n\n\
-         [[cluster]]\nname = \"orders\"\nprotocol = \"http\"\nper_request_timeout = \"{timeout}\"\n\
+         [[cluster]]\nname = \"orders\"\nprotocol = \"http\"\n{timeouts}\n\
          endpoints = [{}]\n",
         endpoints.join(", ")
     )

@@ -6,6 +6,8 @@ use http::{Method, StatusCode};
 use outrigger_xds::model::RetryPolicy;
 use rand::Rng;
 
+use crate::mutants::{self, Mutant};
+
 /// How far a failed attempt got; the retry classes of DESIGN section 4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retriable {
@@ -84,13 +86,16 @@ impl<'a> Attempts<'a> {
 
     /// Whether the rules allow one more attempt after this one, and after what wait. The budget and the body have their own say.
     pub fn next(&self, ended: Ended, rng: &mut impl Rng) -> Option<Duration> {
-        if self.made > self.policy.num_retries {
+        if self.made > self.policy.num_retries || mutants::is(Mutant::NoRetry) {
             return None;
         }
         let wait = self.back_off(rng);
         match ended {
             Ended::Failed(Retriable::Undelivered) => Some(wait),
-            Ended::Failed(Retriable::Unknown) => self.is_repeatable().then_some(wait),
+            Ended::Failed(Retriable::Unknown) => {
+                let blind = mutants::is(Mutant::RetryUnknownPosts);
+                (self.is_repeatable() || blind).then_some(wait)
+            }
             Ended::Failed(Retriable::No) | Ended::Answered(_, Pushback::Never) => None,
             Ended::Answered(status, pushback) => {
                 let codes = &self.policy.retriable_status_codes;

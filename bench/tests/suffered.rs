@@ -1,0 +1,144 @@
+//! Tasks that die, freeze, lie or vanish behind a real sidecar: each costs what it was expected to, and no POST is made twice.
+
+mod common;
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use common::binaries;
+use outrigger_bench::faults::{Fault, Measured, Options, Outcome, suffer};
+
+const LONGEST: Duration = Duration::from_secs(60);
+
+async fn suffered(fault: Fault, mutant: Option<&str>) -> anyhow::Result<Outcome> {
+    // Building is no part of what is bounded.
+    tokio::task::spawn_blocking(binaries).await??;
+    let options = Options {
+        mutant: mutant.map(str::to_owned),
+        ..Options::default()
+    };
+    let suffering = suffer(fault, &options);
+    let outcome = tokio::time::timeout(LONGEST, suffering).await;
+    outcome.with_context(|| format!("{} takes over {LONGEST:?}", fault.what()))?
+}
+
+/// What was measured, if it was as expected; `None` where the fault cannot be made.
+async fn as_expected(fault: Fault) -> anyhow::Result<Option<Measured>> {
+    let outcome = suffered(fault, None).await?;
+    if let Some(why) = &outcome.skipped {
+        println!("skipped: {}: {why}", outcome.fault);
+    }
+    ensure!(outcome.is_good(), "{outcome:#?}");
+    Ok(outcome.measured)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_task_costs_no_get() -> anyhow::Result<()> {
+    as_expected(Fault::Kill).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_task_costs_a_few_timeouts() -> anyhow::Result<()> {
+    as_expected(Fault::Freeze).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_resets_what_it_accepts_costs_no_get() -> anyhow::Result<()> {
+    as_expected(Fault::ResetOnAccept).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mute_task_costs_a_few_timeouts() -> anyhow::Result<()> {
+    as_expected(Fault::Mute).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_that_was_acted_upon_and_not_answered_is_told_as_failed_and_made_once()
+-> anyhow::Result<()> {
+    let measured = as_expected(Fault::Break)
+        .await?
+        .context("loopback is everywhere")?;
+    let posts = &measured.posts;
+    ensure!(
+        posts.unknown > 0 && posts.unknown == posts.failed,
+        "{posts:?}"
+    );
+    ensure!(posts.deliveries == posts.sent, "{posts:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flapping_task_costs_no_get() -> anyhow::Result<()> {
+    as_expected(Fault::Flapping).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_says_503_to_everything_is_ejected() -> anyhow::Result<()> {
+    as_expected(Fault::Unavailable).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_every_task_says_503_each_post_is_made_once_and_a_get_three_times_at_most()
+-> anyhow::Result<()> {
+    let measured = as_expected(Fault::AllUnavailable).await?;
+    let Measured { gets, posts, .. } = measured.context("loopback is everywhere")?;
+    ensure!(posts.deliveries == posts.sent, "{posts:?}");
+    ensure!(gets.deliveries <= 3 * gets.sent, "{gets:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_200_ms_away_gets_the_smaller_part_and_fails_nothing() -> anyhow::Result<()> {
+    as_expected(Fault::FarZone).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_vanishes_leaves_half_open_connections_that_cost_a_few_timeouts()
+-> anyhow::Result<()> {
+    as_expected(Fault::HalfOpen).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenth_of_the_packets_lost_costs_time_and_no_request() -> anyhow::Result<()> {
+    as_expected(Fault::Loss).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_whose_packets_are_refused_costs_no_get() -> anyhow::Result<()> {
+    as_expected(Fault::Reject).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_on_a_slow_line_gets_the_smaller_part() -> anyhow::Result<()> {
+    as_expected(Fault::Bandwidth).await.map(drop)
+}
+
+/// What these tests would show if a safeguard were missing.
+#[cfg(debug_assertions)]
+mod without_safeguards {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn retrying_what_may_have_been_delivered_makes_posts_twice() -> anyhow::Result<()> {
+        let outcome = suffered(Fault::Break, Some("retry-unknown-posts")).await?;
+        let measured = outcome
+            .measured
+            .as_ref()
+            .context("loopback is everywhere")?;
+        ensure!(measured.posts.duplicated > 0, "{outcome:#?}");
+        ensure!(!outcome.is_good(), "{outcome:#?}");
+        Ok(())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn without_retries_a_resetting_task_costs_gets() -> anyhow::Result<()> {
+        let outcome = suffered(Fault::ResetOnAccept, Some("no-retry")).await?;
+        let measured = outcome
+            .measured
+            .as_ref()
+            .context("loopback is everywhere")?;
+        ensure!(measured.gets.failed > 0, "{outcome:#?}");
+        ensure!(!outcome.is_good(), "{outcome:#?}");
+        Ok(())
+    }
+}
