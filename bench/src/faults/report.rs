@@ -7,6 +7,8 @@ use super::fault::Bound;
 use super::{Expected, Fault};
 use crate::ledger::Audit;
 
+const COLUMNS: usize = 11;
+
 /// What came of a fault.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measured {
@@ -66,7 +68,7 @@ impl Outcome {
 
     fn verdict(&self) -> String {
         match (&self.skipped, self.complaints.as_slice()) {
-            (Some(why), _) => format!("SKIPPED: {why}"),
+            (Some(_), _) => "SKIPPED".to_owned(),
             (None, []) => "GOOD".to_owned(),
             (None, complaints) => format!("BAD: {}", complaints.join("; ")),
         }
@@ -126,7 +128,7 @@ fn complaints(expected: &Expected, measured: &Measured) -> Vec<String> {
 pub(super) fn print(outcomes: &[Outcome]) {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN);
-    table.set_header([
+    let header: [&str; COLUMNS] = [
         "fault",
         "GETs failed: expected",
         "of",
@@ -138,7 +140,8 @@ pub(super) fn print(outcomes: &[Outcome]) {
         "struck tasks' share: expected",
         "p99 ms",
         "verdict",
-    ]);
+    ];
+    table.set_header(header);
     for outcome in outcomes {
         let Expected {
             get_failures,
@@ -147,7 +150,10 @@ pub(super) fn print(outcomes: &[Outcome]) {
             faulty_share,
         } = outcome.expected;
         let Some(measured) = &outcome.measured else {
-            table.add_row([outcome.fault.to_owned(), outcome.verdict()]);
+            let mut row = vec![String::new(); COLUMNS];
+            row[0] = outcome.fault.to_owned();
+            row[COLUMNS - 1] = outcome.verdict();
+            table.add_row(row);
             continue;
         };
         let Measured { gets, posts, .. } = measured;
@@ -172,6 +178,11 @@ pub(super) fn print(outcomes: &[Outcome]) {
         ]);
     }
     println!("{table}");
+    for outcome in outcomes {
+        if let Some(why) = &outcome.skipped {
+            println!("skipped: {}: {why}", outcome.fault);
+        }
+    }
     let bad = outcomes.iter().filter(|outcome| !outcome.is_good()).count();
     match bad {
         0 => println!("verdict: GOOD"),
