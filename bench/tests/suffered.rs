@@ -90,8 +90,14 @@ async fn when_every_task_says_503_each_post_is_made_once_and_a_get_three_times_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_200_ms_away_gets_the_smaller_part_and_fails_nothing() -> anyhow::Result<()> {
+async fn a_zone_200_ms_away_is_left_alone_while_the_near_one_carries_its_part() -> anyhow::Result<()>
+{
     as_expected(Fault::FarZone).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_that_is_lost_costs_no_get_for_the_far_one_takes_over() -> anyhow::Result<()> {
+    as_expected(Fault::ZoneLost).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

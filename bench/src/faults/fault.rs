@@ -27,6 +27,8 @@ pub enum Fault {
     AllUnavailable,
     /// Two of four tasks are 200 ms away, in another zone
     FarZone,
+    /// SIGKILL to both tasks of the caller's zone; the two others are 200 ms away
+    ZoneLost,
     /// Vanishes: half-open connections (iptables DROP)
     HalfOpen,
     /// Loses a tenth of the packets that come (iptables statistic)
@@ -83,6 +85,7 @@ impl Fault {
             Self::Unavailable => "one task: 503 to everything",
             Self::AllUnavailable => "all tasks: 503 to everything",
             Self::FarZone => "one zone: 200 ms away",
+            Self::ZoneLost => "the caller's zone: SIGKILL",
             Self::HalfOpen => "one task: vanishes, half-open",
             Self::Loss => "one task: 10 % packet loss",
             Self::Reject => "one task: REJECT",
@@ -102,7 +105,8 @@ impl Fault {
             | Self::Flapping
             | Self::Unavailable
             | Self::AllUnavailable
-            | Self::FarZone => false,
+            | Self::FarZone
+            | Self::ZoneLost => false,
         }
     }
 
@@ -138,10 +142,17 @@ impl Fault {
         };
         match self {
             // Each death leaves some POSTs in doubt; between two of them refused connects are undelivered.
-            Self::Kill | Self::ResetOnAccept | Self::Break | Self::Flapping | Self::Reject => {
-                unknown
-            }
-            Self::Unavailable => unknown,
+            Self::Kill
+            | Self::ResetOnAccept
+            | Self::Break
+            | Self::Flapping
+            | Self::Reject
+            | Self::Unavailable => unknown,
+            // Two tasks die at once, and one of them may be the second try of what the other one refused.
+            Self::ZoneLost => Expected {
+                attempts: 1.2,
+                ..unknown
+            },
             // Nothing tells a slow task from a dead one but time, and with it the request's own has passed.
             Self::Freeze | Self::Mute | Self::HalfOpen => timeouts,
             // TCP repairs it; a connect that loses its first segment takes a second, and may be tried elsewhere.
@@ -162,8 +173,9 @@ impl Fault {
                 attempts: 2.0,
                 ..none
             },
+            // The near zone has the part of its callers, so that it keeps them.
             Self::FarZone => Expected {
-                faulty_share: 0.5,
+                faulty_share: 0.15,
                 ..none
             },
         }

@@ -56,7 +56,7 @@ impl Stage {
         let folder = tempfile::Builder::new().prefix("outrigger-").tempdir()?;
         let ledger = folder.path().join("ledger");
         let (count, faulty) = match fault {
-            Fault::FarZone => (4, 2),
+            Fault::FarZone | Fault::ZoneLost => (4, 2),
             Fault::AllUnavailable => (3, 3),
             _ => (3, 1),
         };
@@ -99,6 +99,10 @@ impl Stage {
     pub(super) async fn strike(&mut self, fault: Fault, time: Duration) -> anyhow::Result<()> {
         match fault {
             Fault::Kill => self.tasks[0].process.kill().await?,
+            Fault::ZoneLost => {
+                let mut struck = self.tasks.iter().filter(|task| task.faulty);
+                struck.try_for_each(|task| task.process.signal(Signal::KILL))?;
+            }
             Fault::Freeze => self.tasks[0].process.signal(Signal::STOP)?,
             Fault::Flapping => return self.flap(time).await,
             Fault::HalfOpen => self.host()?.vanish()?,
@@ -192,7 +196,7 @@ async fn start_task(
         there: HALF_WAY,
         back: HALF_WAY,
     };
-    let relay = match fault == Fault::FarZone && faulty {
+    let relay = match is_far(fault, faulty) {
         true => Some(Relay::start(address, delay).await?),
         false => None,
     };
@@ -205,6 +209,15 @@ async fn start_task(
         _relay: relay,
         host,
     })
+}
+
+/// Whether a task is in the other zone.
+fn is_far(fault: Fault, faulty: bool) -> bool {
+    match fault {
+        Fault::FarZone => faulty,
+        Fault::ZoneLost => !faulty,
+        _ => false,
+    }
 }
 
 fn application(binaries: &Binaries, fault: Fault, name: &str, ledger: &std::path::Path) -> Command {
@@ -229,7 +242,7 @@ fn listen(
 }
 
 fn static_file(fault: Fault, address: SocketAddr, tasks: &[Task]) -> String {
-    let zone = |task: &Task| match fault == Fault::FarZone && task.faulty {
+    let zone = |task: &Task| match is_far(fault, task.faulty) {
         true => "far",
         false => "near",
     };
