@@ -124,13 +124,15 @@ pub async fn play(options: &Options) -> anyhow::Result<Report> {
     let seconds = began.elapsed().as_secs_f64();
     progress.set_message("the last answers");
     let records = loads.stop().await;
+    let refusals = crew.refusals().await?;
     progress.finish_and_clear();
     let entries = Entries::read(&crew.ledger)?;
     let rows = records.iter().map(|(kind, record)| {
         let audit = Audit::of(record, &entries, kind.name);
         Row::new(kind, record, audit, began)
     });
-    Ok(Report::new(options, seconds, &drains, rows.collect()))
+    let rows = rows.collect();
+    Ok(Report::new(options, seconds, &drains, rows, refusals))
 }
 
 /// One kind of request.

@@ -40,7 +40,7 @@ async fn a_killed_task_costs_no_get() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_task_costs_a_few_timeouts() -> anyhow::Result<()> {
+async fn a_frozen_task_costs_posts_their_time_and_no_get() -> anyhow::Result<()> {
     as_expected(Fault::Freeze).await.map(drop)
 }
 
@@ -50,7 +50,7 @@ async fn a_task_that_resets_what_it_accepts_costs_no_get() -> anyhow::Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mute_task_costs_a_few_timeouts() -> anyhow::Result<()> {
+async fn a_mute_task_costs_posts_their_time_and_no_get() -> anyhow::Result<()> {
     as_expected(Fault::Mute).await.map(drop)
 }
 
@@ -101,8 +101,8 @@ async fn a_zone_that_is_lost_costs_no_get_for_the_far_one_takes_over() -> anyhow
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_vanishes_leaves_half_open_connections_that_cost_a_few_timeouts()
--> anyhow::Result<()> {
+async fn a_task_that_vanishes_leaves_half_open_connections_that_cost_no_get() -> anyhow::Result<()>
+{
     as_expected(Fault::HalfOpen).await.map(drop)
 }
 

@@ -1,13 +1,15 @@
 //! The tasks of a deployment: one application with an h1, an h2 and a gRPC port, its sidecar, and how both are ended.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use http::Request;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::time::Instant;
 
@@ -92,6 +94,29 @@ impl Crew {
         Ok((SocketAddr::new(ip, service.port), authority))
     }
 
+    /// What the client's sidecar answered itself, by its reason.
+    pub(super) async fn refusals(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+        let (_, text) = call(self.client.admin, Request::get("/metrics"), String::new()).await?;
+        let mut refusals = BTreeMap::new();
+        for line in text
+            .lines()
+            .filter(|line| line.starts_with("outrigger_errors_total{"))
+        {
+            let kind = line
+                .split("kind=\"")
+                .nth(1)
+                .and_then(|rest| rest.split('"').next());
+            let count = line
+                .rsplit(' ')
+                .next()
+                .and_then(|count| count.parse::<u64>().ok());
+            if let Some((kind, count)) = kind.zip(count) {
+                *refusals.entry(kind.to_owned()).or_default() += count;
+            }
+        }
+        Ok(refusals)
+    }
+
     /// Starts one more task; when it is in use is for the caller to see.
     pub(super) async fn add(&mut self) -> anyhow::Result<&Member> {
         let place = self.started % self.places + 1;
@@ -132,7 +157,7 @@ impl Crew {
                 app.ended(PATIENCE).await?;
             }
             Stop::Ecs => {
-                call(sidecar.admin, Request::post("/drain"), String::new()).await?;
+                ask_for_drain(&sidecar.agent).await?;
                 app.terminate()?;
                 app.ended(PATIENCE).await?;
                 sidecar.process.terminate()?;
@@ -141,6 +166,21 @@ impl Crew {
         }
         Ok(start.elapsed())
     }
+}
+
+/// As the agent asks; it does not wait for the end of the drain.
+async fn ask_for_drain(socket: &Path) -> anyhow::Result<()> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let request =
+        "GET /drain_listeners?inboundonly HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    ensure!(
+        answer.starts_with("HTTP/1.1 200"),
+        "the agent's drain: {answer}"
+    );
+    Ok(())
 }
 
 fn services() -> anyhow::Result<[Service; 3]> {

@@ -1,5 +1,6 @@
 //! What the deployments cost: the audit and the latencies as a table, as JSON, and the verdict.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ pub struct Report {
     pub drain_ms: Latency,
     /// One for each kind of request.
     pub rows: Vec<Row>,
+    /// What the client's sidecar answered itself, by its reason (`kind` of `outrigger_errors_total`).
+    pub refusals: BTreeMap<String, u64>,
     /// What should not have been; empty when `good`.
     pub complaints: Vec<String>,
     /// The verdict.
@@ -137,6 +140,7 @@ impl Report {
         seconds: f64,
         drains: &[Duration],
         rows: Vec<Row>,
+        refusals: BTreeMap<String, u64>,
     ) -> Self {
         let complaints = rows
             .iter()
@@ -148,6 +152,7 @@ impl Report {
             drain_ms: Latency::of(drains.iter().copied()),
             good: complaints.is_empty(),
             complaints,
+            refusals,
             rows,
         }
     }
@@ -188,6 +193,13 @@ impl fmt::Display for Report {
             "{} tasks replaced in {:.0} s; from SIGTERM to the end of a task {} ms",
             self.replaced, self.seconds, self.drain_ms
         )?;
+        if !self.refusals.is_empty() {
+            writeln!(
+                f,
+                "the client's sidecar answered itself: {:?}",
+                self.refusals
+            )?;
+        }
         match self.complaints.as_slice() {
             [] => writeln!(f, "verdict: GOOD"),
             complaints => writeln!(f, "verdict: BAD: {}", complaints.join("; ")),

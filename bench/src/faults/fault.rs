@@ -136,10 +136,6 @@ impl Fault {
             post_failures: Bound::AtMost(UNTIL_EJECTED),
             ..none
         };
-        let timeouts = Expected {
-            get_failures: Bound::AtMost(UNTIL_EJECTED),
-            ..unknown
-        };
         match self {
             // Each death leaves some POSTs in doubt; between two of them refused connects are undelivered.
             Self::Kill
@@ -153,8 +149,8 @@ impl Fault {
                 attempts: 1.2,
                 ..unknown
             },
-            // Nothing tells a slow task from a dead one but time, and with it the request's own has passed.
-            Self::Freeze | Self::Mute | Self::HalfOpen => timeouts,
+            // Each attempt has a time of its own, after which a GET goes elsewhere; a POST may have been acted upon.
+            Self::Freeze | Self::Mute | Self::HalfOpen => unknown,
             // TCP repairs it; a connect that loses its first segment takes a second, and may be tried elsewhere.
             Self::Loss => Expected {
                 get_failures: Bound::AtMost(2),

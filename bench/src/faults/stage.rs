@@ -259,7 +259,11 @@ fn static_file(fault: Fault, address: SocketAddr, tasks: &[Task]) -> String {
     let timeouts = match fault {
         // Longer than what TCP needs to repair a loss or two.
         Fault::Loss | Fault::Bandwidth => "per_request_timeout = \"5s\"",
-        _ => "per_request_timeout = \"1s\"\nconnect_timeout = \"300ms\"",
+        // Time alone tells a frozen task from a slow one; what is left of the request's own is for a second try.
+        Fault::Freeze | Fault::Mute | Fault::HalfOpen => {
+            "per_request_timeout = \"3s\"\nretry = { per_try_timeout = \"1s\" }"
+        }
+        _ => "per_request_timeout = \"3s\"\nconnect_timeout = \"500ms\"",
     };
     format!(
         "[[listener]]\nname = \"orders\"\ndirection = \"egress\"\naddress = \"{address}\"\n\

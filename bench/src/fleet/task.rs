@@ -42,6 +42,8 @@ pub struct Sidecar {
     pub admin: SocketAddr,
     /// The hosts file with its managed block.
     pub hosts_file: PathBuf,
+    /// The unix socket on which the ECS agent asks for a drain.
+    pub agent: PathBuf,
 }
 
 /// An application (an origin server) and its sidecar.
@@ -73,6 +75,7 @@ impl Sidecar {
         }
         let document_file = folder.join("service-connect.json");
         std::fs::write(&document_file, serde_json::to_vec_pretty(document)?)?;
+        let agent = folder.join("agent.sock");
         let address = address(number).to_string();
         let mut command = Command::new(&fleet.binaries.proxy);
         command
@@ -94,7 +97,9 @@ impl Sidecar {
             .arg("--hosts-file")
             .arg(&hosts_file)
             .arg("--state")
-            .arg(folder.join("state"));
+            .arg(folder.join("state"))
+            .arg("--admin-socket")
+            .arg(&agent);
         if let Some(mutant) = &fleet.mutant {
             command.env("OUTRIGGER_MUTANT", mutant);
         }
@@ -104,6 +109,7 @@ impl Sidecar {
             process,
             admin,
             hosts_file,
+            agent,
         })
     }
 

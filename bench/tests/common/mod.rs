@@ -123,6 +123,8 @@ impl<'a> Beside<'a> {
         command.args(["--admin", "127.0.0.1:0", "--workers", "1"]);
         command.arg("--hosts-file").arg(&hosts_file);
         command.arg("--state").arg(self.folder.join("state"));
+        let agent = self.folder.join("agent.sock");
+        command.arg("--admin-socket").arg(&agent);
         if let Some(document) = &self.document {
             let file = self.folder.join("service-connect.json");
             std::fs::write(&file, document.to_string())?;
@@ -136,6 +138,7 @@ impl<'a> Beside<'a> {
             process,
             admin,
             hosts_file,
+            agent,
         })
     }
 }
