@@ -129,10 +129,12 @@ impl Kind {
             | Self::ConnectTimeout
             | Self::Unsent
             | Self::RefusedStream
-            | Self::ConnectionTermination
-            | Self::RemoteReset
             | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
-            Self::UpstreamProtocol | Self::UpgradeFailed => StatusCode::BAD_GATEWAY,
+            // 503 would invite a client to send again what may have been acted upon.
+            Self::ConnectionTermination
+            | Self::RemoteReset
+            | Self::UpstreamProtocol
+            | Self::UpgradeFailed => StatusCode::BAD_GATEWAY,
             Self::RequestTimeout | Self::PerTryTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::IdleTimeout | Self::HeaderTimeout | Self::BodyTimeout => {
                 StatusCode::REQUEST_TIMEOUT
@@ -319,5 +321,17 @@ mod tests {
                 Kind::RefusedStream
             ]
         );
+    }
+
+    #[test]
+    fn a_client_is_told_503_only_of_what_was_not_delivered() {
+        for kind in Kind::ALL {
+            let status = kind.status();
+            match kind.retriable() {
+                Retriable::Undelivered => assert_eq!(status.as_u16(), 503, "{kind:?}"),
+                Retriable::Unknown => assert!([502, 504].contains(&status.as_u16()), "{kind:?}"),
+                Retriable::No => {}
+            }
+        }
     }
 }

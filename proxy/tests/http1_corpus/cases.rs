@@ -140,8 +140,8 @@ pub(crate) enum Step {
 pub(crate) enum Verdict {
     /// 502 with the flag UPE, which is counted; the connection to the task is not used again.
     BadGateway { after: After },
-    /// 503 with the flag UC.
-    Unavailable,
+    /// 502 with the flag UC.
+    Unanswered,
     /// Just these bytes.
     Passed {
         bytes: Raw,
@@ -259,7 +259,7 @@ impl Response {
 
     pub(crate) const fn unavailable(self) -> Self {
         Self {
-            verdict: Verdict::Unavailable,
+            verdict: Verdict::Unanswered,
             ..self
         }
     }

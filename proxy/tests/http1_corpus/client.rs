@@ -194,7 +194,7 @@ pub(crate) fn response(case: &Response, place: Place<'_>) -> Result<(), String> 
     let listened = listen(case, place.listener, &application);
     let flag = match &case.verdict {
         Verdict::BadGateway { .. } => Some("UPE"),
-        Verdict::Unavailable => Some("UC"),
+        Verdict::Unanswered => Some("UC"),
         Verdict::Passed { flag, .. } => *flag,
         Verdict::Broken { flag, .. } => Some(*flag),
     };
@@ -214,10 +214,10 @@ fn listen(case: &Response, listener: SocketAddr, application: &Application) -> R
     sent.map_err(|error| error.to_string())?;
     let head_only = case.request.starts_with(b"HEAD ");
     let after = match &case.verdict {
-        Verdict::BadGateway { .. } | Verdict::Unavailable => {
+        Verdict::BadGateway { .. } | Verdict::Unanswered => {
             let (status, flag, after) = match case.verdict {
                 Verdict::BadGateway { after } => (502, "(UPE", after),
-                _ => (503, "(UC", After::Open),
+                _ => (502, "(UC", After::Open),
             };
             let mut answer = client.answer(head_only)?;
             while answer.0 < 200 {

@@ -291,7 +291,7 @@ pub(crate) const CASES: &[Case] = &[
         asked(&mut conn);
         conn.send(&rst_stream(1, 2));
         let answer = client.join().expect("the client ends");
-        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("UR"), "{answer:?}");
+        assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("UR"), "{answer:?}");
         conn.pinged();
     }),
     endpoint("8.2.1 an upper-case name", "RFC 9113 §8.2.1", |_, stage| malformed_beyond_decoding(stage, b"X-Test", b"ok")),
