@@ -22,6 +22,10 @@ pub(crate) enum Mutant {
     LeaveAcceptQueue,
     /// Outlier detection ejects nobody.
     NoEjection,
+    /// A hot restart closes the listening sockets instead of handing them over.
+    ClosedAtRestart,
+    /// A hot restart leaves nobody the time to finish.
+    CutOffAtRestart,
 }
 
 static CHOSEN: OnceLock<Mutant> = OnceLock::new();

@@ -12,6 +12,7 @@ use super::{Parts, StartError};
 use crate::config::{Config, Mode};
 use crate::drain::{self, Phase};
 use crate::mesh::state::StateDir;
+use crate::mutants::{self, Mutant};
 use crate::observe::admin::Until;
 use crate::restart::{self, Door, Identity, Predecessor, RestartError, Socket, Successor};
 
@@ -131,6 +132,9 @@ async fn offer(
     pages: &[Socket],
     ending: &mut Ending,
 ) -> Result<usize, RestartError> {
+    if mutants::is(Mutant::ClosedAtRestart) {
+        parts.running.lock().succeed();
+    }
     let lent = match lend(door, parts, pages) {
         Ok(lent) => lent,
         Err(error) => return Err(successor.refuse(format!("sockets cannot be lent: {error}"))),
@@ -201,8 +205,10 @@ impl Ending {
 /// The rest of a process that another one follows: its connections end, idle ones with their next answer, or at the bound. The task
 /// stays where it is, so nothing is published.
 pub(super) async fn finish(parts: &Parts, bound: Duration) {
-    parts.ready.set_draining();
-    let connections = || parts.workers.connections();
+    let connections = || match mutants::is(Mutant::CutOffAtRestart) {
+        true => 0,
+        false => parts.workers.connections(),
+    };
     let before = connections();
     parts.drain.enter(Phase::Leaving);
     let left = drain::until_idle(connections, bound).await;
