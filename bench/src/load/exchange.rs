@@ -87,9 +87,51 @@ async fn http2_exchange(shared: &Shared, plan: &Plan, number: u64) -> Result<Ans
     } else {
         plan.body.clone()
     };
-    let body = Either::Left(Full::new(body));
-    let response = http2_response(shared, plan, number, body).await?;
-    collect(response, grpc).await
+    let body = || Either::Left(Full::new(body.clone()));
+    let mut answered = http2_response(shared, plan, number, body()).await;
+    if answered.as_ref().is_err_and(|failed| failed.unprocessed) {
+        answered = http2_response(shared, plan, number, body()).await;
+    }
+    collect(answered?, grpc).await
+}
+
+/// A request without an answer.
+pub(super) struct Unanswered {
+    pub(super) reason: String,
+    /// The server ended the connection in order and says that it did not take this request: it is sent again by right (RFC 9113
+    /// section 8.7). hyper hands back only what it never gave to its connection.
+    unprocessed: bool,
+}
+
+impl From<String> for Unanswered {
+    fn from(reason: String) -> Self {
+        Self {
+            reason,
+            unprocessed: false,
+        }
+    }
+}
+
+impl From<Unanswered> for String {
+    fn from(failed: Unanswered) -> Self {
+        failed.reason
+    }
+}
+
+impl From<&hyper::Error> for Unanswered {
+    fn from(error: &hyper::Error) -> Self {
+        let source = std::error::Error::source(error);
+        let unprocessed = source
+            .and_then(|source| source.downcast_ref::<h2::Error>())
+            .is_some_and(|error| {
+                let ended = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+                error.is_remote() && ended
+            });
+        Self {
+            reason: reason(error),
+            unprocessed,
+        }
+    }
 }
 
 /// Sends the head and what `body` gives, until the head of the answer has come.
@@ -98,7 +140,7 @@ pub(super) async fn http2_response(
     plan: &Plan,
     number: u64,
     body: RequestBody,
-) -> Result<Response<Incoming>, String> {
+) -> Result<Response<Incoming>, Unanswered> {
     let uri = Uri::builder()
         .scheme("http")
         .authority(plan.authority.as_str())
@@ -124,11 +166,11 @@ pub(super) async fn http2_response(
             Ok(response) => return Ok(response),
             Err(mut error) => match error.take_message() {
                 Some(unsent) => request = unsent,
-                None => return Err(reason(error.error())),
+                None => return Err(error.error().into()),
             },
         }
     }
-    Err("two connections in a row took no request".to_owned())
+    Err("two connections in a row took no request".to_owned().into())
 }
 
 async fn http2_sender(
