@@ -16,7 +16,7 @@ use http::Request;
 use mesh::{Mesh, name_of};
 use outrigger_bench::fleet::{Task, call};
 use side::Side;
-use traffic::{Stream, Traffic, Tunnel};
+use traffic::{KeptOpen, Stream, Traffic, Tunnel};
 
 /// One restart, with a stream and a tunnel that the old process brings to their end.
 async fn restart(side: &mut Side, traffic: &mut Traffic) -> anyhow::Result<()> {
@@ -153,6 +153,32 @@ async fn a_successor_that_never_gets_ready_changes_nothing() -> anyhow::Result<(
         let status = old.ended(PATIENCE).await?;
         ensure!(status.success(), "{status}");
         stuck.serves().await
+    })
+    .await
+}
+
+/// Who closes an idle connection may cross a request on it; who answers the next request with `connection: close` does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_is_answered_once_more_by_the_old_process() -> anyhow::Result<()> {
+    bounded(async {
+        let mut chain = Chain::start([127, 0, 0, 98], None).await?;
+        let (mut busy, mut idle) = (
+            KeptOpen::open(chain.paths.web).await?,
+            KeptOpen::open(chain.paths.web).await?,
+        );
+        for connection in [&mut busy, &mut idle] {
+            let head = connection.ask().await?;
+            ensure!(!head.contains("connection: close"), "{head}");
+        }
+        let mut old = chain.egress.restart().await?;
+        let head = busy.ask().await?;
+        ensure!(head.contains("connection: close"), "{head}");
+        busy.is_ended().await?;
+        // At the bound, and not with a reset.
+        idle.is_ended().await?;
+        let status = old.ended(PATIENCE).await?;
+        ensure!(status.success(), "{status}");
+        Ok(())
     })
     .await
 }

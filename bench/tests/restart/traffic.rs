@@ -236,3 +236,39 @@ impl Tunnel {
         Ok(())
     }
 }
+
+/// An HTTP/1.1 connection that is asked when it suits.
+pub(super) struct KeptOpen(TcpStream);
+
+impl KeptOpen {
+    pub(super) async fn open(address: SocketAddr) -> anyhow::Result<Self> {
+        Ok(Self(TcpStream::connect(address).await?))
+    }
+
+    /// The head of the answer to one more request.
+    pub(super) async fn ask(&mut self) -> anyhow::Result<String> {
+        let request = "POST /echo HTTP/1.1\r\nhost: web\r\ncontent-length: 4\r\n\r\nlast";
+        self.0.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"last") {
+            let read = self.0.read_buf(&mut answer).await?;
+            ensure!(
+                read > 0,
+                "closed within {:?}",
+                String::from_utf8_lossy(&answer)
+            );
+        }
+        let answer = String::from_utf8(answer)?.to_ascii_lowercase();
+        ensure!(answer.starts_with("http/1.1 200"), "{answer}");
+        Ok(answer)
+    }
+
+    pub(super) async fn is_ended(&mut self) -> anyhow::Result<()> {
+        let read = tokio::time::timeout(PATIENCE, self.0.read(&mut [0; 1])).await?;
+        ensure!(
+            read.context("an end without a reset")? == 0,
+            "there is more"
+        );
+        Ok(())
+    }
+}

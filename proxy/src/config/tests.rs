@@ -147,3 +147,36 @@ fn an_empty_variable_counts_as_unset() {
     ]));
     assert_eq!(config.expect("valid").metrics, None);
 }
+
+#[test]
+fn a_hot_restart_needs_a_state_directory_whose_path_a_unix_socket_can_have() {
+    let restart = |flags: &[&str]| {
+        let all = [&["--static", "x.toml"], flags].concat();
+        Config::from_args(args(&all)).map(|config| config.hot_restart)
+    };
+    assert_eq!(restart(&[]), Ok(None));
+    let path = Some(PathBuf::from("/state/restart.sock"));
+    assert_eq!(restart(&["--state", "/state"]), Ok(path.clone()));
+    let auto = ["--state", "/state", "--hot-restart", "auto"];
+    assert_eq!(restart(&auto), Ok(path));
+    let off = ["--state", "/state", "--hot-restart", "off"];
+    assert_eq!(restart(&off), Ok(None));
+    let long = format!("/{}", "x".repeat(120));
+    let error = restart(&["--state", &long])
+        .expect_err("too long")
+        .0
+        .remove(0);
+    assert_eq!(
+        (error.field.as_str(), error.value.as_str()),
+        ("--state", long.as_str())
+    );
+    assert!(error.reason.contains("at most 107"), "{error}");
+    assert_eq!(
+        restart(&["--state", &long, "--hot-restart", "off"]),
+        Ok(None)
+    );
+    assert_eq!(
+        fields_of(&["--static", "x", "--hot-restart", "on"]),
+        ["--hot-restart"]
+    );
+}

@@ -35,6 +35,9 @@ use crate::routing::snapshot::{ListenerPolicy, Slot};
 /// away (RFC 9112 section 9.6).
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
+/// The same for an idle one: a request that crosses our end on its way meets no reset, and its sender sees that nothing was answered.
+const PARTING: Duration = Duration::from_millis(200);
+
 /// Serves the connection to its end. `first` is what detection has read, `deadline` when the first head must be whole.
 pub(super) async fn serve(
     worker: &Rc<Worker>,
@@ -78,14 +81,14 @@ pub(super) async fn serve(
             connection.deadline.poll_expired(cx).map(|()| Wake::End)
         });
         match wake.await {
-            Wake::End => return,
+            Wake::End => return connection.linger(PARTING).await,
             Wake::Input => {
                 // Apart, so that a connection holds a request's story only while there is one.
                 let conversation = worker.conversations.put(Rc::clone(&connection).converse());
                 match conversation.run(&worker.conversations).await {
                     Next::Idle => {}
                     Next::Close => return,
-                    Next::Linger => return connection.linger().await,
+                    Next::Linger => return connection.linger(LINGER).await,
                     Next::Tunnel(tunnel) => return Box::pin(connection.tunnel(tunnel)).await,
                 }
             }
@@ -326,8 +329,8 @@ impl Connection {
     }
 
     /// Ends our direction and throws away what the client still sends, for a while.
-    async fn linger(&self) {
-        self.deadline.set_after(LINGER);
+    async fn linger(&self, bound: Duration) {
+        self.deadline.set_after(bound);
         let discarded = pin!(poll_fn(|cx| {
             if let Poll::Ready(Err(_)) = self.client.writer.borrow_mut().poll_shutdown(cx) {
                 return Poll::Ready(());

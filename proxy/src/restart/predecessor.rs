@@ -89,9 +89,11 @@ impl Predecessor {
     /// Tells it to accept no more; what it has opened meanwhile. From here on there is no way back: if it ends now, its sockets are
     /// ours all the same.
     pub(crate) async fn take_over(mut self) -> Result<Vec<Socket>, RestartError> {
-        // Where it has ended already, what it said before is still to be read.
-        let _ = self.0.tell(&Message::TakeOver).await;
-        match sockets(&mut self.0).await {
+        let taken = match self.0.tell(&Message::TakeOver).await {
+            Ok(()) => sockets(&mut self.0).await,
+            Err(error) => Err(error),
+        };
+        match taken {
             Ok(sockets) => Ok(sockets),
             Err(refused @ (RestartError::Refused { .. } | RestartError::Refusing { .. })) => {
                 Err(refused)

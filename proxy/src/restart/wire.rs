@@ -141,9 +141,18 @@ impl Wire {
         }
     }
 
-    /// [`Self::send`], with an error that names the other side.
-    pub(super) async fn tell(&self, message: &Message) -> Result<(), RestartError> {
-        self.send(message).await.map_err(|error| self.failed(error))
+    /// [`Self::send`], with an error that names the other side. One that has refused and gone meanwhile is heard out.
+    pub(super) async fn tell(&mut self, message: &Message) -> Result<(), RestartError> {
+        let Err(error) = self.send(message).await else {
+            return Ok(());
+        };
+        match self.receive().await {
+            Ok(Some(Message::Refused { reason })) => Err(RestartError::Refused {
+                process: self.process,
+                reason,
+            }),
+            _ => Err(self.failed(error)),
+        }
     }
 
     /// [`Self::receive`]; a refusal and an end are errors.

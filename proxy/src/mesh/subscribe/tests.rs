@@ -269,3 +269,30 @@ async fn a_task_that_is_drained_by_somebody_else_is_told_and_an_earlier_run_s_en
     assert!(!told("t1", Healthy));
     assert!(told("t1", Draining));
 }
+
+/// As in a hot restart: the one process ends, and the other has begun with what was on disk before.
+#[tokio::test(start_paused = true)]
+async fn the_last_configuration_of_one_process_is_on_disk_when_it_ends_and_reloaded_by_the_next() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut old = Subscription::new(config(dir.path()), Recorder::default());
+    let writing = old.writing().expect("there is a state directory");
+    let recorder = Recorder::default();
+    let mut new = Subscription::new(config(dir.path()), recorder.clone());
+    let start = tokio::time::Instant::now();
+    for (name, offset) in [("orders", 775), ("cart", 776), ("web", 777)] {
+        Sink::apply(&mut old, vec![listener(name, offset, 80)], Vec::new());
+        // Lets the writer begin.
+        tokio::task::yield_now().await;
+    }
+    drop(old);
+    writing.await.expect("ends");
+    assert!(start.elapsed() < WRITE_INTERVAL, "nothing else comes");
+    new.reload().expect("reads");
+    let accepted = recorder.last().0;
+    let address = |name: &str| accepted.listeners[name].address.to_string();
+    assert_eq!(accepted.listeners.len(), 3);
+    // In the places the old process gave them, not in the order of their names.
+    assert_eq!(address("n/orders:80"), "127.9.0.1:80");
+    assert_eq!(address("n/cart:80"), "127.9.0.2:80");
+    assert_eq!(address("n/web:80"), "127.9.0.3:80");
+}
