@@ -116,7 +116,8 @@ impl<'a> Policy for Ours<'a> {
     }
 
     fn ejections(&self) -> u64 {
-        self.cluster.ejections()
+        let by_rule = self.cluster.ejections();
+        by_rule.iter().map(|(_, count)| count).sum()
     }
 
     fn per_try_timeout(&self) -> Option<Duration> {
