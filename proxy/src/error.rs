@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     ConnectFailed,
     /// The endpoint did not complete the connection in time.
     ConnectTimeout,
+    /// Whoever answers at the endpoint's address is not the task that is meant (`proxy/HOP.md`).
+    Misdirected,
     /// The request was handed back before a byte of it was written.
     Unsent,
     /// The endpoint refused the stream (REFUSED_STREAM, or a stream above GOAWAY's last id; RFC 9113 section 8.7).
@@ -69,12 +71,13 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind, for the metric's label set.
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::NoRoute,
         Self::NoCluster,
         Self::NoHealthyEndpoint,
         Self::ConnectFailed,
         Self::ConnectTimeout,
+        Self::Misdirected,
         Self::Unsent,
         Self::RefusedStream,
         Self::ConnectionTermination,
@@ -100,6 +103,7 @@ impl Kind {
             Self::NoHealthyEndpoint
             | Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::Misdirected
             | Self::Unsent
             | Self::RefusedStream
             | Self::ConnectionTermination
@@ -127,6 +131,7 @@ impl Kind {
             | Self::NoHealthyEndpoint
             | Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::Misdirected
             | Self::Unsent
             | Self::RefusedStream
             | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
@@ -151,7 +156,7 @@ impl Kind {
             Self::NoRoute => "NR",
             Self::NoCluster => "NC",
             Self::NoHealthyEndpoint => "UH",
-            Self::ConnectFailed | Self::ConnectTimeout | Self::Unsent => "UF",
+            Self::ConnectFailed | Self::ConnectTimeout | Self::Misdirected | Self::Unsent => "UF",
             Self::RefusedStream | Self::RemoteReset => "UR",
             Self::ConnectionTermination => "UC",
             Self::UpstreamProtocol | Self::UpgradeFailed => "UPE",
@@ -169,9 +174,11 @@ impl Kind {
     /// What may be tried again after it.
     pub(crate) const fn retriable(self) -> Retriable {
         match self {
-            Self::ConnectFailed | Self::ConnectTimeout | Self::Unsent | Self::RefusedStream => {
-                Retriable::Undelivered
-            }
+            Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::Misdirected
+            | Self::Unsent
+            | Self::RefusedStream => Retriable::Undelivered,
             Self::ConnectionTermination
             | Self::RemoteReset
             | Self::UpstreamProtocol
@@ -197,6 +204,7 @@ impl Kind {
         match self {
             Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::Misdirected
             | Self::ConnectionTermination
             | Self::RemoteReset
             | Self::UpstreamProtocol
@@ -226,6 +234,7 @@ impl Kind {
             Self::NoHealthyEndpoint => "no task can be offered",
             Self::ConnectFailed => "connecting to the task failed",
             Self::ConnectTimeout => "the task did not accept the connection in time",
+            Self::Misdirected => "the task is not at its address any more",
             Self::Unsent => "the connection to the task closed before the request was sent",
             Self::RefusedStream => "the task refused the stream",
             Self::ConnectionTermination => "the task closed the connection before it answered",
@@ -317,6 +326,7 @@ mod tests {
             [
                 Kind::ConnectFailed,
                 Kind::ConnectTimeout,
+                Kind::Misdirected,
                 Kind::Unsent,
                 Kind::RefusedStream
             ]

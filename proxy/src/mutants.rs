@@ -26,6 +26,16 @@ pub(crate) enum Mutant {
     ClosedAtRestart,
     /// A hot restart leaves nobody the time to finish.
     CutOffAtRestart,
+    /// An egress sends requests to an endpoint that has not proved who it is.
+    HopWithoutProof,
+    /// An ingress takes a hello meant for another, or with a wrong token.
+    HopForAnybody,
+    /// Fields of the hop are left in messages that came without one, and believed.
+    HopUnstripped,
+    /// An ingress says *undelivered* of everything that failed.
+    HopBlindVerdict,
+    /// An egress takes no notice of verdicts.
+    HopDeafVerdict,
 }
 
 static CHOSEN: OnceLock<Mutant> = OnceLock::new();

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each wing may use, itself aside. `app` and `main` know everything.
-const MAY_USE: [(&str, &[&str]); 21] = [
+const MAY_USE: [(&str, &[&str]); 22] = [
     (
         "downstream",
         &[
             "request",
+            "hop",
             "http1",
             "http2",
             "message",
@@ -43,6 +44,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
         "request",
         &[
             "routing",
+            "hop",
             "http1",
             "http2",
             "message",
@@ -72,6 +74,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
         "upstream",
         &[
             "policy",
+            "hop",
             "observe::metrics",
             "deadline",
             "http1",
@@ -82,7 +85,9 @@ const MAY_USE: [(&str, &[&str]); 21] = [
         ],
     ),
     ("http1", &["message", "error"]),
-    ("http2", &["message", "error"]),
+    ("http2", &["hop", "message", "error"]),
+    // Both ends of it, whoever they are.
+    ("hop", &["message", "policy", "error"]),
     ("message", &["error"]),
     ("drain", &["error"]),
     ("date", &["message"]),

@@ -16,6 +16,7 @@ use super::leaves;
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::error::{Kind, ProxyError};
+use crate::hop::Try;
 use crate::http1;
 use crate::http1::body::Framing;
 use crate::http1::head::{Limits, Parsed, Refused};
@@ -24,11 +25,11 @@ use crate::http1::writer::{SendError, Writer};
 use crate::message::Body;
 use crate::message::fields::Known;
 use crate::message::head::{RequestHead, ResponseHead};
-use crate::request;
 use crate::request::body::{Client, Source};
 use crate::request::response::ResponseBody;
 use crate::request::tunnel::Tunnel;
 use crate::request::worker::Worker;
+use crate::request::{self, Came};
 use crate::routing::snapshot::{ListenerPolicy, Slot};
 
 /// How long a client that is answered before it has sent everything may go on sending: closing at once would reset the answer
@@ -38,10 +39,11 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// The same for an idle one: a request that crosses our end on its way meets no reset, and its sender sees that nothing was answered.
 const PARTING: Duration = Duration::from_millis(200);
 
-/// Serves the connection to its end. `first` is what detection has read, `deadline` when the first head must be whole.
+/// Serves the connection to its end, `hop` if it began with a hello. `first` is what detection has read, `deadline` when the first
+/// head must be whole.
 pub(super) async fn serve(
     worker: &Rc<Worker>,
-    slot: Slot,
+    (slot, hop): (Slot, bool),
     listener: &Arc<ListenerPolicy>,
     (stream, first): (TcpStream, BytesMut),
     deadline: Deadline,
@@ -55,6 +57,7 @@ pub(super) async fn serve(
     let connection = Rc::new(Connection {
         worker: Rc::clone(worker),
         slot,
+        hop,
         listener: Arc::clone(listener),
         client,
         deadline,
@@ -114,6 +117,8 @@ enum Next {
 struct Connection {
     worker: Rc<Worker>,
     slot: Slot,
+    /// The client is a sidecar that has said hello.
+    hop: bool,
     listener: Arc<ListenerPolicy>,
     client: Rc<Client>,
     /// Header timeout within a head, idle timeout between messages; within a request its own timer runs.
@@ -186,7 +191,13 @@ impl Connection {
         let (method, version) = (parsed.head.method.clone(), parsed.head.version);
         let source = Source::H1(Rc::clone(&self.client));
         let inform = |head: &mut ResponseHead| self.client.writer.borrow_mut().inform(head);
-        let story = request::serve(&self.worker, self.slot, parsed.head, source, &inform);
+        let mut head = parsed.head;
+        let told = self.hop.then(|| Try::take(&mut head.fields));
+        let came = Came {
+            slot: self.slot,
+            told,
+        };
+        let story = request::serve(&self.worker, came, head, source, &inform);
         let story = pin!(story);
         let Some(response) = self.unless_gone(story).await else {
             return Next::Close;

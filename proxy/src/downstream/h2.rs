@@ -19,16 +19,17 @@ use super::protocol::Stream;
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::error::{Kind, ProxyError};
+use crate::hop::spelling;
 use crate::http2::batch::batched;
 use crate::http2::body::{Receiving, Sending};
 use crate::http2::guard::{Guard, Side};
 use crate::http2::peer_broke_protocol;
 use crate::message::head::{RequestHead, ResponseHead, Unfit};
 use crate::message::{Body, Part};
-use crate::request;
 use crate::request::body::Source;
 use crate::request::response::ResponseBody;
 use crate::request::worker::Worker;
+use crate::request::{self, Came};
 use crate::routing::snapshot::{ListenerPolicy, Slot};
 
 /// Concurrent streams one client connection may open (RFC 9113 section 5.1.2).
@@ -49,6 +50,42 @@ const fn frame_budget((window, connection_window): (u32, u32)) -> usize {
     let half = connection_window as usize / 2;
     if small > half { small } else { half }
 }
+
+/// What one connection may take.
+struct Limits {
+    streams: u32,
+    /// As a multiple of the listener's `max_header_bytes`.
+    head: u32,
+    taken_back: usize,
+    /// Streams that we reset for what the peer did.
+    errors: Option<usize>,
+    windows: (u32, u32),
+}
+
+impl Limits {
+    const WIDE: Self = Self {
+        streams: MAX_STREAMS,
+        head: 1,
+        taken_back: MAX_TAKEN_BACK,
+        // h2's own.
+        errors: Some(1024),
+        windows: WINDOWS,
+    };
+    const NARROW: Self = Self {
+        windows: NARROW_WINDOWS,
+        ..Self::WIDE
+    };
+    /// A sidecar that has proved who it is speaks for many clients, on few connections. Its heads carry names twice, and are
+    /// counted by HTTP/2's rule though HTTP/1.1's limit has passed them.
+    const HOP: Self = Self {
+        streams: 4096,
+        head: 4,
+        taken_back: 100_000,
+        errors: None,
+        windows: (WINDOWS.0, 64 * WINDOWS.0),
+    };
+}
+
 /// Connections of one worker that have wide windows at once.
 const MAX_WIDE: usize = 16;
 /// Bytes of one response that are kept while the client's window is closed.
@@ -58,10 +95,10 @@ const CLOSING: Duration = Duration::from_secs(10);
 /// For a client to take its GOAWAY and stop, when it broke the protocol or at this sidecar's end.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves the connection to its end.
+/// Serves the connection to its end, `hop` if it began with a hello.
 pub(super) async fn serve(
     worker: &Rc<Worker>,
-    slot: Slot,
+    (slot, hop): (Slot, bool),
     listener: &Arc<ListenerPolicy>,
     stream: Stream,
     drain: Drain,
@@ -72,13 +109,28 @@ pub(super) async fn serve(
     });
     state.deadline.set_after(listener.idle_timeout);
     let max_target = listener.max_uri_bytes as usize;
-    let (stream, outbox) = batched(stream, Guard::new(Side::Server));
-    let wide = worker.wide.take(MAX_WIDE);
-    let (window, connection_window) = wide.as_ref().map_or(NARROW_WINDOWS, |_| WINDOWS);
+    let wide = if hop {
+        None
+    } else {
+        worker.wide.take(MAX_WIDE)
+    };
+    let limits = match &wide {
+        _ if hop => Limits::HOP,
+        Some(_) => Limits::WIDE,
+        None => Limits::NARROW,
+    };
+    let guard = if hop {
+        Guard::of_hop(Side::Server)
+    } else {
+        Guard::new(Side::Server)
+    };
+    let (stream, outbox) = batched(stream, guard);
+    let (window, connection_window) = limits.windows;
     let handshake = Builder::new()
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(listener.max_header_bytes)
-        .max_pending_accept_reset_streams(MAX_TAKEN_BACK)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(listener.max_header_bytes.saturating_mul(limits.head))
+        .max_pending_accept_reset_streams(limits.taken_back)
+        .max_local_error_reset_streams(limits.errors)
         .initial_window_size(window)
         .initial_connection_window_size(connection_window)
         .max_send_buffer_size(MAX_SEND_BUFFER)
@@ -119,7 +171,7 @@ pub(super) async fn serve(
                     let guard = InFlight::enter(&state);
                     let worker = Rc::clone(worker);
                     // A small task around the story, whose place is used again.
-                    let story = answer(Rc::clone(&worker), slot, request, respond, guard);
+                    let story = answer(Rc::clone(&worker), (slot, hop), request, respond, guard);
                     let story = worker.streams.put(story);
                     tokio::task::spawn_local(async move { story.run(&worker.streams).await });
                 }
@@ -223,24 +275,32 @@ fn refuse(
 /// One stream: hands the request to its story, then sends the response to its last byte.
 async fn answer(
     worker: Rc<Worker>,
-    slot: Slot,
+    (slot, hop): (Slot, bool),
     request: http::Request<h2::RecvStream>,
     respond: SendResponse<Bytes>,
     guard: InFlight,
 ) {
     let (parts, body) = request.into_parts();
-    let body = Source::H2(Receiving::new(body, &parts.headers, None));
+    let body = Source::H2(Receiving::new(body, &parts.headers, None, hop));
     let bodiless = parts.method == Method::HEAD;
-    let head = RequestHead::from_h2(parts);
+    let (head, told) = if hop {
+        let (head, told) = spelling::from_h2_request(parts);
+        (head, Some(told))
+    } else {
+        (RequestHead::from_h2(parts), None)
+    };
+    let came = Came { slot, told };
+    let in_h2 = |head: &mut ResponseHead| match hop {
+        true => spelling::h2_response(head),
+        false => head.h2_response(()),
+    };
     let respond = RefCell::new(respond);
     let inform = |head: &mut ResponseHead| {
         // A client that is gone is noticed below.
-        let _ = respond
-            .borrow_mut()
-            .send_informational(head.h2_response(()));
+        let _ = respond.borrow_mut().send_informational(in_h2(head));
     };
     let response = {
-        let mut story = pin!(request::serve(&worker, slot, head, body, &inform));
+        let mut story = pin!(request::serve(&worker, came, head, body, &inform));
         let mut begun = false;
         let answered = poll_fn(|cx| {
             // Taken back before anything was done for it: nothing is done (CVE-2023-44487).
@@ -266,7 +326,7 @@ async fn answer(
     }
     // Such a head ends the stream at once, and a task's body that should not be there is only looked at.
     let ends = head.is_whole(&Method::GET) && matches!(body, ResponseBody::Upstream(_));
-    let mut head = head.h2_response(());
+    let mut head = in_h2(&mut head);
     if let ResponseBody::Tunnel(tunnel) = body {
         match respond.send_response(head, false) {
             Ok(stream) => Box::pin(tunnel.run_on_stream(stream)).await,
@@ -287,12 +347,12 @@ async fn answer(
         Ok(stream) if !whole => {
             let body = match body {
                 ResponseBody::Local(text) => {
-                    let sending = Sending::response(Text(text), stream);
+                    let sending = Sending::response(Text(text), stream, hop);
                     return send_own(&worker, slot, sending, guard).await;
                 }
                 body => body,
             };
-            let mut sending = Sending::response(body, stream);
+            let mut sending = Sending::response(body, stream, hop);
             let sent = poll_fn(|cx| {
                 let sent = sending.poll(cx);
                 if sent.is_ready() {

@@ -10,13 +10,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use outrigger_xds::hop::Identity;
 use outrigger_xds::model::Protocol;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{h1, h2};
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
+use crate::hop::hello::{self, Heard};
 use crate::http1::buffers::Buffers;
 use crate::http1::reader::has_arrived;
 use crate::request::tcp;
@@ -44,15 +46,26 @@ pub(crate) async fn serve(
     let Some(speaks) = first_bytes(worker, listener, &mut stream, &deadline, &drain).await else {
         return;
     };
+    let (speaks, hop) = match (speaks, &listener.hop) {
+        (Speaks::Http1, Some(identity)) => {
+            let greeting = greet(&mut stream, identity, &worker.buffers, &deadline);
+            match Box::pin(greeting).await {
+                Greeted::Stranger => (speaks, false),
+                Greeted::Hop(speaks) => (speaks, true),
+                Greeted::Mistaken => return,
+            }
+        }
+        _ => (speaks, false),
+    };
     match speaks {
         Speaks::Http1 => {
             let parts = stream.into_parts();
-            h1::serve(worker, slot, listener, parts, deadline, drain).await;
+            h1::serve(worker, (slot, hop), listener, parts, deadline, drain).await;
         }
         // Boxed, so that an idle HTTP/1.1 connection is not as large as what these hold.
         Speaks::Http2 => {
             drop(deadline);
-            Box::pin(h2::serve(worker, slot, listener, stream, drain)).await;
+            Box::pin(h2::serve(worker, (slot, hop), listener, stream, drain)).await;
         }
         Speaks::Tcp => {
             drop(deadline);
@@ -112,6 +125,56 @@ async fn first_bytes(
         return detected.or_tcp();
     }
     detected.or_http()
+}
+
+/// How a connection to somebody who takes hops begins.
+enum Greeted {
+    /// Not with a hello.
+    Stranger,
+    /// By a sidecar that knows us; then with this.
+    Hop(Speaks),
+    /// By one that means another, or it is gone.
+    Mistaken,
+}
+
+/// Answers a hello, if there is one (`proxy/HOP.md` section 2).
+async fn greet(
+    stream: &mut Stream,
+    identity: &Identity,
+    buffers: &Buffers,
+    deadline: &Deadline,
+) -> Greeted {
+    loop {
+        let (answer, length) = match hello::hear(&stream.prefix) {
+            Heard::Other => return Greeted::Stranger,
+            Heard::Part => {
+                let fill = pin!(stream.fill(buffers));
+                match deadline.bound(fill).await {
+                    Some(Ok(1..)) => continue,
+                    // What began like one and goes on in no way is answered like any head that is not complete.
+                    Some(Ok(0)) | None => return Greeted::Stranger,
+                    Some(Err(_)) => return Greeted::Mistaken,
+                }
+            }
+            Heard::Hello {
+                target,
+                token,
+                length,
+            } => (hello::answer(identity, target, token), length),
+        };
+        let words = answer.as_deref().unwrap_or(hello::MISDIRECTED);
+        let written = stream.write_all(words.as_bytes()).await;
+        if answer.is_none() || written.is_err() {
+            tracing::debug!("a hello was for another");
+            return Greeted::Mistaken;
+        }
+        stream.prefix.advance(length);
+        if stream.prefix.is_empty() {
+            stream.prefix = BytesMut::new();
+        }
+        let detected = detect(stream, buffers, deadline).await;
+        return detected.or_http().map_or(Greeted::Mistaken, Greeted::Hop);
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +251,9 @@ pub(super) async fn detect(
     deadline: &Deadline,
 ) -> Detected {
     loop {
+        if let Some(speaks) = recognise(&stream.prefix) {
+            return Detected::Clear(speaks);
+        }
         let read = {
             let fill = pin!(stream.fill(buffers));
             deadline.bound(fill).await
@@ -198,11 +264,7 @@ pub(super) async fn detect(
             Some(Err(_)) => return Detected::Gone,
             Some(Ok(0)) if stream.prefix.is_empty() => return Detected::Gone,
             Some(Ok(0)) => return Detected::Clear(Speaks::Tcp),
-            Some(Ok(_)) => {
-                if let Some(speaks) = recognise(&stream.prefix) {
-                    return Detected::Clear(speaks);
-                }
-            }
+            Some(Ok(_)) => {}
         }
     }
 }

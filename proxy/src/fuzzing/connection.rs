@@ -191,7 +191,7 @@ pub fn forwarded_from_h2(
     let Some(named) = taken(&mut head, whole) else {
         return Ok(None);
     };
-    let trailers = match trailers.map(trailers_of) {
+    let trailers = match trailers.map(|map| trailers_of(map, false)) {
         Some(None) => return Ok(None),
         trailers => trailers.flatten().map(|mut fields| {
             named.strip(&mut fields);

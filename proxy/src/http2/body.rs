@@ -11,6 +11,7 @@ use http::{HeaderMap, header};
 use super::guard::is_blame;
 use super::peer_broke_protocol;
 use crate::error::{Kind, ProxyError};
+use crate::hop::spelling;
 use crate::message::fields::{Fields, Known};
 use crate::message::head::is_unfit;
 use crate::message::{Body, Part};
@@ -22,22 +23,31 @@ pub(crate) struct Receiving {
     /// Nothing will come any more. Kept here: asking the stream takes its connection's lock.
     ended: bool,
     data_done: bool,
+    /// It comes by a hop, which tells how HTTP/1.1's trailers were spelt.
+    hop: bool,
     /// Counts the stream as open.
     _open: Option<Rc<()>>,
 }
 
 impl Receiving {
     /// `headers` are the message's own; `open` is held as long as the body. One that announces trailers has no length: HTTP/1.1
-    /// has trailers after a chunked body alone.
-    pub(crate) fn new(stream: RecvStream, headers: &HeaderMap, open: Option<Rc<()>>) -> Self {
+    /// has trailers after a chunked body alone; but what came by HTTP/1.1 to a `hop` had a length all the same.
+    pub(crate) fn new(
+        stream: RecvStream,
+        headers: &HeaderMap,
+        open: Option<Rc<()>>,
+        hop: bool,
+    ) -> Self {
+        let had_length = hop && spelling::is_spelt(headers);
         let length = headers.get(header::CONTENT_LENGTH);
-        let length = length.filter(|_| !headers.contains_key(header::TRAILER));
+        let length = length.filter(|_| had_length || !headers.contains_key(header::TRAILER));
         let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
         Self {
             ended: stream.is_end_stream(),
             stream,
             length,
             data_done: false,
+            hop,
             _open: open,
         }
     }
@@ -60,11 +70,14 @@ impl Receiving {
         }
         let trailers = ready!(self.stream.poll_trailers(cx)).transpose();
         self.ended = true;
-        Poll::Ready(trailers.map(|found| match found.map(trailers_of) {
-            Ok(Some(fields)) => Ok(Part::Trailers(fields)),
-            Ok(None) => Err(None),
-            Err(error) => Err(Some(error)),
-        }))
+        let hop = self.hop;
+        Poll::Ready(
+            trailers.map(|found| match found.map(|map| trailers_of(map, hop)) {
+                Ok(Some(fields)) => Ok(Part::Trailers(fields)),
+                Ok(None) => Err(None),
+                Err(error) => Err(Some(error)),
+            }),
+        )
     }
 
     /// The next part; an error is of kind `broken`.
@@ -106,7 +119,7 @@ impl Receiving {
 }
 
 /// Trailers without what may not be among them (RFC 9110 section 6.5.1); `None` where they are malformed (RFC 9113 section 8.2.1).
-pub(crate) fn trailers_of(map: HeaderMap) -> Option<Fields> {
+pub(crate) fn trailers_of(map: HeaderMap, hop: bool) -> Option<Fields> {
     const NOT_TRAILERS: [Known; 5] = [
         Known::ContentLength,
         Known::Host,
@@ -117,7 +130,11 @@ pub(crate) fn trailers_of(map: HeaderMap) -> Option<Fields> {
     if map.iter().any(is_unfit) {
         return None;
     }
-    let mut fields = Fields::of_map(map);
+    let mut fields = if hop {
+        spelling::from_h2_trailers(map)
+    } else {
+        Fields::of_map(map)
+    };
     if fields.has_any(&NOT_TRAILERS) {
         fields.remove(|known, _| NOT_TRAILERS.contains(&known));
     }
@@ -157,6 +174,8 @@ pub(crate) struct Sending<B> {
     kept: Option<Box<Given>>,
     /// Nothing is handed to h2 before the peer's window has room for it: this ends only when the peer has let all of it come.
     exact: bool,
+    /// It goes by a hop.
+    hop: bool,
     started: bool,
     /// There was room again since somebody last asked.
     moved: bool,
@@ -165,17 +184,17 @@ pub(crate) struct Sending<B> {
 impl<B: Body> Sending<B> {
     /// For a response. What h2 keeps for a client, it keeps beyond the request's end, unseen by its timer and by `max_requests`:
     /// that is no more than the client has leave for.
-    pub(crate) fn response(body: B, stream: SendStream<Bytes>) -> Self {
-        Self::new(body, stream, true)
+    pub(crate) fn response(body: B, stream: SendStream<Bytes>, hop: bool) -> Self {
+        Self::new(body, stream, true, hop)
     }
 
     /// For a request, which lasts until its response. Its first part needs no leave, and h2 gives none before the stream is opened,
     /// which is when the head is written.
-    pub(crate) fn request(body: B, stream: SendStream<Bytes>) -> Self {
-        Self::new(body, stream, false)
+    pub(crate) fn request(body: B, stream: SendStream<Bytes>, hop: bool) -> Self {
+        Self::new(body, stream, false, hop)
     }
 
-    fn new(body: B, stream: SendStream<Bytes>, exact: bool) -> Self {
+    fn new(body: B, stream: SendStream<Bytes>, exact: bool, hop: bool) -> Self {
         Self {
             body,
             stream,
@@ -183,6 +202,7 @@ impl<B: Body> Sending<B> {
             last: false,
             kept: None,
             exact,
+            hop,
             started: false,
             moved: false,
         }
@@ -248,7 +268,12 @@ impl<B: Body> Sending<B> {
                 // Taken above.
                 Some(Ok(Part::Data(_))) => {}
                 Some(Ok(Part::Trailers(mut fields))) => {
-                    let sent = self.stream.send_trailers(fields.take_map());
+                    let trailers = if self.hop {
+                        spelling::h2_trailers(&mut fields)
+                    } else {
+                        fields.take_map()
+                    };
+                    let sent = self.stream.send_trailers(trailers);
                     return Poll::Ready(sent.map_err(gone));
                 }
                 Some(Err(error)) => {

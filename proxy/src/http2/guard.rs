@@ -68,6 +68,8 @@ const EMPTY: [&str; 3] = [
     "too many WINDOW_UPDATE frames",
     "too many streams reset",
 ];
+/// So many times as much for a hop: its callers may take back 100,000 requests a second, all on one connection.
+const HOP: u32 = 100;
 /// The price of a frame for which h2 visits all streams, or writes a line to the log.
 const DEAR: u32 = 25;
 /// The price of a stream that we must reset: nobody but the peer itself is at fault.
@@ -96,6 +98,8 @@ pub(crate) struct Guard {
     next: usize,
     /// What was sent has emptied a purse.
     spent: Option<Verdict>,
+    /// What each purse holds and earns by time, as a multiple.
+    worth: u32,
 }
 
 impl Guard {
@@ -118,6 +122,16 @@ impl Guard {
             ended: [0; REMEMBERED],
             next: 0,
             spent: None,
+            worth: 1,
+        }
+    }
+
+    /// For a peer that is a sidecar known by its hello: it speaks for many clients, whose limits it keeps itself.
+    pub(crate) fn of_hop(side: Side) -> Self {
+        Self {
+            purses: HOLDS.map(|holds| holds * HOP),
+            worth: HOP,
+            ..Self::new(side)
         }
     }
 
@@ -393,7 +407,8 @@ impl Guard {
     }
 
     fn earn(&mut self, purse: Purse, amount: u32) {
-        let (purse, most) = (&mut self.purses[purse as usize], EARNED[purse as usize]);
+        let most = EARNED[purse as usize].saturating_mul(self.worth);
+        let purse = &mut self.purses[purse as usize];
         *purse = most.min(*purse + amount);
     }
 
@@ -417,7 +432,9 @@ impl Guard {
         let now = Instant::now();
         let millis = now.duration_since(self.filled).as_millis().min(60_000) as u32;
         for (index, purse) in self.purses.iter_mut().enumerate() {
-            let filled = HOLDS[index].min(*purse + PER_SECOND[index] * millis / 1000);
+            let (holds, earned) = (HOLDS[index] * self.worth, PER_SECOND[index] * self.worth);
+            let earned = u64::from(earned) * u64::from(millis) / 1000;
+            let filled = holds.min(purse.saturating_add(u32::try_from(earned).unwrap_or(holds)));
             *purse = filled.max(*purse);
         }
         // What is left of a millisecond is lost, so that asking often earns nothing.

@@ -19,6 +19,8 @@ pub(crate) enum Known {
     Cookie,
     Expect,
     GrpcTimeout,
+    /// What two sidecars say to each other: the prefix `outrigger-` is theirs (`proxy/HOP.md`).
+    Hop,
     Host,
     KeepAlive,
     ProxyConnection,
@@ -45,7 +47,14 @@ impl Known {
         ("transfer-encoding", Self::TransferEncoding),
     ];
 
-    fn of(name: &[u8]) -> Self {
+    pub(crate) fn of(name: &[u8]) -> Self {
+        const HOP: &[u8] = b"outrigger-";
+        if let [b'o' | b'O', ..] = name
+            && name.len() > HOP.len()
+            && eq(&name[..HOP.len()], HOP)
+        {
+            return Self::Hop;
+        }
         // Lengths at which there is a known name; most others are told apart by nothing more.
         const LENGTHS: u32 =
             1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 17;
@@ -118,6 +127,30 @@ impl Fields {
             map: None,
             only_map: false,
         }
+    }
+
+    /// Fields with room for so many bytes of text and so many lines.
+    pub(crate) fn with_capacity(text: usize, lines: usize) -> Self {
+        Self {
+            text: Vec::with_capacity(text),
+            lines: Vec::with_capacity(lines),
+            ..Self::default()
+        }
+    }
+
+    /// Bytes of text, that of the head around the fields included.
+    pub(crate) fn text_len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Whether they are as they came by HTTP/1.1, or were written here.
+    pub(crate) fn is_text(&self) -> bool {
+        !self.only_map && self.map.is_none()
+    }
+
+    /// The map, where it is all there is.
+    pub(crate) fn take_only_map(&mut self) -> Option<HeaderMap> {
+        self.map.take_if(|_| self.only_map)
     }
 
     /// The bytes of a span.
@@ -352,6 +385,11 @@ pub(crate) mod tests {
         }
         assert_eq!(Known::of(b"x-request-id"), Known::Other);
         assert_eq!(Known::of(b"Hosts"), Known::Other);
+        for name in ["outrigger-try", "Outrigger-Verdict", "OUTRIGGER-X"] {
+            assert_eq!(Known::of(name.as_bytes()), Known::Hop);
+        }
+        assert_eq!(Known::of(b"outrigger-"), Known::Other);
+        assert_eq!(Known::of(b"x-outrigger-try"), Known::Other);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use h2::ext::Protocol;
 use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
-use http::{Method, Request, Response, StatusCode, Uri, Version, request, response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request, response};
 
 use super::authority::is_authority;
 use super::fields::{Fields, Known, Span};
@@ -174,7 +174,32 @@ impl RequestHead {
                 built.map_err(|error| ProxyError::caused(Kind::DownstreamProtocol, error))?
             }
         };
-        let mut headers = self.fields.take_map();
+        let headers = self.fields.take_map();
+        self.with_uri(uri, headers, nameless, body)
+    }
+
+    /// The same with fields made elsewhere, for a request that has a host.
+    pub(crate) fn h2_request_with<B>(
+        &self,
+        headers: HeaderMap,
+        body: B,
+    ) -> Result<Request<B>, ProxyError> {
+        let uri = Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(self.authority())
+            .path_and_query(self.target())
+            .build();
+        let uri = uri.map_err(|error| ProxyError::caused(Kind::DownstreamProtocol, error))?;
+        self.with_uri(uri, headers, false, body)
+    }
+
+    fn with_uri<B>(
+        &self,
+        uri: Uri,
+        mut headers: HeaderMap,
+        nameless: bool,
+        body: B,
+    ) -> Result<Request<B>, ProxyError> {
         if !nameless {
             headers.remove(http::header::HOST);
         }
@@ -306,6 +331,18 @@ impl ResponseHead {
                 .unwrap_or_default()
                 .as_bytes(),
         }
+    }
+
+    /// The reason phrase where it is not the status' own.
+    pub(crate) fn own_reason(&self) -> Option<&[u8]> {
+        let own = self.fields.bytes(self.reason?);
+        let canonical = self.status.canonical_reason().unwrap_or_default();
+        (own != canonical.as_bytes()).then_some(own)
+    }
+
+    /// As the task spelt it, told beside the fields.
+    pub(crate) fn set_reason(&mut self, reason: &[u8]) {
+        self.reason = Some(self.fields.store(reason));
     }
 
     /// Whether the head alone is the whole message, whatever its fields promise (RFC 9110 section 6.4.1).

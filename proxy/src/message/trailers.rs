@@ -2,11 +2,12 @@
 
 use super::fields::{Fields, Known};
 
-/// Fields that say where a message goes, where it ends, or what its connection does: after the body somebody might still believe
+/// Fields that say where a message goes, where it ends, what its connection does, or what two sidecars say to each other: after the body somebody might still believe
 /// them.
-pub(crate) const FORBIDDEN: [Known; 9] = [
+pub(crate) const FORBIDDEN: [Known; 10] = [
     Known::Connection,
     Known::ContentLength,
+    Known::Hop,
     Known::Host,
     Known::KeepAlive,
     Known::ProxyConnection,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use outrigger_xds::hop::Tokens;
 use outrigger_xds::model::{self, EndpointHealth};
 use rand::Rng;
 
@@ -20,6 +21,9 @@ use super::offer::{Eligible, Offer};
 use super::outlier::{self, Candidate, Detector, Ejection, Outcome, Rule};
 use super::retry::{Attempts, Ended};
 use super::slow_start;
+
+/// By which an endpoint is known again: where its sidecar has other tokens, it is another process.
+type Identity = (SocketAddr, Box<str>, Box<str>, Option<Tokens>);
 
 /// A member and what the registry says of it.
 pub(crate) struct Member {
@@ -130,8 +134,8 @@ impl Cluster {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over new membership: an endpoint known by (address, instance, zone) keeps its counters and ejections. Those that come
-    /// to others start slowly, where that is asked for. Returns whether an endpoint was retired, so that the pools drop its
+    /// Takes over new membership: an endpoint known by (address, instance, zone, tokens) keeps its counters and ejections. Those that
+    /// come to others start slowly, where that is asked for. Returns whether an endpoint was retired, so that the pools drop its
     /// idle connections.
     pub fn set_endpoints<'a>(
         &self,
@@ -140,12 +144,13 @@ impl Cluster {
     ) -> bool {
         let mut members = self.lock();
         let first = members.is_empty();
-        let mut known: HashMap<(SocketAddr, Box<str>, Box<str>), Member> = members
+        let mut known: HashMap<Identity, Member> = members
             .drain(..)
             .map(|member| {
                 let endpoint = &member.endpoint;
                 let (instance, zone) = (endpoint.instance.clone(), endpoint.zone.clone());
-                ((endpoint.address, instance, zone), member)
+                let hop = endpoint.hop.as_deref().copied();
+                ((endpoint.address, instance, zone, hop), member)
             })
             .collect();
         let mut retired = false;
@@ -154,6 +159,7 @@ impl Cluster {
                 address,
                 from.instance.as_str().into(),
                 from.zone.as_str().into(),
+                from.hop,
             );
             let (endpoint, was_healthy, slow_since) = match known.remove(&key) {
                 Some(member) => (member.endpoint, member.was_healthy, member.slow_since),

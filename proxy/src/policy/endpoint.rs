@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use outrigger_xds::hop::Tokens;
 use outrigger_xds::model::{self, EndpointHealth};
 
 /// Counters that several workers write.
@@ -17,7 +18,7 @@ struct Counters {
     outcomes: AtomicU64,
 }
 
-/// One task. It is kept by (address, instance) across updates, so its counters and ejections survive them.
+/// One task. It is kept by (address, instance, tokens of its sidecar) across updates, so its counters and ejections survive them.
 ///
 /// The counters come first, beside the reference count that every pick writes anyway, and the rest is longer than a cache line:
 /// two endpoints never share one for what is written. Lines of their own would double what an endpoint takes.
@@ -49,6 +50,8 @@ pub struct Endpoint {
     pub(crate) retired: AtomicBool,
     /// It lies in another zone than the caller, as far as both are known.
     pub cross_zone: bool,
+    /// By which its sidecar knows itself; `None` where the hop protocol is not spoken.
+    pub hop: Option<Box<Tokens>>,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -64,6 +67,7 @@ impl Endpoint {
             instance: from.instance.as_str().into(),
             zone: from.zone.as_str().into(),
             cross_zone: known && from.zone != own_zone,
+            hop: from.hop.map(Box::new),
             probed_unhealthy: AtomicBool::new(false),
             retired: AtomicBool::new(from.health == EndpointHealth::Draining),
             ejected_until: AtomicU64::new(0),
@@ -125,10 +129,10 @@ impl Drop for Lease {
     }
 }
 
-/// With its two reference counts, an endpoint fills the 136 bytes that glibc hands out of 144; there may be ten thousand. Sixteen
-/// of them are what outlier detection's further rules count.
+/// With its two reference counts, an endpoint fills the 152 bytes that glibc hands out of 160; there may be ten thousand. Sixteen
+/// of them are what outlier detection's further rules count, and eight lead to the tokens of a hop where there is one.
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Endpoint>() <= 120);
+const _: () = assert!(size_of::<Endpoint>() <= 128);
 
 #[cfg(test)]
 pub(crate) mod tests {

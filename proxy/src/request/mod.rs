@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 use outrigger_xds::model::Protocol;
 
 use self::body::{MAX_REPLAY, Replay, Source};
@@ -30,6 +30,7 @@ use self::tunnel::Tunnel;
 use self::upgrade::{Handshake, Upgrade};
 use self::worker::Worker;
 use crate::error::{Kind, ProxyError};
+use crate::hop::{self, Try, spelling};
 use crate::message::fields::Known;
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::policy::cluster::Again;
@@ -73,6 +74,18 @@ struct Asked<'a> {
     body: Replay,
     upgrade: Upgrade,
     inform: Inform<'a>,
+    /// It came by a hop: only the egress tries again.
+    told: Option<Try>,
+    /// The attempt under way, from 1.
+    attempt: u32,
+}
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Came {
+    pub(crate) slot: Slot,
+    /// By a hop: what its egress says of it.
+    pub(crate) told: Option<Try>,
 }
 
 impl Asked<'_> {
@@ -83,11 +96,13 @@ impl Asked<'_> {
             body: self.body.clone(),
             upgrade: Upgrade::Nothing,
             inform: &|_| {},
+            told: self.told,
+            attempt: self.attempt + 1,
         }
     }
 
     fn may_have_a_twin(&self) -> bool {
-        self.body.is_empty() && !self.upgrade.is_asked()
+        self.told.is_none() && self.body.is_empty() && !self.upgrade.is_asked()
     }
 }
 
@@ -97,20 +112,21 @@ type Trying = Cell<Option<Arc<Endpoint>>>;
 /// Answers one request. It never fails: what goes wrong becomes a response that says so.
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
-    slot: Slot,
-    head: RequestHead,
+    came: Came,
+    mut head: RequestHead,
     body: Source,
     inform: Inform<'_>,
 ) -> Response {
-    let listener = worker.snapshot.load().listener(slot).cloned();
+    let listener = worker.snapshot.load().listener(came.slot).cloned();
     let Some(listener) = listener else {
         return refuse(&Kind::NoRoute.into(), false, "");
     };
+    hop::strip(&mut head.fields);
     let grpc = headers::is_grpc(&head.fields);
     let only_head = head.method == Method::HEAD;
     let mut record = Record::open(worker, &listener, grpc);
     let (body, client) = body.without_tunnel(&head);
-    match respond(worker, &listener, head, body, inform).await {
+    match respond(worker, &listener, came.told, (head, body), inform).await {
         Ok(Passed {
             head,
             body,
@@ -131,7 +147,11 @@ pub(crate) async fn serve(
         Err(error) => {
             tracing::debug!(listener = listener.name, %error, "request failed");
             record.fail(error.kind);
-            let refusal = refuse(&error, grpc, &listener.name);
+            let mut refusal = refuse(&error, grpc, &listener.name);
+            if came.told.is_some() {
+                let verdict = hop::verdict(error.kind);
+                refusal.head.fields.push(hop::VERDICT, verdict.as_bytes());
+            }
             if only_head {
                 refusal.without_body()
             } else {
@@ -154,8 +174,8 @@ struct Passed {
 async fn respond(
     worker: &Rc<Worker>,
     listener: &ListenerPolicy,
-    mut head: RequestHead,
-    body: Source,
+    told: Option<Try>,
+    (mut head, body): (RequestHead, Source),
     inform: Inform<'_>,
 ) -> Result<Passed, ProxyError> {
     if !listener.metrics.is_within(worker.id, listener.max_requests) {
@@ -176,8 +196,13 @@ async fn respond(
     };
     let timer = Timer::new(&worker.sweep, route.idle_timeout, timeout(route, &head));
     let timer = timer.with_body(body_timeout, head.fields.has(Known::Expect));
+    let timer = timer.with_hop(told.and_then(|told| told.left));
+    if let Some(told) = told {
+        let (name, attempt) = (&listener.name, told.attempt);
+        tracing::debug!(listener = name, attempt, "request by a hop");
+    }
     let named = headers::strip_hop_by_hop(&mut head.fields, upgrade.is_asked());
-    let keep = if route.retry.num_retries > 0 {
+    let keep = if route.retry.num_retries > 0 && told.is_none() {
         MAX_REPLAY
     } else {
         0
@@ -188,6 +213,8 @@ async fn respond(
         body: request.clone(),
         upgrade,
         inform,
+        told,
+        attempt: 0,
     };
 
     let trying = Cell::new(None);
@@ -222,6 +249,7 @@ async fn respond(
         let unasked = "an upgrade that was not asked for, or granted before it was";
         return Err(ProxyError::caused(Kind::UpstreamProtocol, unasked));
     }
+    hop::strip(&mut head.fields);
     let says_upgrade = switching || Upgrade::may_be_named(asked.head.version, head.status);
     request.answered(headers::strip_hop_by_hop(&mut head.fields, says_upgrade));
     headers::strip_framing(&mut head, upgraded);
@@ -267,6 +295,7 @@ async fn attempts(
             .ok_or(Kind::NoHealthyEndpoint)?;
         attempts.begin(lease.endpoint().id);
         trying.set(Some(Arc::clone(lease.endpoint())));
+        asked.attempt += 1;
         let hedge = attempts.hedge_after().filter(|_| asked.may_have_a_twin());
         let (attempted, lease) = match hedge {
             None => (try_once(worker, route, &lease, asked).await, lease),
@@ -291,10 +320,10 @@ async fn attempts(
         {
             return Err(kind.into());
         }
-        if !asked.body.is_replayable() {
+        if asked.told.is_some() || !asked.body.is_replayable() {
             return attempted.map(|answer| (answer, lease));
         }
-        let ended = verdict::ended(&attempted);
+        let ended = verdict::ended(&attempted, lease.endpoint());
         let Some((wait, budget)) = again(worker, cluster, &attempts, ended) else {
             return attempted.map(|answer| (answer, lease));
         };
@@ -320,6 +349,17 @@ fn again(
             Some((wait, budget))
         }
     }
+}
+
+/// What the sidecar in front of the endpoint is told, if it speaks the hop.
+fn tell(route: &Route, endpoint: &Endpoint, asked: &Asked<'_>) -> Option<HeaderValue> {
+    let attempt = asked.attempt;
+    // What nobody has set is the same at both ends, and a caller's own deadline is among its fields.
+    if endpoint.hop.is_none() || (attempt == 1 && route.per_request_timeout.is_none()) {
+        return None;
+    }
+    let left = asked.body.timer().left();
+    Try { attempt, left }.value()
 }
 
 /// Outlier detection sees every attempt; what the client broke off is not the endpoint's fault.
@@ -352,7 +392,8 @@ async fn try_once(
     lease: &Lease,
     asked: &mut Asked<'_>,
 ) -> Result<Answer, ProxyError> {
-    let attempt = attempt(worker, &route.cluster, lease, asked);
+    let told = tell(route, lease.endpoint(), asked);
+    let attempt = attempt(worker, &route.cluster, lease, told, asked);
     let Some(timeout) = route.retry.per_try_timeout else {
         return attempt.await;
     };
@@ -368,14 +409,11 @@ async fn attempt(
     worker: &Rc<Worker>,
     cluster: &Arc<Cluster>,
     lease: &Lease,
+    told: Option<HeaderValue>,
     asked: &mut Asked<'_>,
 ) -> Result<Answer, ProxyError> {
     let endpoint = lease.endpoint();
-    // Most upgrades are HTTP/1.1's (RFC 9110 section 7.8), whatever the cluster speaks otherwise.
-    let mut http2 = matches!(
-        cluster.settings().protocol,
-        Protocol::Http2 | Protocol::Grpc
-    ) && asked.upgrade.fits_http2();
+    let mut http2 = by_http2(cluster, endpoint, asked);
     let mut closed_under_us = false;
     loop {
         let open = if closed_under_us {
@@ -408,8 +446,8 @@ async fn attempt(
             asked.head.ensure_host(|| endpoint.address.to_string());
         }
         let sent = match connection {
-            Connection::H1(idle) => send_h1(idle, asked).await,
-            Connection::H2(sender) => send_h2(sender, asked).await,
+            Connection::H1(idle) => send_h1(idle, told.as_ref(), asked).await,
+            Connection::H2(sender) => send_h2(sender, told.as_ref(), asked).await,
         };
         match sent {
             Ok(answer) => return Ok(answer),
@@ -426,24 +464,47 @@ async fn attempt(
     }
 }
 
-async fn send_h1(idle: h1::Idle, asked: &mut Asked<'_>) -> Result<Answer, h1::Failed> {
+/// By which version of HTTP the request goes.
+fn by_http2(cluster: &Cluster, endpoint: &Endpoint, asked: &Asked<'_>) -> bool {
+    if endpoint.hop.is_some() {
+        // The sidecar there speaks both, and puts what comes into the words of its application.
+        let by_field = matches!(asked.upgrade, Upgrade::Field(_));
+        return !by_field && spelling::travels(&asked.head);
+    }
+    // Most upgrades are HTTP/1.1's (RFC 9110 section 7.8), whatever the cluster speaks otherwise.
+    let protocol = cluster.settings().protocol;
+    matches!(protocol, Protocol::Http2 | Protocol::Grpc) && asked.upgrade.fits_http2()
+}
+
+async fn send_h1(
+    idle: h1::Idle,
+    told: Option<&HeaderValue>,
+    asked: &mut Asked<'_>,
+) -> Result<Answer, h1::Failed> {
     let version = asked.head.version;
     let mut handshake = asked.upgrade.translate(&asked.head, false);
     let own = handshake.as_mut().map(|handshake| &mut handshake.head);
     let head = own.unwrap_or(&mut asked.head);
     headers::mark_te(&mut head.fields);
+    Try::write(told, &mut head.fields);
     let mut exchange = Exchange::new(idle, head, asked.body.attempt());
     let head = exchange.head(|head| inform(head, version, asked.inform));
     let head = conclude(handshake, head.await?)?;
     Ok((head, UpstreamBody::H1(exchange)))
 }
 
-async fn send_h2(mut sender: h2::Sender, asked: &mut Asked<'_>) -> Result<Answer, h1::Failed> {
+async fn send_h2(
+    mut sender: h2::Sender,
+    told: Option<&HeaderValue>,
+    asked: &mut Asked<'_>,
+) -> Result<Answer, h1::Failed> {
     let version = asked.head.version;
     let mut handshake = asked.upgrade.translate(&asked.head, true);
     let own = handshake.as_mut().map(|handshake| &mut handshake.head);
     let head = own.unwrap_or(&mut asked.head);
-    let sent = sender.send(head, asked.body.attempt(), |head| {
+    // What an attempt by HTTP/1.1 said before.
+    hop::strip(&mut head.fields);
+    let sent = sender.send(head, asked.body.attempt(), told, |head| {
         inform(head, version, asked.inform);
     });
     let (head, exchange) = sent.await?;
@@ -466,6 +527,7 @@ fn conclude(
 /// HTTP/1.0 knows no informational responses (RFC 9110 section 15.2).
 fn inform(head: &mut ResponseHead, version: Version, client: Inform<'_>) {
     if version != Version::HTTP_10 {
+        hop::strip(&mut head.fields);
         headers::strip_hop_by_hop(&mut head.fields, false);
         headers::strip_framing(head, false);
         client(head);
@@ -511,6 +573,7 @@ const fn grpc_status(kind: Kind) -> &'static str {
         | Kind::NoHealthyEndpoint
         | Kind::ConnectFailed
         | Kind::ConnectTimeout
+        | Kind::Misdirected
         | Kind::Unsent
         | Kind::RefusedStream
         | Kind::ConnectionTermination

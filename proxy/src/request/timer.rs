@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::deadline::{Deadline, Sweep};
 use crate::error::Kind;
+use crate::hop::Left;
 use crate::message::fields::{Fields, Known};
 
 /// One stream's deadline.
@@ -21,6 +22,8 @@ pub(crate) struct Timer {
     idle: Duration,
     body: Duration,
     per_request: Option<Duration>,
+    /// Where that is unset, the time to the response head.
+    to_head: Duration,
     whole: Cell<Option<Instant>>,
     /// The request is complete and no response head has come: silence is the task's.
     waiting: Cell<bool>,
@@ -40,6 +43,7 @@ impl Timer {
             idle,
             body: Duration::ZERO,
             per_request,
+            to_head: DEFAULT_PER_REQUEST_TIMEOUT,
             whole: Cell::new(None),
             waiting: Cell::new(false),
             answered: Cell::new(false),
@@ -59,6 +63,33 @@ impl Timer {
             expects,
             ..self
         }
+    }
+
+    /// Takes over what the egress of a hop will wait for at most.
+    pub(crate) fn with_hop(self, left: Option<Left>) -> Self {
+        match left {
+            None => self,
+            Some(Left::Whole(left)) => Self {
+                per_request: shorter(self.per_request, Some(left)),
+                ..self
+            },
+            Some(Left::Head(left)) => Self {
+                to_head: self.to_head.min(left),
+                ..self
+            },
+        }
+    }
+
+    /// What a hop is told of it: what is left, or all of it while the request is not complete.
+    pub(crate) fn left(&self) -> Option<Left> {
+        let timeout = self.per_request.unwrap_or(self.to_head);
+        let now = self.deadline.sweep().now();
+        let whole = self.whole.get().map(|at| at.saturating_duration_since(now));
+        let left = (!timeout.is_zero()).then(|| whole.unwrap_or(timeout))?;
+        Some(match self.per_request {
+            Some(_) => Left::Whole(left),
+            None => Left::Head(left),
+        })
     }
 
     fn arm(&self, now: Instant) {
@@ -99,7 +130,7 @@ impl Timer {
 
     /// The request's last byte is in: the per-request timeout starts.
     pub(crate) fn request_complete(&self) {
-        let timeout = self.per_request.unwrap_or(DEFAULT_PER_REQUEST_TIMEOUT);
+        let timeout = self.per_request.unwrap_or(self.to_head);
         let now = self.deadline.sweep().tick();
         let answered = self.answered.get();
         self.owed.set(false);
@@ -251,6 +282,32 @@ mod tests {
             timer.whole.get(),
             Some(Instant::now() + Duration::from_secs(2))
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hop_shortens_a_timeout_and_lengthens_none() {
+        let (s, sweep) = (Duration::from_secs, Sweep::new());
+        let whole = |seconds| Some(Left::Whole(s(seconds)));
+        let head = |seconds| Some(Left::Head(s(seconds)));
+        for (own, told, left) in [
+            (None, None, head(15)),
+            (None, head(3), head(3)),
+            (None, head(60), head(15)),
+            (None, whole(3), whole(3)),
+            (Some(s(5)), whole(3), whole(3)),
+            (Some(s(5)), whole(9), whole(5)),
+            (Some(s(5)), head(3), whole(5)),
+            (Some(s(0)), None, None),
+            (Some(s(0)), whole(3), whole(3)),
+        ] {
+            let timer = Timer::new(&sweep, s(300), own).with_hop(told);
+            assert_eq!(timer.left(), left, "{own:?} {told:?}");
+        }
+        let timer = Timer::new(&sweep, s(300), Some(s(5)));
+        timer.request_complete();
+        tokio::time::advance(s(2)).await;
+        sweep.tick();
+        assert_eq!(timer.left(), whole(3));
     }
 
     #[test]

@@ -6,18 +6,24 @@ use http::StatusCode;
 
 use super::{Answer, headers};
 use crate::error::ProxyError;
+use crate::hop;
 use crate::message::fields::Fields;
 use crate::message::head::ResponseHead;
+use crate::mutants::{self, Mutant};
+use crate::policy::endpoint::Endpoint;
 use crate::policy::outlier::Outcome;
-use crate::policy::retry::{Ended, Pushback};
+use crate::policy::retry::{Ended, Pushback, Retriable};
 
 /// gRPC's UNAVAILABLE.
 const UNAVAILABLE: &[u8] = b"14";
 
 /// How the attempt ended, for the retry rules.
-pub(super) fn ended(attempted: &Result<Answer, ProxyError>) -> Ended {
+pub(super) fn ended(attempted: &Result<Answer, ProxyError>, endpoint: &Endpoint) -> Ended {
     match attempted {
         Ok((head, _)) => {
+            if let Some(class) = told(endpoint, head) {
+                return Ended::Failed(class);
+            }
             let status = status(head);
             let pushback = match status.is_success() {
                 true => Pushback::None,
@@ -27,6 +33,17 @@ pub(super) fn ended(attempted: &Result<Answer, ProxyError>) -> Ended {
         }
         Err(error) => Ended::Failed(error.kind.retriable()),
     }
+}
+
+/// What the sidecar in front of the endpoint says of an answer that is not the application's.
+fn told(endpoint: &Endpoint, head: &ResponseHead) -> Option<Retriable> {
+    let trusted = endpoint.hop.is_some() && !mutants::is(Mutant::HopDeafVerdict);
+    let class = trusted.then(|| hop::verdict_of(&head.fields)).flatten();
+    if let Some(class) = class {
+        let (endpoint, status) = (endpoint.address, head.status);
+        tracing::debug!(%endpoint, ?class, %status, "answered by the far sidecar");
+    }
+    class
 }
 
 /// What it says of the endpoint; nothing when the endpoint is not to blame.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use outrigger_xds::hop::Identity;
 use outrigger_xds::model::{self, Direction, Listener, Protocol, Target};
 
 use super::route::Route;
@@ -40,6 +41,8 @@ pub(crate) struct ListenerPolicy {
     pub(crate) max_requests: u32,
     pub(crate) max_header_bytes: u32,
     pub(crate) max_uri_bytes: u32,
+    /// Whom hops are taken for, if they are.
+    pub(crate) hop: Option<Identity>,
     pub(crate) metrics: Arc<ListenerMetrics>,
 }
 
@@ -174,6 +177,7 @@ fn resolve(
         max_requests: listener.max_requests.unwrap_or(MAX_REQUESTS),
         max_header_bytes: listener.max_header_bytes.unwrap_or(MAX_HEADER_BYTES),
         max_uri_bytes: listener.max_uri_bytes.unwrap_or(MAX_URI_BYTES),
+        hop: listener.hop.clone(),
         metrics: metrics.listener(&listener.name, direction.as_str(), discovery_name),
     })
 }

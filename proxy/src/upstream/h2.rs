@@ -12,13 +12,14 @@ use h2::client::{Builder, Connection, SendRequest};
 use h2::ext::Protocol;
 use h2::{Ping, Reason, SendStream};
 use http::uri::{Authority, PathAndQuery};
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, response};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::h1::{Failed, MAX_INFORMATIONAL};
 use crate::error::{Kind, ProxyError};
+use crate::hop::spelling;
 use crate::http2::batch::{Batched, Outbox, batched};
 use crate::http2::body::{Broken, Receiving, Sending};
 use crate::http2::guard::{Guard, Side};
@@ -40,6 +41,8 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const FIRST_STREAMS: usize = 100;
 /// The largest response head, as HPACK counts it (RFC 9113 section 6.5.2); HTTP/1.1's may be as large.
 const MAX_HEADER_LIST: u32 = 64 * 1024;
+/// On a hop such a head comes with 32 bytes more for each field, and with its names once more.
+const MAX_HOP_HEADER_LIST: u32 = 4 * MAX_HEADER_LIST;
 /// Bytes of one request's body that are kept while the peer's window is closed.
 const MAX_SEND_BUFFER: usize = 256 * 1024;
 
@@ -62,6 +65,8 @@ struct State {
     heard: Cell<bool>,
     /// Told of that, and of the end.
     news: Notify,
+    /// The peer is a sidecar that has proved who it is.
+    hop: bool,
 }
 
 impl Clone for Sender {
@@ -135,16 +140,21 @@ impl<B: Body> Exchange<B> {
     }
 }
 
-/// Makes the stream a connection (prior knowledge, RFC 9113 section 3.3).
+/// Makes the stream a connection (prior knowledge, RFC 9113 section 3.3), a `hop` if its peer has proved who it is.
 ///
 /// `open` is its place among the cluster's connections.
-pub(crate) async fn h2(stream: TcpStream, open: Share) -> Result<Sender, ProxyError> {
-    let (stream, outbox) = batched(stream, Guard::new(Side::Client));
+pub(crate) async fn h2(stream: TcpStream, hop: bool, open: Share) -> Result<Sender, ProxyError> {
+    let (guard, header_list) = if hop {
+        (Guard::of_hop(Side::Client), MAX_HOP_HEADER_LIST)
+    } else {
+        (Guard::new(Side::Client), MAX_HEADER_LIST)
+    };
+    let (stream, outbox) = batched(stream, guard);
     let (requests, connection) = Builder::new()
         .initial_max_send_streams(FIRST_STREAMS)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW * 64)
-        .max_header_list_size(MAX_HEADER_LIST)
+        .max_header_list_size(header_list)
         .max_send_buffer_size(MAX_SEND_BUFFER)
         .data_frame_budget(FRAME_BUDGET)
         .enable_push(false)
@@ -156,6 +166,7 @@ pub(crate) async fn h2(stream: TcpStream, open: Share) -> Result<Sender, ProxyEr
         open: Rc::new(()),
         heard: Cell::new(false),
         news: Notify::new(),
+        hop,
     });
     let driven = drive(connection, outbox, Rc::clone(&state));
     tokio::task::spawn_local(async move {
@@ -242,11 +253,12 @@ impl Sender {
         }
     }
 
-    /// Sends the request, and waits for the head of its response. Informational ones go to `inform`.
+    /// Sends the request, and waits for the head of its response. Informational ones go to `inform`. `told` is for a hop alone.
     pub(crate) async fn send<B: Body>(
         &mut self,
         head: &mut RequestHead,
         body: B,
+        told: Option<&HeaderValue>,
         mut inform: impl FnMut(&mut ResponseHead),
     ) -> Result<(ResponseHead, Exchange<B>), Failed> {
         let failed = |error| Failed {
@@ -254,7 +266,13 @@ impl Sender {
             unsent: false,
         };
         let open = Rc::clone(&self.state.open);
-        let request = head.h2_request(()).map_err(failed)?;
+        let hop = self.state.hop;
+        let request = if hop {
+            spelling::h2_request(head, told)
+        } else {
+            head.h2_request(())
+        };
+        let request = request.map_err(failed)?;
         if !is_sendable(&request) {
             return Err(failed(Kind::HeadTooLarge.into()));
         }
@@ -264,7 +282,7 @@ impl Sender {
         let (mut response, stream) = sent.map_err(|error| self.not_sent(error))?;
         let mut outgoing = match (opens, whole) {
             (true, _) => Outgoing::Tunnel(stream),
-            (false, false) => Outgoing::Body(Sending::request(body, stream)),
+            (false, false) => Outgoing::Body(Sending::request(body, stream, hop)),
             (false, true) => Outgoing::Nothing,
         };
         let mut informational = 0;
@@ -272,7 +290,7 @@ impl Sender {
             outgoing.poll(cx)?;
             while let Some(head) = ready!(response.poll_informational(cx)) {
                 informational += 1;
-                let mut head = may_inform(head, informational)?;
+                let mut head = may_inform(head, informational, hop)?;
                 inform(&mut head);
             }
             Pin::new(&mut response).poll(cx).map_err(classify)
@@ -280,7 +298,7 @@ impl Sender {
         .await
         .map_err(failed)?;
         let (head, stream) = response.into_parts();
-        let receiving = Receiving::new(stream, &head.headers, Some(open));
+        let receiving = Receiving::new(stream, &head.headers, Some(open), hop);
         if let Outgoing::Tunnel(stream) = &mut outgoing
             && !head.status.is_success()
         {
@@ -292,7 +310,7 @@ impl Sender {
             outgoing,
             receiving,
         };
-        let head = ResponseHead::from_h2(head).map_err(failed)?;
+        let head = read_head(head, hop).map_err(failed)?;
         Ok((head, exchange))
     }
 }
@@ -333,13 +351,22 @@ fn is_sendable(request: &Request<()>) -> bool {
 fn may_inform(
     head: Result<Response<()>, h2::Error>,
     informational: u32,
+    hop: bool,
 ) -> Result<ResponseHead, ProxyError> {
     let (head, ()) = head.map_err(classify)?.into_parts();
     if informational > MAX_INFORMATIONAL {
         let flood = "too many informational responses";
         return Err(ProxyError::caused(Kind::UpstreamProtocol, flood));
     }
-    ResponseHead::from_h2(head)
+    read_head(head, hop)
+}
+
+fn read_head(head: response::Parts, hop: bool) -> Result<ResponseHead, ProxyError> {
+    if hop {
+        spelling::from_h2_response(head)
+    } else {
+        ResponseHead::from_h2(head)
+    }
 }
 
 /// What an error means for the request that was on its way.

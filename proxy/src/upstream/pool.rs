@@ -14,6 +14,7 @@ use super::connect;
 use super::keepalive::Observed;
 use super::{h1, h2};
 use crate::error::{Kind, ProxyError};
+use crate::hop::hello;
 use crate::http1::buffers::Buffers;
 use crate::policy::endpoint::Endpoint;
 
@@ -119,11 +120,15 @@ impl Pool {
         let only = endpoint.in_flight() <= 1;
         let open = cluster.try_open(only).ok_or(Kind::Overflow)?;
         let _pending = cluster.try_connect().ok_or(Kind::Overflow)?;
-        let stream = connect::tcp(endpoint.address, cluster.connect_timeout()).await?;
+        let mut stream = connect::tcp(endpoint.address, cluster.connect_timeout()).await?;
+        if let Some(tokens) = &endpoint.hop {
+            let target = target(cluster, endpoint);
+            hello::ask(&mut stream, &target, tokens, cluster.connect_timeout()).await?;
+        }
         if !http2 {
             return Ok(Connection::H1(h1::Idle::new(stream, &self.buffers, open)));
         }
-        let sender = h2::h2(stream, open).await?;
+        let sender = h2::h2(stream, endpoint.hop.is_some(), open).await?;
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = Self::kept(&mut endpoints, endpoint);
         if kept.h2.len() < MAX_H2 {
@@ -194,6 +199,16 @@ impl Pool {
             known || !(kept.h1.is_empty() && kept.h2.is_empty())
         });
     }
+}
+
+/// Whom a hop is meant for.
+fn target(cluster: &Cluster, endpoint: &Endpoint) -> String {
+    let settings = cluster.settings();
+    let (namespace, service) = match &settings.service {
+        Some(service) => (service.namespace.as_str(), service.name.as_str()),
+        None => ("", cluster.name.as_str()),
+    };
+    outrigger_xds::hop::target(namespace, service, &endpoint.instance)
 }
 
 #[cfg(test)]

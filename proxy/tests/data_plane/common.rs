@@ -78,6 +78,33 @@ impl Sidecar {
         })
     }
 
+    /// An ingress that takes hops for the task `instance`.
+    pub(crate) fn ingress(host: [u8; 4], instance: &str, origin: SocketAddr) -> Self {
+        let table = hop_table(instance);
+        Self::start(free(host), &table, &origin.to_string(), "")
+    }
+
+    /// An egress that speaks the hop with the tasks at these addresses.
+    pub(crate) fn egress(
+        host: [u8; 4],
+        protocol: &str,
+        tasks: &[(SocketAddr, &str)],
+        cluster_fields: &str,
+    ) -> Self {
+        let listener = free(host);
+        let endpoint = |(address, instance): &(SocketAddr, &str)| {
+            format!("{{ address = \"{address}\", {} }}", hop_table(instance))
+        };
+        let endpoints: Vec<String> = tasks.iter().map(endpoint).collect();
+        let text = format!(
+            "[[listener]]\nname = \"out\"\ndirection = \"egress\"\naddress = \"{listener}\"\nprotocol = \"http\"\n\
+             cluster = \"orders\"\n[[cluster]]\nname = \"orders\"\nprotocol = \"{protocol}\"\n\
+             endpoints = [{}]\n{cluster_fields}\n",
+            endpoints.join(", ")
+        );
+        Self::start_on(listener, &text, |_| ())
+    }
+
     /// One on the text of a static file; `listener` is one of its listeners, `more` adds to the command.
     pub(crate) fn start_on(
         listener: SocketAddr,
@@ -181,6 +208,33 @@ impl Sidecar {
     pub(crate) fn connect(&self) -> TcpStream {
         connect(self.listener)
     }
+}
+
+pub(crate) const REQUEST_TOKEN: &str = "4f1c4f1c4f1c4f1c4f1c4f1c4f1c4f1c";
+pub(crate) const VERDICT_TOKEN: &str = "9be09be09be09be09be09be09be09be0";
+
+/// A `hop` of the static file.
+pub(crate) fn hop_table(instance: &str) -> String {
+    format!(
+        "hop = {{ namespace = \"shop\", service = \"orders\", instance = \"{instance}\", \
+         request = \"{REQUEST_TOKEN}\", verdict = \"{VERDICT_TOKEN}\" }}"
+    )
+}
+
+/// What an egress says first on a connection to the task `instance`.
+pub(crate) fn hello(instance: &str, token: &str) -> String {
+    format!(
+        "OPTIONS * HTTP/1.1\r\nHost: hop.outrigger.invalid\r\nConnection: Upgrade\r\nUpgrade: outrigger-hop/1\r\n\
+         Outrigger-Target: shop/orders/{instance}\r\nOutrigger-Token: {token}\r\n\r\n"
+    )
+}
+
+/// What it is answered by whoever is meant.
+pub(crate) fn proof(token: &str) -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: outrigger-hop/1\r\n\
+         Outrigger-Token: {token}\r\n\r\n"
+    )
 }
 
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {

@@ -1,4 +1,5 @@
-//! Through both sidecars, egress and ingress, HTTP/1.1 arrives byte for byte as it was sent.
+//! Through both sidecars, egress and ingress, HTTP/1.1 arrives byte for byte as it was sent: by plain HTTP/1.1 between them, and by
+//! the hop, which is HTTP/2.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -40,7 +41,13 @@ fn application(host: [u8; 4], answer: &'static [u8]) -> (SocketAddr, Receiver<Ve
 }
 
 /// The two sidecars between a client and the application.
-fn hops(number: u8, application: SocketAddr) -> [Sidecar; 2] {
+fn hops(number: u8, application: SocketAddr, hop: bool) -> [Sidecar; 2] {
+    if hop {
+        let ingress = Sidecar::ingress([127, HOST, number, 2], "one", application);
+        let tasks = [(ingress.listener, "one")];
+        let egress = Sidecar::egress([127, HOST, number, 3], "http", &tasks, "");
+        return [ingress, egress];
+    }
     let ingress = free([127, HOST, number, 2]);
     let ingress = Sidecar::start(ingress, "", &application.to_string(), "");
     let egress = free([127, HOST, number, 3]);
@@ -63,115 +70,129 @@ x-b: 3\r\n\r\n";
 
 #[test]
 fn a_request_and_its_answer_arrive_byte_for_byte_through_both_hops() {
-    let whole = [ANSWER, b"hi"].concat().leak();
-    let (origin, seen) = application([127, HOST, 1, 1], whole);
-    let [_ingress, egress] = hops(1, origin);
-    let mut client = egress.connect();
-    send(&mut client, REQUEST);
-    let request = seen.recv_timeout(PATIENCE).expect("the request comes");
-    assert_eq!(
-        String::from_utf8_lossy(&request),
-        String::from_utf8_lossy(REQUEST)
-    );
-    assert!(request == REQUEST);
-    let mut reader = BufReader::new(client);
-    let answer = read_head(&mut reader);
-    assert_eq!(
-        String::from_utf8_lossy(&answer),
-        String::from_utf8_lossy(ANSWER)
-    );
-    assert!(answer == ANSWER);
-    let mut body = [0; 2];
-    reader.read_exact(&mut body).expect("the body comes whole");
-    assert_eq!(&body, b"hi");
+    for hop in [false, true] {
+        let whole = [ANSWER, b"hi"].concat().leak();
+        let (origin, seen) = application([127, HOST, 1, 1], whole);
+        let [_ingress, egress] = hops(1, origin, hop);
+        let mut client = egress.connect();
+        send(&mut client, REQUEST);
+        let request = seen.recv_timeout(PATIENCE).expect("the request comes");
+        assert_eq!(
+            String::from_utf8_lossy(&request),
+            String::from_utf8_lossy(REQUEST)
+        );
+        assert!(request == REQUEST);
+        let mut reader = BufReader::new(client);
+        let answer = read_head(&mut reader);
+        assert_eq!(
+            String::from_utf8_lossy(&answer),
+            String::from_utf8_lossy(ANSWER)
+        );
+        assert!(answer == ANSWER);
+        let mut body = [0; 2];
+        reader.read_exact(&mut body).expect("the body comes whole");
+        assert_eq!(&body, b"hi");
+    }
 }
 
 #[test]
 fn unknown_methods_pass_and_are_not_tried_again() {
-    for (number, method) in (10..).zip(["PROPFIND", "x!#$%&'*+-.^_`|~", "get", "PATCH", "LINK"]) {
-        let answer = b"HTTP/1.1 200 \r\ncontent-length: 0\r\n\r\n";
-        let (origin, seen) = application([127, HOST, number, 1], answer);
-        let [_ingress, egress] = hops(number, origin);
-        let mut client = egress.connect();
-        let request = format!("{method} / HTTP/1.1\r\nHost: app\r\n\r\n");
-        send(&mut client, request.as_bytes());
-        let got = seen.recv_timeout(PATIENCE).expect("the request comes");
-        assert_eq!(got, request.as_bytes());
-        let head = read_head(&mut BufReader::new(client));
-        assert_eq!(head, answer, "an empty reason stays empty");
+    for hop in [false, true] {
+        for (number, method) in (10..).zip(["PROPFIND", "x!#$%&'*+-.^_`|~", "get", "PATCH", "LINK"])
+        {
+            let answer = b"HTTP/1.1 200 \r\ncontent-length: 0\r\n\r\n";
+            let (origin, seen) = application([127, HOST, number, 1], answer);
+            let [_ingress, egress] = hops(number, origin, hop);
+            let mut client = egress.connect();
+            let request = format!("{method} / HTTP/1.1\r\nHost: app\r\n\r\n");
+            send(&mut client, request.as_bytes());
+            let got = seen.recv_timeout(PATIENCE).expect("the request comes");
+            assert_eq!(got, request.as_bytes());
+            let head = read_head(&mut BufReader::new(client));
+            assert_eq!(head, answer, "an empty reason stays empty");
+        }
     }
 }
 
 #[test]
 fn what_is_for_one_hop_does_not_pass_the_first_and_the_rest_keeps_its_place() {
-    let answer = b"HTTP/1.1 200 OK\r\nX-A: 1\r\nConnection: keep-alive, X-Hop\r\nx-hop: 1\r\nKeep-Alive: timeout=5\r\nX-B: 2\r\n\
-        Proxy-Connection: x\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n";
-    let (origin, seen) = application([127, HOST, 20, 1], answer);
-    let [_ingress, egress] = hops(20, origin);
-    let mut client = egress.connect();
-    let request = b"GET / HTTP/1.1\r\nX-A: 1\r\nconnection: X-Secret\r\nHost: app\r\nConnection: Keep-Alive, TE ,upgrade, HTTP2-Settings,Cookie2\r\n\
-        x-SECRET: 1\r\nX-B: 2\r\nTE: gzip, deflate\r\nKeep-Alive: 300\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\
-        Proxy-Connection: keep-alive\r\nX-C: 3\r\nX-secret: 2\r\ncookie2: 1\r\n\r\n";
-    send(&mut client, request);
-    let got = seen.recv_timeout(PATIENCE).expect("the request comes");
-    assert_eq!(
-        String::from_utf8_lossy(&got),
-        "GET / HTTP/1.1\r\nX-A: 1\r\nHost: app\r\nX-B: 2\r\nX-C: 3\r\n\r\n"
-    );
-    let head = read_head(&mut BufReader::new(client));
-    assert_eq!(
-        String::from_utf8_lossy(&head),
-        "HTTP/1.1 200 OK\r\nX-A: 1\r\nX-B: 2\r\nContent-Length: 0\r\n\r\n"
-    );
+    for hop in [false, true] {
+        let answer = b"HTTP/1.1 200 OK\r\nX-A: 1\r\nConnection: keep-alive, X-Hop\r\nx-hop: 1\r\nKeep-Alive: timeout=5\r\nX-B: 2\r\n\
+            Proxy-Connection: x\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n";
+        let (origin, seen) = application([127, HOST, 20, 1], answer);
+        let [_ingress, egress] = hops(20, origin, hop);
+        let mut client = egress.connect();
+        let request = b"GET / HTTP/1.1\r\nX-A: 1\r\nconnection: X-Secret\r\nHost: app\r\nConnection: Keep-Alive, TE ,upgrade, HTTP2-Settings,Cookie2\r\n\
+            x-SECRET: 1\r\nX-B: 2\r\nTE: gzip, deflate\r\nKeep-Alive: 300\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\
+            Proxy-Connection: keep-alive\r\nX-C: 3\r\nX-secret: 2\r\ncookie2: 1\r\n\r\n";
+        send(&mut client, request);
+        let got = seen.recv_timeout(PATIENCE).expect("the request comes");
+        assert_eq!(
+            String::from_utf8_lossy(&got),
+            "GET / HTTP/1.1\r\nX-A: 1\r\nHost: app\r\nX-B: 2\r\nX-C: 3\r\n\r\n"
+        );
+        let head = read_head(&mut BufReader::new(client));
+        assert_eq!(
+            String::from_utf8_lossy(&head),
+            "HTTP/1.1 200 OK\r\nX-A: 1\r\nX-B: 2\r\nContent-Length: 0\r\n\r\n"
+        );
+    }
 }
 
 #[test]
 fn te_trailers_passes_and_says_at_each_hop_that_it_is_for_one() {
-    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-    let (origin, seen) = application([127, HOST, 21, 1], answer);
-    let [_ingress, egress] = hops(21, origin);
-    let mut client = egress.connect();
-    let request = b"GET / HTTP/1.1\r\nHost: app\r\nTE: trailers\r\nConnection: TE\r\nX: 1\r\n\r\n";
-    send(&mut client, request);
-    let got = seen.recv_timeout(PATIENCE).expect("the request comes");
-    assert_eq!(
-        String::from_utf8_lossy(&got),
-        "GET / HTTP/1.1\r\nHost: app\r\nTE: trailers\r\nX: 1\r\nconnection: te\r\n\r\n"
-    );
+    for hop in [false, true] {
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        let (origin, seen) = application([127, HOST, 21, 1], answer);
+        let [_ingress, egress] = hops(21, origin, hop);
+        let mut client = egress.connect();
+        let request =
+            b"GET / HTTP/1.1\r\nHost: app\r\nTE: trailers\r\nConnection: TE\r\nX: 1\r\n\r\n";
+        send(&mut client, request);
+        let got = seen.recv_timeout(PATIENCE).expect("the request comes");
+        assert_eq!(
+            String::from_utf8_lossy(&got),
+            "GET / HTTP/1.1\r\nHost: app\r\nTE: trailers\r\nX: 1\r\nconnection: te\r\n\r\n"
+        );
+    }
 }
 
 #[test]
 fn a_chunked_request_and_answer_with_trailers_pass_both_hops() {
-    let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\nx-LAST: \xe9\r\n\r\n";
-    let (origin, seen) = application([127, HOST, 22, 1], answer);
-    let [_ingress, egress] = hops(22, origin);
-    let mut client = connect(egress.listener);
-    let request = b"POST / HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX-Check: 1\r\n\r\n";
-    send(&mut client, request);
-    let head = seen.recv_timeout(PATIENCE).expect("the request comes");
-    assert_eq!(
-        String::from_utf8_lossy(&head),
-        "POST / HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n"
-    );
-    let mut reader = BufReader::new(client);
-    let mut got = vec![0; answer.len()];
-    reader.read_exact(&mut got).expect("the answer comes whole");
-    assert_eq!(
-        String::from_utf8_lossy(&got),
-        String::from_utf8_lossy(answer)
-    );
+    for hop in [false, true] {
+        let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\nx-LAST: \xe9\r\n\r\n";
+        let (origin, seen) = application([127, HOST, 22, 1], answer);
+        let [_ingress, egress] = hops(22, origin, hop);
+        let mut client = connect(egress.listener);
+        let request = b"POST / HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX-Check: 1\r\n\r\n";
+        send(&mut client, request);
+        let head = seen.recv_timeout(PATIENCE).expect("the request comes");
+        assert_eq!(
+            String::from_utf8_lossy(&head),
+            "POST / HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        let mut reader = BufReader::new(client);
+        let mut got = vec![0; answer.len()];
+        reader.read_exact(&mut got).expect("the answer comes whole");
+        assert_eq!(
+            String::from_utf8_lossy(&got),
+            String::from_utf8_lossy(answer)
+        );
+    }
 }
 
 #[test]
 fn an_answer_that_wants_an_upgrade_says_which() {
-    let answer = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: foo/2\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n";
-    let (origin, _seen) = application([127, HOST, 23, 1], answer);
-    let [_ingress, egress] = hops(23, origin);
-    let mut client = egress.connect();
-    send(&mut client, b"GET / HTTP/1.1\r\nHost: app\r\n\r\n");
-    let head = read_head(&mut BufReader::new(client));
-    assert_eq!(
-        String::from_utf8_lossy(&head),
-        "HTTP/1.1 426 Upgrade Required\r\nUpgrade: foo/2\r\nContent-Length: 0\r\nconnection: upgrade\r\n\r\n"
-    );
+    for hop in [false, true] {
+        let answer = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: foo/2\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n";
+        let (origin, _seen) = application([127, HOST, 23, 1], answer);
+        let [_ingress, egress] = hops(23, origin, hop);
+        let mut client = egress.connect();
+        send(&mut client, b"GET / HTTP/1.1\r\nHost: app\r\n\r\n");
+        let head = read_head(&mut BufReader::new(client));
+        assert_eq!(
+            String::from_utf8_lossy(&head),
+            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: foo/2\r\nContent-Length: 0\r\nconnection: upgrade\r\n\r\n"
+        );
+    }
 }

@@ -7,6 +7,8 @@ mod common;
 mod ends;
 mod fields;
 mod full;
+mod hop;
+mod hop_retries;
 mod hops;
 mod http_1_0;
 mod informational;

@@ -172,6 +172,13 @@ pub(crate) struct Response {
     pub(crate) verdict: Verdict,
 }
 
+impl Response {
+    /// Whether another attempt makes it good.
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.retries > 0 && matches!(self.verdict, Verdict::Passed { flag: None, .. })
+    }
+}
+
 /// What a task answers that has no script for it.
 pub(crate) const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -41,7 +41,9 @@ fn head(method: Method) -> RequestHead {
 async fn get(sender: &mut Sender) -> Result<ResponseHead, Failed> {
     let (closed, body) = parts();
     drop(closed);
-    let (head, _) = sender.send(&mut head(Method::GET), body, |_| ()).await?;
+    let (head, _) = sender
+        .send(&mut head(Method::GET), body, None, |_| ())
+        .await?;
     Ok(head)
 }
 
@@ -59,7 +61,7 @@ async fn connected() -> (Sender, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
     let (peer, _) = listener.accept().await.unwrap();
-    (h2(stream.unwrap(), share()).await.unwrap(), peer)
+    (h2(stream.unwrap(), false, share()).await.unwrap(), peer)
 }
 
 /// Answers 200 with no body.
@@ -132,7 +134,7 @@ fn a_request_body_goes_on_after_the_response_head() {
         });
         body.try_send(Bytes::from_static(b"first ")).unwrap();
         let mut request = head(Method::POST);
-        let sent = sender.send(&mut request, rest, |_| ());
+        let sent = sender.send(&mut request, rest, None, |_| ());
         let (_, mut exchange) = sent.await.unwrap();
         let large = Bytes::from(vec![b'x'; 100_000]);
         body.try_send(large.clone()).unwrap();
