@@ -8,6 +8,7 @@ mod ends;
 mod fields;
 mod full;
 mod hop;
+mod hop_mutants;
 mod hop_retries;
 mod hops;
 mod http_1_0;
