@@ -131,6 +131,9 @@ impl<'a> Beside<'a> {
             command.args(["--control", &format!("http://{}", fleet.api)]);
             command.arg("--service-connect").arg(file);
         }
+        if let Some(mutant) = &fleet.mutant {
+            command.env("OUTRIGGER_MUTANT", mutant);
+        }
         let name = format!("{}-{}-sidecar", self.id, self.number);
         let process = Process::spawn(&name, command, fleet.folder())?;
         let admin = process.listening("admin", PATIENCE).await?;
