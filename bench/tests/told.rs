@@ -25,7 +25,7 @@ async fn a_task_is_announced_once_its_application_answers() -> anyhow::Result<()
         };
         beside.document = Some(document("demo", &[port]));
         let sidecar = beside.start(&fleet).await?;
-        let reason = problem(&sidecar, "announce/late").await?;
+        let reason = problem(&sidecar, "application/late").await?;
         ensure!(reason.contains(&listen.to_string()), "{reason}");
         let query = json!({ "NamespaceName": "demo", "ServiceName": "late" });
         let early = fleet.cloud_map("DiscoverInstances", query).await;
