@@ -14,30 +14,28 @@ use chain::{Chain, Stuck, refused, said};
 use common::*;
 use http::Request;
 use mesh::{Mesh, name_of};
-use outrigger_bench::fleet::{Task, call};
+use outrigger_bench::fleet::{Process, Task, call};
 use side::Side;
 use traffic::{KeptOpen, Stream, Traffic, Tunnel};
 
-/// One restart, with a stream and a tunnel that the old process brings to their end.
-async fn restart(side: &mut Side, traffic: &mut Traffic) -> anyhow::Result<()> {
+/// One restart, with a stream and a tunnel that the old process brings to their end; the old process.
+async fn restart(side: &mut Side, traffic: &mut Traffic) -> anyhow::Result<Process> {
     let mut stream = Stream::open(traffic.paths.grpc).await?;
     let mut tunnel = Tunnel::open(traffic.paths.tcp).await?;
-    let mut old = side.restart().await?;
-    for text in ["during", "still"] {
-        stream.say(text).await?;
-        tunnel.say(text).await?;
-    }
-    stream.end().await?;
-    tunnel.end().await?;
-    let status = old.ended(PATIENCE).await?;
-    ensure!(status.success(), "{status}: {}", old.log_tail());
-    let log = old.log_tail();
-    ensure!(log.contains("handed over"), "{log}");
-    ensure!(log.contains("0 left"), "{log}");
-    ensure!(!log.contains("deregistered"), "{log}");
+    let old = side.restart().await?;
+    let under_way = async {
+        for text in ["during", "still"] {
+            stream.say(text).await?;
+            tunnel.say(text).await?;
+        }
+        stream.end().await?;
+        tunnel.end().await
+    };
+    under_way.await.with_context(|| old.log_tail())?;
     traffic.goes_on().await?;
     Stream::open(traffic.paths.grpc).await?.end().await?;
-    Tunnel::open(traffic.paths.tcp).await?.end().await
+    Tunnel::open(traffic.paths.tcp).await?.end().await?;
+    Ok(old)
 }
 
 /// Restarts of both sides in turn.
@@ -48,14 +46,23 @@ async fn restarts(
     rounds: usize,
 ) -> anyhow::Result<String> {
     let told = async {
+        let mut olds = Vec::new();
         traffic.goes_on().await?;
         for _ in 0..rounds {
             for side in [&mut *egress, &mut *ingress] {
                 let restarted = restart(side, &mut traffic).await;
-                restarted.with_context(|| format!("{} {}", side.name, side.generation))?;
+                let named = || format!("{} {}", side.name, side.generation);
+                olds.push(restarted.with_context(named)?);
             }
         }
-        anyhow::Ok(())
+        for mut old in olds {
+            let status = old.ended(PATIENCE).await?;
+            let log = old.log_tail();
+            ensure!(status.success(), "{status}: {log}");
+            ensure!(log.contains("handed over"), "{log}");
+            ensure!(!log.contains("deregistered"), "{log}");
+        }
+        traffic.goes_on().await
     };
     let told = told.await;
     let stopped = traffic.stop().await;

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use super::common::*;
 
 /// For what an old process still holds: connections that idle are closed then.
-pub(super) const DRAIN: &str = "2s";
+pub(super) const DRAIN: &str = "10s";
 
 /// One sidecar through all its processes.
 pub(super) struct Side {
