@@ -101,7 +101,7 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster without endpoints; `zone` is the caller's, empty when unknown.
     pub fn new(settings: Arc<model::Cluster>, zone: &str) -> Self {
-        let adaptive = settings.circuit_breakers.adaptive_concurrency.clone();
+        let adaptive = concurrency_asked(&settings);
         Self {
             settings: ArcSwap::new(settings),
             zone: zone.into(),
@@ -120,7 +120,7 @@ impl Cluster {
 
     /// Takes over new settings; endpoints, counters and ejections stay. `now`, here and below, is the time since the cluster began.
     pub fn set_settings(&self, settings: Arc<model::Cluster>, now: Duration) {
-        let asked = settings.circuit_breakers.adaptive_concurrency.clone();
+        let asked = concurrency_asked(&settings);
         let current = self.adaptive.load_full();
         if current.as_ref().map(|adaptive| adaptive.settings()) != asked.as_ref() {
             let adaptive = asked.map(|asked| Arc::new(Adaptive::new(asked)));
@@ -284,11 +284,9 @@ impl Cluster {
     pub fn enter(&self) -> Option<Share> {
         let settings = self.settings.load();
         let breakers = &settings.circuit_breakers;
-        let concurrency = match breakers.adaptive_concurrency {
-            Some(_) => self.concurrency().unwrap_or(u32::MAX),
-            None => u32::MAX,
-        };
-        self.limits.enter(breakers, concurrency)
+        let adaptive = breakers.adaptive_concurrency.is_some();
+        let concurrency = adaptive.then(|| self.concurrency()).flatten();
+        self.limits.enter(breakers, concurrency.unwrap_or(u32::MAX))
     }
 
     /// Whether [`Self::answered`] is to be told of requests.
@@ -353,6 +351,12 @@ impl Cluster {
         self.limits
             .usage(&settings.circuit_breakers, self.concurrency())
     }
+}
+
+/// What is asked for, where there are answers whose latency can be looked at.
+fn concurrency_asked(settings: &model::Cluster) -> Option<model::AdaptiveConcurrency> {
+    let asked = &settings.circuit_breakers.adaptive_concurrency;
+    asked.clone().filter(|_| settings.protocol.is_http())
 }
 
 #[cfg(test)]

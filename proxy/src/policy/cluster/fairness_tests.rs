@@ -140,18 +140,22 @@ fn round_robin_and_ring_hash_know_no_zones() {
     let zones = ["a", "b", "c"].map(|zone| (zone, 1));
     let robin = cluster(LbPolicy::RoundRobin, &zones);
     assert_fair(&counts(&robin, &[]), &[1.0; 3], "round robin");
+
+    let ring = cluster(LbPolicy::RingHash, &zones);
+    let found = |ring: &Cluster| -> Vec<_> {
+        let keys = (0..1000_u32).map(u32::to_be_bytes);
+        let picks = keys.map(|key| ring.pick(&mut rand::rng(), &key, &[]));
+        picks
+            .map(|lease| lease.expect("all are healthy").endpoint().id)
+            .collect()
+    };
+    let aware = found(&ring);
     let settings = model::Cluster {
         zone_aware: false,
-        ..model::Cluster::clone(&robin.settings())
-    };
-    let ring = cluster(LbPolicy::RingHash, &zones);
-    let before = counts(&ring, &[]);
-    let settings = model::Cluster {
-        lb: LbPolicy::RingHash,
-        ..settings
+        ..model::Cluster::clone(&ring.settings())
     };
     ring.set_settings(Arc::new(settings), Duration::ZERO);
-    assert_eq!(counts(&ring, &[]), before);
+    assert_eq!(found(&ring), aware);
 }
 
 #[test]

@@ -254,3 +254,32 @@ fn a_request_goes_to_the_next_priority_once_the_first_is_ejected() {
     cluster.maintain(Duration::ZERO, |_| ());
     assert_eq!(parts(&cluster), [0, 10_000]);
 }
+
+#[test]
+fn what_a_service_takes_is_looked_at_where_it_is_asked_for_and_it_speaks_http() {
+    let asked = |protocol, adaptive: Option<u32>| {
+        let adaptive = adaptive.map(|min_concurrency| model::AdaptiveConcurrency {
+            min_concurrency,
+            ..model::AdaptiveConcurrency::default()
+        });
+        Arc::new(model::Cluster {
+            circuit_breakers: model::CircuitBreakers {
+                adaptive_concurrency: adaptive,
+                ..model::CircuitBreakers::default()
+            },
+            ..model::Cluster::new("shop/orders", protocol)
+        })
+    };
+    let most = |cluster: &Cluster| {
+        let entered = std::iter::from_fn(|| cluster.enter()).take(100);
+        entered.collect::<Vec<_>>().len()
+    };
+    let tcp = Cluster::new(asked(model::Protocol::Tcp, Some(2)), "");
+    assert_eq!((most(&tcp), tcp.concurrency()), (100, None));
+    let http = Cluster::new(asked(model::Protocol::Http, None), "");
+    for (adaptive, entered) in [(None, 100), (Some(2), 2), (Some(5), 5), (None, 100)] {
+        http.set_settings(asked(model::Protocol::Http, adaptive), Duration::ZERO);
+        assert_eq!(most(&http), entered, "{adaptive:?}");
+        assert_eq!(http.is_adaptive(), adaptive.is_some());
+    }
+}
