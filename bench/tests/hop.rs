@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, bail, ensure};
 use common::*;
-use outrigger_bench::fleet::{Fleet, Process, Sidecar, wait_for};
+use outrigger_bench::fleet::{Fleet, Process, Sidecar, call, wait_for};
 use outrigger_bench::load::{Load, Plan};
 use rustix::process::Signal;
 
@@ -82,6 +82,8 @@ async fn followed_by_others(mutant: Option<&str>) -> anyhow::Result<()> {
         )?;
         let address = address_of(&client, "first").await?;
 
+        tokens_stay_among_sidecars(&fleet, &client).await?;
+
         // Nobody hears of the death: the client's sidecar goes on believing what it was told.
         fleet.control.signal(Signal::STOP)?;
         let (mut app, mut sidecar) = first;
@@ -115,6 +117,22 @@ async fn followed_by_others(mutant: Option<&str>) -> anyhow::Result<()> {
         Ok(())
     })
     .await
+}
+
+/// The tokens of the first task are in no answer of the control server's API, and on no page of a sidecar that knows them.
+async fn tokens_stay_among_sidecars(fleet: &Fleet, client: &Sidecar) -> anyhow::Result<()> {
+    let tokens = std::fs::read_to_string(fleet.folder().join("first-150/state/hop-tokens"))?;
+    let (request, verdict) = tokens.trim().split_at(32);
+    let shown = |text: &str| text.contains(request) || text.contains(verdict);
+    let target = "Route53AutoNaming_v20170314.DiscoverInstances";
+    let asked = http::Request::post("/").header("x-amz-target", target);
+    let names = serde_json::json!({"NamespaceName": "demo", "ServiceName": "orders"});
+    let (_, answer) = call(fleet.api, asked, names.to_string()).await?;
+    ensure!(answer.contains("\"OUTRIGGER_HOP\":\"1\""), "{answer}");
+    ensure!(!shown(&answer), "{answer}");
+    let page = page(client.admin, "/config").await?;
+    ensure!(page.contains("(hidden)") && !shown(&page), "{page}");
+    Ok(())
 }
 
 /// Waits until outlier detection has taken the task out.

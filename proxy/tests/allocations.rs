@@ -46,6 +46,26 @@ const CASES: [Case; 3] = [
     },
 ];
 
+/// The same through two sidecars, both in this process, with a hop of HTTP/2 between them: each of a head's fields is made one of
+/// HTTP/2's and back, request and response alike. (With plain HTTP/2 between them: 32, 45 and 37.)
+const BY_HOP: [Case; 3] = [
+    Case {
+        name: "by a hop: GET, three headers",
+        request: CASES[0].request,
+        limit: 30,
+    },
+    Case {
+        name: "by a hop: GET, ten headers",
+        request: CASES[1].request,
+        limit: 35,
+    },
+    Case {
+        name: "by a hop: POST, 16 bytes",
+        request: CASES[2].request,
+        limit: 34,
+    },
+];
+
 /// Requests counted at once.
 const REQUESTS: usize = 200;
 /// Counts taken; the least has the least of what happens once a second.
@@ -56,9 +76,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_request_allocates_no_more_often_than_it_is_known_to() {
-    let sidecar = sidecar(application());
+    let [plain, hop] = sidecar(application());
     let mut grown = Vec::new();
-    for case in CASES {
+    let both = CASES.into_iter().map(|case| (case, plain));
+    for (case, sidecar) in both.chain(BY_HOP.into_iter().map(|case| (case, hop))) {
         let mut client = connected(sidecar);
         exchange(&mut client, case.request, REQUESTS);
         let counts = (0..COUNTS).map(|_| {
@@ -88,17 +109,28 @@ fn a_request_allocates_no_more_often_than_it_is_known_to() {
     );
 }
 
-/// A sidecar in this process, one worker; it ends with the process.
-fn sidecar(application: SocketAddr) -> SocketAddr {
-    let probe = TcpListener::bind("127.74.0.2:0").expect("loopback can be bound");
-    let listener = probe.local_addr().expect("a bound socket has an address");
-    drop(probe);
+fn free(host: &str) -> SocketAddr {
+    let probe = TcpListener::bind((host, 0)).expect("loopback can be bound");
+    probe.local_addr().expect("a bound socket has an address")
+}
+
+/// A sidecar in this process, one worker; it ends with the process. It has a listener straight to the application, and one that goes
+/// by a hop to its own ingress.
+fn sidecar(application: SocketAddr) -> [SocketAddr; 2] {
+    const HOP: &str = "hop = { namespace = \"n\", service = \"s\", instance = \"i\", request = \
+        \"00112233445566778899aabbccddeeff\", verdict = \"ffeeddccbbaa99887766554433221100\" }";
+    let (listener, egress, ingress) = (free("127.74.0.2"), free("127.74.0.3"), free("127.74.0.4"));
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let file = folder.path().join("static.toml");
     let text = format!(
         "[[listener]]\nname = \"in\"\ndirection = \"egress\"\naddress = \"{listener}\"\nprotocol = \"http\"\n\
          cluster = \"orders\"\n[[cluster]]\nname = \"orders\"\nprotocol = \"http\"\noutlier_detection = {{}}\n\
-         endpoints = [{{ address = \"{application}\" }}]\n"
+         endpoints = [{{ address = \"{application}\" }}]\n\
+         [[listener]]\nname = \"egress\"\ndirection = \"egress\"\naddress = \"{egress}\"\nprotocol = \"http\"\n\
+         cluster = \"far\"\n[[cluster]]\nname = \"far\"\nprotocol = \"http\"\n\
+         endpoints = [{{ address = \"{ingress}\", {HOP} }}]\n\
+         [[listener]]\nname = \"ingress\"\ndirection = \"ingress\"\naddress = \"{ingress}\"\nprotocol = \"http\"\n\
+         cluster = \"orders\"\n{HOP}\n"
     );
     std::fs::write(&file, text).expect("the folder is ours");
     let file = file.to_string_lossy();
@@ -119,7 +151,7 @@ fn sidecar(application: SocketAddr) -> SocketAddr {
     // Read at the start, which is over once the listener is bound.
     drop(connected(listener));
     drop(folder);
-    listener
+    [listener, egress]
 }
 
 fn connected(address: SocketAddr) -> TcpStream {

@@ -20,6 +20,10 @@ const KEPT: usize = 16;
 const CHUNKED: &[u8] = b"chunked";
 /// Names one list may have: HTTP/1.1's heads have no more fields.
 const MAX_NAMES: usize = 128;
+/// More values than these share one copy of the head's text, if that is no longer: what one of them is kept for in HPACK's table
+/// keeps all of it.
+const FEW: usize = 3;
+const MAX_SHARED: usize = 2 * 1024;
 /// A head of HTTP/1.1 with more text goes by HTTP/1.1.
 const MAX_TEXT: usize = 8 * 1024;
 
@@ -63,6 +67,9 @@ impl Lists {
 fn to_map(fields: &Fields, host: bool) -> HeaderMap {
     let count = fields.iter().count();
     let mut map = HeaderMap::with_capacity(count + 2);
+    let text = fields.text();
+    let shared = (fields.is_text() && count > FEW && text.len() <= MAX_SHARED)
+        .then(|| Bytes::copy_from_slice(text));
     LISTS.with_borrow_mut(|lists| {
         lists.scratch.clear();
         for (known, name, value) in fields.iter() {
@@ -89,7 +96,14 @@ fn to_map(fields: &Fields, host: bool) -> HeaderMap {
                 Known::Upgrade => Ok(UPGRADE),
                 _ => HeaderName::from_bytes(name),
             };
-            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
+            let value = match &shared {
+                Some(shared) => {
+                    let start = value.as_ptr() as usize - text.as_ptr() as usize;
+                    HeaderValue::from_maybe_shared(shared.slice(start..start + value.len()))
+                }
+                None => HeaderValue::from_bytes(value),
+            };
+            if let (Ok(name), Ok(value)) = (name, value) {
                 map.append(name, value);
             }
         }
@@ -168,7 +182,7 @@ pub(crate) fn travels(head: &RequestHead) -> bool {
         _ => target == b"*" && head.method == Method::OPTIONS,
     };
     let authority = head.authority();
-    form && head.fields.text_len() <= MAX_TEXT
+    form && head.fields.text().len() <= MAX_TEXT
         && target.iter().copied().all(is_plain_in_target)
         && is_plain_authority(authority)
 }

@@ -138,9 +138,9 @@ impl Fields {
         }
     }
 
-    /// Bytes of text, that of the head around the fields included.
-    pub(crate) fn text_len(&self) -> usize {
-        self.text.len()
+    /// The text that names and values lie in.
+    pub(crate) fn text(&self) -> &[u8] {
+        &self.text
     }
 
     /// Whether they are as they came by HTTP/1.1, or were written here.
