@@ -47,6 +47,7 @@ pub(super) struct Call<'a> {
     lease: Option<Lease>,
     /// Held from the decision to retry until that retry has ended.
     budget: Option<Share>,
+    begun: Duration,
     _live: Share,
 }
 
@@ -61,7 +62,7 @@ impl<'a> Policy for Ours<'a> {
         self.cluster.set_endpoints(addresses.zip(&endpoints), now);
     }
 
-    fn enter(&mut self, idempotent: bool) -> Option<Call<'a>> {
+    fn enter(&mut self, idempotent: bool, now: Duration) -> Option<Call<'a>> {
         let method = if idempotent {
             Method::GET
         } else {
@@ -72,6 +73,7 @@ impl<'a> Policy for Ours<'a> {
             attempts: Attempts::new(self.retry, &method),
             lease: None,
             budget: None,
+            begun: now,
         })
     }
 
@@ -93,7 +95,12 @@ impl<'a> Policy for Ours<'a> {
         let lease = call.lease.take()?;
         self.report(&lease, outcome(end), now);
         match self.cluster.again(&call.attempts, ended(end), rng) {
-            Again::No | Again::OverBudget => None,
+            Again::No | Again::OverBudget => {
+                if let End::Status(_) = end {
+                    self.cluster.answered(call.begun, now);
+                }
+                None
+            }
             Again::After(wait, budget) => {
                 call.budget = Some(budget);
                 Some(wait)
@@ -104,6 +111,7 @@ impl<'a> Policy for Ours<'a> {
     fn cut_off(&mut self, call: &mut Call<'a>, now: Duration) {
         if let Some(lease) = call.lease.take() {
             self.report(&lease, Outcome::LocalOrigin, now);
+            self.cluster.answered(call.begun, now);
         }
     }
 
@@ -116,8 +124,11 @@ impl<'a> Policy for Ours<'a> {
     }
 
     fn ejections(&self) -> u64 {
-        let by_rule = self.cluster.ejections();
-        by_rule.iter().map(|(_, count)| count).sum()
+        self.cluster
+            .ejections()
+            .iter()
+            .map(|(_, count)| count)
+            .sum()
     }
 
     fn per_try_timeout(&self) -> Option<Duration> {

@@ -174,7 +174,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
         self.next_arrival();
         self.tally.requests += 1;
         let idempotent = !self.arrivals.random_bool(self.scenario.non_idempotent);
-        let Some(call) = self.policy.enter(idempotent) else {
+        let Some(call) = self.policy.enter(idempotent, self.queue.now()) else {
             self.tally.refused += 1;
             return;
         };

@@ -34,7 +34,7 @@ pub(super) trait Policy {
     fn learn(&mut self, members: &[Member], now: Duration);
 
     /// A request comes; `None` when no more may be under way.
-    fn enter(&mut self, idempotent: bool) -> Option<Self::Call>;
+    fn enter(&mut self, idempotent: bool, now: Duration) -> Option<Self::Call>;
 
     /// The task of the next attempt; `None` when there is none.
     fn pick(&mut self, call: &mut Self::Call, rng: &mut StdRng, now: Duration) -> Option<usize>;

@@ -113,7 +113,7 @@ impl Policy for ServiceConnect {
     }
 
     /// All circuit breakers are set to their largest value.
-    fn enter(&mut self, _: bool) -> Option<Call> {
+    fn enter(&mut self, _: bool, _: Duration) -> Option<Call> {
         Some(Call::default())
     }
 
@@ -222,12 +222,12 @@ mod tests {
             (End::TimedOut, false),
             (End::Status(StatusCode::BAD_GATEWAY), false),
         ] {
-            let mut call = policy.enter(false).unwrap();
+            let mut call = policy.enter(false, WINDOW).unwrap();
             policy.pick(&mut call, &mut rng(), WINDOW);
             let again = policy.again(&mut call, end, &mut rng(), WINDOW);
             assert_eq!(again.is_some(), retried, "{end:?}");
         }
-        let mut call = policy.enter(false).unwrap();
+        let mut call = policy.enter(false, WINDOW).unwrap();
         let mut attempts = 0;
         loop {
             policy.pick(&mut call, &mut rng(), WINDOW);
