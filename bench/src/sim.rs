@@ -58,11 +58,11 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     scenario.seed = options.seed.unwrap_or(scenario.seed);
     let name = name(&options.scenario);
     if options.real {
-        let real = tokio::select! {
-            real = play(&scenario) => real?,
+        let (played, real) = tokio::select! {
+            played = play(&scenario) => played?,
             () = crate::stop_signal() => anyhow::bail!("interrupted; all processes are ended"),
         };
-        let comparison = compare(&name, &scenario, real);
+        let comparison = compare(&name, &played, real);
         print(&comparison, options.json)?;
         return Ok(if comparison.agrees {
             ExitCode::SUCCESS
@@ -113,18 +113,20 @@ pub fn simulate(name: &str, scenario: &Scenario, runs: u64) -> Report {
     }
 }
 
-/// Plays a scenario with real processes, in its real duration.
-pub async fn play(scenario: &Scenario) -> anyhow::Result<Figures> {
+/// Plays a scenario with real processes, in its real duration. Gives it as it was played beside what came of it.
+pub async fn play(scenario: &Scenario) -> anyhow::Result<(Scenario, Figures)> {
     let binaries = tokio::task::spawn_blocking(Binaries::find).await??;
-    real::run(&scenario.scaled(), binaries).await
+    let mut played = scenario.scaled();
+    let (figures, steps) = real::run(&played, binaries).await?;
+    played.steps = steps;
+    Ok((played, figures))
 }
 
-/// Computes a scenario in its real duration, and says whether that agrees with what was played.
-pub fn compare(name: &str, scenario: &Scenario, real: Figures) -> Comparison {
-    let scenario = scenario.scaled();
-    let seeds = seeds(&scenario, SIMULATED);
-    let simulated = Runs::of(seeds.iter().map(|seed| ours(&scenario, *seed)).collect());
-    Comparison::of(name, &scenario, simulated, real)
+/// Computes a scenario as it was played, and says whether both agree.
+pub fn compare(name: &str, played: &Scenario, real: Figures) -> Comparison {
+    let seeds = seeds(played, SIMULATED);
+    let simulated = Runs::of(seeds.iter().map(|seed| ours(played, *seed)).collect());
+    Comparison::of(name, played, simulated, real)
 }
 
 /// One run of our policy.

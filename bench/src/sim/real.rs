@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{Method, Request};
 use tokio::process::Command;
 
-use super::scenario::{self, Scenario, TaskSpec, What};
+use super::scenario::{self, Scenario, Step, TaskSpec, What};
 use super::tally::{Figures, percent, ratio};
 use crate::fleet::{Binaries, Process, call};
 use crate::ledger::{Audit, Entries};
@@ -39,8 +39,12 @@ struct Called {
     ledger: PathBuf,
 }
 
-/// Runs a scenario, already scaled, with real processes.
-pub(super) async fn run(scenario: &Scenario, binaries: Binaries) -> anyhow::Result<Figures> {
+/// Runs a scenario, already scaled, with real processes. Also gives its steps with the times at which they were really taken: a busy
+/// machine is late.
+pub(super) async fn run(
+    scenario: &Scenario,
+    binaries: Binaries,
+) -> anyhow::Result<(Figures, Vec<Step>)> {
     if scenario.rate > MAX_RATE {
         bail!(
             "rate = {}: real processes get at most {MAX_RATE}",
@@ -60,13 +64,13 @@ pub(super) async fn run(scenario: &Scenario, binaries: Binaries) -> anyhow::Resu
         let called = mesh.called()?;
         let loads = Loads::start(scenario, &called);
         mesh.play(scenario, &loads).await?;
-        figures(loads, &called).await
+        Ok((figures(loads, &called).await?, scenario.steps.clone()))
     } else {
         let mut direct = Direct::start(scenario, binaries).await?;
         let called = direct.called();
         let loads = Loads::start(scenario, &called);
-        direct.play(scenario).await?;
-        figures(loads, &called).await
+        let steps = direct.play(scenario).await?;
+        Ok((figures(loads, &called).await?, steps))
     }
 }
 
@@ -146,7 +150,7 @@ async fn figures(loads: Loads, called: &Called) -> anyhow::Result<Figures> {
         p50_ms: both.latency_ms(0.5),
         p99_ms: both.latency_ms(0.99),
         max_ms: both.latency_ms(1.0),
-        ejections: sum(&metrics, "outrigger_ejections", ""),
+        ejections: sum(&metrics, "outrigger_ejections_total", ""),
         why_lost: why_lost(&audit.statuses),
     })
 }
@@ -166,7 +170,7 @@ fn why_lost(statuses: &BTreeMap<u16, u64>) -> BTreeMap<String, u64> {
 fn sum(metrics: &str, family: &str, label: &str) -> u64 {
     let of_family = |line: &&str| {
         let rest = line.strip_prefix(family);
-        rest.is_some_and(|rest| rest.starts_with(['{', ' ', '_'])) && line.contains(label)
+        rest.is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label)
     };
     let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
     metrics

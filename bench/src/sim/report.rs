@@ -283,8 +283,9 @@ impl fmt::Display for Comparison {
         };
         writeln!(
             f,
-            "{verdict}: success rate {:.3} points apart (at most {SUCCESS_POINTS}), attempts per request {:.2} % (at most {ATTEMPTS_PERCENT})",
-            self.success_points, self.attempts_percent
+            "{verdict}: success rate {:.3} points apart (at most {SUCCESS_POINTS}; another seed alone makes ± {:.3}), attempts per request \
+             {:.2} % (at most {ATTEMPTS_PERCENT})",
+            self.success_points, self.simulated.spread["success_percent"], self.attempts_percent
         )
     }
 }

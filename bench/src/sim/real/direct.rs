@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Called, PATIENCE, application};
 use crate::fleet::{Binaries, Process, call, wait_for};
 use crate::sim::application::Manners;
-use crate::sim::scenario::{Scenario, TaskSpec, What};
+use crate::sim::scenario::{Scenario, Step, TaskSpec, What};
 
 /// One task's application.
 struct Task {
@@ -93,12 +93,15 @@ impl Direct {
         }
     }
 
-    /// Takes the steps when they are due.
-    pub(super) async fn play(&mut self, scenario: &Scenario) -> anyhow::Result<()> {
+    /// Takes the steps when they are due; tells when they were done.
+    pub(super) async fn play(&mut self, scenario: &Scenario) -> anyhow::Result<Vec<Step>> {
         let start = Instant::now();
-        for step in &scenario.steps {
-            sleep_until(start + step.at).await;
-            self.step(step.what).await?;
+        let mut taken = Vec::new();
+        for Step { at, what } in scenario.steps.iter().copied() {
+            sleep_until(start + at).await;
+            self.step(what).await?;
+            let at = start.elapsed();
+            taken.push(Step { at, what });
         }
         sleep_until(start + scenario.duration).await;
         let id = self.sidecar.id();
@@ -107,7 +110,7 @@ impl Direct {
             "the sidecar has ended; its log:\n{}",
             self.sidecar.log_tail()
         );
-        Ok(())
+        Ok(taken)
     }
 
     async fn step(&mut self, what: What) -> anyhow::Result<()> {
