@@ -9,7 +9,7 @@ use common::binaries;
 use serde_json::Value;
 use tokio::process::Command;
 
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// The report of a run, and whether the command called it good.
 async fn deploy(arguments: &[&str]) -> anyhow::Result<(Value, bool)> {
