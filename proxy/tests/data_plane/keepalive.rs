@@ -65,7 +65,7 @@ fn a_post_never_meets_the_end_of_a_connection_that_the_application_has_closed() 
             .recv_timeout(PATIENCE)
             .expect("the application closes");
     }
-    assert_eq!(sidecar.metric("outrigger_retries", &[]), 0);
+    assert_eq!(sidecar.metric("outrigger_retries_total", &[]), 0);
 }
 
 /// It says that it would close at once, and keeps the connection: no request follows on it.
