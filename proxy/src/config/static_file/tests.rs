@@ -241,6 +241,52 @@ fn two_listeners_cannot_share_an_address() {
 }
 
 #[test]
+fn a_hop_says_who_is_meant_and_a_wrong_one_is_named_without_its_token() {
+    let hop = "hop = { namespace = \"shop\", service = \"orders\", instance = \"one\", request = \
+        \"00112233445566778899aabbccddeeff\", verdict = \"ffeeddccbbaa99887766554433221100\" }";
+    let text = |hop: &str, other: &str| {
+        format!(
+            "[[listener]]\nname = \"in\"\ndirection = \"ingress\"\naddress = \"127.0.0.1:1\"\nprotocol = \"http\"\n\
+             cluster = \"c\"\n{hop}\n[[cluster]]\nname = \"c\"\nprotocol = \"http\"\n\
+             endpoints = [{{ address = \"10.0.0.1:80\", {hop} }}, {{ address = \"10.0.0.2:80\", {other} }}]\n"
+        )
+    };
+    let accepted = parse(&text(hop, hop)).expect("valid");
+    let identity = accepted.listeners["in"]
+        .hop
+        .as_ref()
+        .expect("it takes hops");
+    assert_eq!(identity.targets, ["shop/orders/one"]);
+    let endpoint = &accepted.endpoints["c"].endpoints[0];
+    assert_eq!(
+        (endpoint.hop, endpoint.sidecar),
+        (Some(identity.tokens), true)
+    );
+    assert_eq!(endpoint.instance, "one");
+    let service = accepted.clusters["c"]
+        .service
+        .as_ref()
+        .expect("it is known");
+    assert_eq!((&*service.namespace, &*service.name), ("shop", "orders"));
+
+    let wrong = hop
+        .replace("00112233", "0011223X")
+        .replace("\"one\"", "\"a b\"");
+    let errors = parse(&text(hop, &wrong)).expect_err("wrong").to_string();
+    assert!(
+        errors.contains("cluster[0].endpoints[1].hop.request"),
+        "{errors}"
+    );
+    assert!(
+        errors.contains("cluster[0].endpoints[1].hop.instance"),
+        "{errors}"
+    );
+    assert!(!errors.contains("0011223X"), "{errors}");
+    let other = hop.replace("orders", "cart");
+    assert_eq!(fields_of(&text(hop, &other)), ["cluster[0].endpoints"]);
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let errors = load(Path::new("/nonexistent/x.toml")).expect_err("missing");
     assert!(

@@ -314,3 +314,22 @@ fn a_block_that_could_not_be_decoded_is_told_from_other_faults() {
         );
     }
 }
+
+#[test]
+fn a_hop_may_take_back_a_hundred_times_as_many_requests_and_not_more() {
+    let mut guard = Guard::of_hop(Side::Server);
+    let first = [&vec![0; PREFACE as usize][..], &frame(SETTINGS, 0, 0, &[])].concat();
+    assert!(guard.received(&first).is_ok());
+    let taken_back = |number: u32| {
+        let stream = 2 * number + 1;
+        let get = frame(HEADERS, END_STREAM | END_HEADERS, stream, GET);
+        [get, frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
+    };
+    let most = HOP * HOLDS[Purse::Resets as usize];
+    for number in 0..most {
+        assert!(guard.received(&taken_back(number)).is_ok(), "{number}");
+    }
+    // What time has added meanwhile is bounded, too.
+    let ended = (most..40 * most).any(|number| guard.received(&taken_back(number)).is_err());
+    assert!(ended, "nothing ends it");
+}
