@@ -46,7 +46,7 @@ fn a_post_that_an_application_read_is_not_sent_again_and_a_get_is() {
         good += usize::from(answer.starts_with("HTTP/1.1 200 "));
         if !answer.starts_with("HTTP/1.1 200 ") {
             // As the far sidecar says it.
-            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+            assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
             assert!(answer.contains("(UC, Upstream)"), "{answer}");
             assert!(!answer.contains("outrigger-"), "{answer}");
         }
@@ -87,7 +87,7 @@ fn an_ingress_says_how_far_a_request_came_and_repeats_none_that_came_by_a_hop() 
     );
     for (address, verdict, status) in [
         (nobody, Some("undelivered UF"), "503"),
-        (resetting.address, Some("unknown UC"), "503"),
+        (resetting.address, Some("unknown UC"), "502"),
         (garbage.address, Some("unknown UPE"), "502"),
         (busy.address, None, "503"),
     ] {
