@@ -80,7 +80,34 @@ impl Crew {
             known.await.with_context(log)?;
         }
         crew.client.ready().await?;
+        crew.offered().await?;
         Ok(crew)
+    }
+
+    /// Waits until the client offers every task for every service: a request before that is none of a deployment's.
+    async fn offered(&self) -> anyhow::Result<()> {
+        let offered = wait_for("every task to be offered", PATIENCE, || async {
+            let (_, text) =
+                call(self.client.admin, Request::get("/clusters"), String::new()).await?;
+            let clusters: Vec<Value> = serde_json::from_str(&text)?;
+            let whole = clusters.iter().filter(|cluster| {
+                let endpoints = cluster["endpoints"].as_array();
+                let has = |id: &str| {
+                    endpoints
+                        .into_iter()
+                        .flatten()
+                        .any(|one| one["instance"] == id)
+                };
+                self.members.iter().all(|member| has(&member.id))
+            });
+            match whole.count() {
+                count if count >= self.services.len() => Ok(Some(())),
+                _ => anyhow::bail!("{text}"),
+            }
+        });
+        offered
+            .await
+            .with_context(|| self.client.process.log_tail())
     }
 
     /// Where the client dials, and the authority it names.
