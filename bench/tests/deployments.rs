@@ -56,6 +56,17 @@ async fn two_deployments_of_six_tasks_fail_no_request_and_duplicate_none_over_h1
     Ok(())
 }
 
+#[tokio::test]
+async fn applications_that_close_at_once_cost_no_get_and_no_post_is_made_twice()
+-> anyhow::Result<()> {
+    let (report, good) = deploy(&["--rounds", "1", "--tasks", "4", "--close-at-once"]).await?;
+    ensure!(good, "{report:#}");
+    for row in report["rows"].as_array().context("rows")? {
+        ensure!(count(row, "duplicated") == 0, "{row:#}");
+    }
+    Ok(())
+}
+
 /// What the drain's announcement is for.
 #[cfg(debug_assertions)]
 #[tokio::test]

@@ -66,6 +66,8 @@ async fn a_post_that_was_acted_upon_and_not_answered_is_told_as_failed_and_made_
         "{posts:?}"
     );
     ensure!(posts.deliveries == posts.sent, "{posts:?}");
+    // Whoever reads 503 sends again.
+    ensure!(posts.statuses.keys().eq([&502]), "{posts:?}");
     Ok(())
 }
 
