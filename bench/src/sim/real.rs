@@ -68,8 +68,9 @@ pub(super) async fn run(
     } else {
         let mut direct = Direct::start(scenario, binaries).await?;
         let called = direct.called();
+        let steps = direct.prepare(&scenario.steps).await?;
         let loads = Loads::start(scenario, &called);
-        let steps = direct.play(scenario).await?;
+        let steps = direct.play(scenario, steps).await?;
         Ok((figures(loads, &called).await?, steps))
     }
 }
@@ -151,19 +152,28 @@ async fn figures(loads: Loads, called: &Called) -> anyhow::Result<Figures> {
         p99_ms: both.latency_ms(0.99),
         max_ms: both.latency_ms(1.0),
         ejections: sum(&metrics, "outrigger_ejections_total", ""),
-        why_lost: why_lost(&audit.statuses),
+        why_lost: why_lost(&audit.statuses, &metrics),
     })
 }
 
-fn why_lost(statuses: &BTreeMap<u16, u64>) -> BTreeMap<String, u64> {
+/// By status, and what the caller's sidecar calls its own answers.
+fn why_lost(statuses: &BTreeMap<u16, u64>, metrics: &str) -> BTreeMap<String, u64> {
     let word = |status: &u16| match status {
         0 => "no answer".to_owned(),
         status => format!("answered {status}"),
     };
-    statuses
+    let statuses = statuses
         .iter()
-        .map(|(status, count)| (word(status), *count))
-        .collect()
+        .map(|(status, count)| (word(status), *count));
+    let own = metrics.lines().filter_map(|line| {
+        let (labels, count) = line
+            .strip_prefix("outrigger_errors_total")?
+            .rsplit_once(' ')?;
+        let (_, kind) = labels.split_once("kind=\"")?;
+        let (kind, _) = kind.split_once('"')?;
+        Some((format!("of those {kind}"), count.parse().ok()?))
+    });
+    statuses.chain(own).collect()
 }
 
 /// The sum of a family's counters whose labels contain a text.

@@ -93,11 +93,24 @@ impl Direct {
         }
     }
 
-    /// Takes the steps when they are due; tells when they were done.
-    pub(super) async fn play(&mut self, scenario: &Scenario) -> anyhow::Result<Vec<Step>> {
+    /// Takes the steps that are due at the very beginning: no request comes before them. They are returned.
+    pub(super) async fn prepare(&mut self, steps: &[Step]) -> anyhow::Result<Vec<Step>> {
+        let first = steps.partition_point(|step| step.at.is_zero());
+        for step in &steps[..first] {
+            self.step(step.what).await?;
+        }
+        Ok(steps[..first].to_vec())
+    }
+
+    /// Takes the other steps when they are due; tells when all were done.
+    pub(super) async fn play(
+        &mut self,
+        scenario: &Scenario,
+        mut taken: Vec<Step>,
+    ) -> anyhow::Result<Vec<Step>> {
         let start = Instant::now();
-        let mut taken = Vec::new();
-        for Step { at, what } in scenario.steps.iter().copied() {
+        let left = scenario.steps[taken.len()..].iter();
+        for Step { at, what } in left.copied() {
             sleep_until(start + at).await;
             self.step(what).await?;
             let at = start.elapsed();
