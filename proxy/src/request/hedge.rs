@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::attempts::{Asked, Trying, try_once};
 use super::worker::Worker;
-use super::{Answer, Asked, Trying, try_once, verdict};
+use super::{Answer, verdict};
 use crate::error::ProxyError;
 use crate::policy::endpoint::Lease;
 use crate::policy::limits::Share;

@@ -1,9 +1,12 @@
 //! The story of one request, read from top to bottom: one snapshot read, one route, then attempts until one answers.
 
+mod attempt;
+mod attempts;
 pub(crate) mod body;
 pub(crate) mod headers;
 mod hedge;
 mod record;
+mod refusal;
 pub(crate) mod response;
 pub(crate) mod tcp;
 pub(crate) mod timer;
@@ -18,32 +21,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, Version};
-use outrigger_xds::model::Protocol;
+use http::{Method, StatusCode};
 
+use self::attempts::{Asked, attempts};
 use self::body::{MAX_REPLAY, Replay, Source};
 use self::record::{Claim, Record};
+pub(crate) use self::refusal::refuse;
 use self::response::{Observed, ResponseBody, UpstreamBody};
 use self::timer::Timer;
 use self::tunnel::Tunnel;
-use self::upgrade::{Handshake, Upgrade};
+use self::upgrade::Upgrade;
 use self::worker::Worker;
 use crate::error::{Kind, ProxyError};
-use crate::hop::{self, Try, spelling};
+use crate::hop::{self, Try};
 use crate::message::fields::Known;
 use crate::message::head::{RequestHead, ResponseHead};
-use crate::policy::cluster::Again;
-use crate::policy::endpoint::{Endpoint, Lease};
-use crate::policy::limits::Share;
+use crate::policy::endpoint::Endpoint;
 use crate::policy::outlier::Outcome;
-use crate::policy::retry::{Attempts, Ended};
 use crate::routing::route::{self, Route};
 use crate::routing::snapshot::{ListenerPolicy, Slot};
-use crate::upstream::cluster::Cluster;
-use crate::upstream::h1::{self, Exchange};
-use crate::upstream::h2;
-use crate::upstream::pool::Connection;
 
 /// What a client is answered with.
 pub(crate) struct Response {
@@ -68,18 +64,6 @@ type Answer = (ResponseHead, UpstreamBody);
 /// Passes an informational response on to the client, which may be gone (RFC 9110 section 15.2).
 pub(crate) type Inform<'a> = &'a dyn Fn(&mut ResponseHead);
 
-/// What each attempt sends, and who hears of what comes before the answer.
-struct Asked<'a> {
-    head: RequestHead,
-    body: Replay,
-    upgrade: Upgrade,
-    inform: Inform<'a>,
-    /// It came by a hop: only the egress tries again.
-    told: Option<Try>,
-    /// The attempt under way, from 1.
-    attempt: u32,
-}
-
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Came {
@@ -87,27 +71,6 @@ pub(crate) struct Came {
     /// By a hop: what its egress says of it.
     pub(crate) told: Option<Try>,
 }
-
-impl Asked<'_> {
-    /// The same for a second attempt beside the first. There is no body, and the client hears of one attempt only.
-    fn twin(&self) -> Self {
-        Self {
-            head: self.head.clone(),
-            body: self.body.clone(),
-            upgrade: Upgrade::Nothing,
-            inform: &|_| {},
-            told: self.told,
-            attempt: self.attempt + 1,
-        }
-    }
-
-    fn may_have_a_twin(&self) -> bool {
-        self.told.is_none() && self.body.is_empty() && !self.upgrade.is_asked()
-    }
-}
-
-/// The endpoint of the attempt under way, for whoever cuts it off.
-type Trying = Cell<Option<Arc<Endpoint>>>;
 
 /// Answers one request. It never fails: what goes wrong becomes a response that says so.
 pub(crate) async fn serve(
@@ -271,314 +234,4 @@ async fn respond(
 /// The route's per-request timeout, or the caller's `grpc-timeout` where that is shorter.
 fn timeout(route: &Route, head: &RequestHead) -> Option<Duration> {
     timer::shorter(route.per_request_timeout, timer::grpc_timeout(&head.fields))
-}
-
-/// The attempt loop.
-async fn attempts(
-    worker: &Rc<Worker>,
-    route: &Route,
-    asked: &mut Asked<'_>,
-    trying: &Trying,
-) -> Result<(Answer, Lease), ProxyError> {
-    let cluster = &route.cluster;
-    cluster.arrived().await.ok_or(Kind::Overflow)?;
-    let mut attempts = Attempts::new(&route.retry, &asked.head.method);
-    // Held from the decision to retry until that retry has ended.
-    let mut _budget: Option<Share>;
-    loop {
-        let lease = cluster
-            .pick(
-                &mut *worker.rng.borrow_mut(),
-                asked.head.path(),
-                attempts.tried(),
-            )
-            .ok_or(Kind::NoHealthyEndpoint)?;
-        attempts.begin(lease.endpoint().id);
-        trying.set(Some(Arc::clone(lease.endpoint())));
-        asked.attempt += 1;
-        let hedge = attempts.hedge_after().filter(|_| asked.may_have_a_twin());
-        let (attempted, lease) = match hedge {
-            None => (try_once(worker, route, &lease, asked).await, lease),
-            Some(after) => {
-                let first = (lease, after);
-                // Boxed: it is two attempts, which most requests should not be as large as.
-                Box::pin(hedge::hedged(
-                    worker,
-                    route,
-                    asked,
-                    &mut attempts,
-                    first,
-                    trying,
-                ))
-                .await
-            }
-        };
-        report(cluster, lease.endpoint(), &attempted, &asked.body);
-        trying.set(None);
-        if attempted.is_err()
-            && let Some(kind) = asked.body.broken()
-        {
-            return Err(kind.into());
-        }
-        if asked.told.is_some() || !asked.body.is_replayable() {
-            return attempted.map(|answer| (answer, lease));
-        }
-        let ended = verdict::ended(&attempted, lease.endpoint());
-        let Some((wait, budget)) = again(worker, cluster, &attempts, ended) else {
-            return attempted.map(|answer| (answer, lease));
-        };
-        _budget = Some(budget);
-        drop((attempted, lease));
-        back_off(worker, wait).await;
-    }
-}
-
-/// Whether another attempt is made, and after what wait; counted either way. Its share of the budget is held until it has ended.
-fn again(
-    worker: &Worker,
-    cluster: &Cluster,
-    attempts: &Attempts<'_>,
-    ended: Ended,
-) -> Option<(Duration, Share)> {
-    let counts = cluster.metrics.shard(worker.id);
-    match cluster.again(attempts, ended, &mut *worker.rng.borrow_mut()) {
-        Again::No => None,
-        Again::OverBudget => None,
-        Again::After(wait, budget) => {
-            counts.retries.add(1);
-            Some((wait, budget))
-        }
-    }
-}
-
-/// What the sidecar in front of the endpoint is told, if it speaks the hop.
-fn tell(route: &Route, endpoint: &Endpoint, asked: &Asked<'_>) -> Option<HeaderValue> {
-    let attempt = asked.attempt;
-    // What nobody has set is the same at both ends, and a caller's own deadline is among its fields.
-    if endpoint.hop.is_none() || (attempt == 1 && route.per_request_timeout.is_none()) {
-        return None;
-    }
-    let left = asked.body.timer().left();
-    Try { attempt, left }.value()
-}
-
-/// Outlier detection sees every attempt; what the client broke off is not the endpoint's fault.
-fn report(
-    cluster: &Cluster,
-    endpoint: &Endpoint,
-    attempted: &Result<Answer, ProxyError>,
-    body: &Replay,
-) {
-    if attempted.is_err() && body.is_broken() {
-        return;
-    }
-    if let Some(outcome) = verdict::outcome(attempted) {
-        cluster.report(endpoint, outcome);
-    }
-}
-
-async fn back_off(worker: &Worker, wait: Duration) {
-    if !wait.is_zero() {
-        let deadline = worker.sweep.deadline();
-        deadline.set_after(wait);
-        deadline.expired().await;
-    }
-}
-
-/// One attempt within its own timeout, where the route has one.
-async fn try_once(
-    worker: &Rc<Worker>,
-    route: &Route,
-    lease: &Lease,
-    asked: &mut Asked<'_>,
-) -> Result<Answer, ProxyError> {
-    let told = tell(route, lease.endpoint(), asked);
-    let attempt = attempt(worker, &route.cluster, lease, told, asked);
-    let Some(timeout) = route.retry.per_try_timeout else {
-        return attempt.await;
-    };
-    let deadline = worker.sweep.deadline();
-    deadline.set_after(timeout);
-    let attempt = pin!(attempt);
-    let ended = deadline.bound(attempt).await;
-    ended.unwrap_or_else(|| Err(Kind::PerTryTimeout.into()))
-}
-
-/// One attempt on one endpoint: a connection, the request, the response head.
-async fn attempt(
-    worker: &Rc<Worker>,
-    cluster: &Arc<Cluster>,
-    lease: &Lease,
-    told: Option<HeaderValue>,
-    asked: &mut Asked<'_>,
-) -> Result<Answer, ProxyError> {
-    let endpoint = lease.endpoint();
-    let mut http2 = by_http2(cluster, endpoint, asked);
-    let mut closed_under_us = false;
-    loop {
-        let open = if closed_under_us {
-            None
-        } else {
-            let careful = !asked.head.method.is_idempotent();
-            let now = worker.sweep.now();
-            worker.pool.reuse(endpoint, http2, careful, now)
-        };
-        let reused = open.is_some();
-        let connection = match open {
-            Some(connection) => connection,
-            None => {
-                // Boxed: most requests find a connection, and should not be as large as what making one takes.
-                let connect = Box::pin(worker.pool.connect(cluster, endpoint, http2));
-                let made = connect.await?;
-                cluster.metrics.shard(worker.id).connects.add(1);
-                made
-            }
-        };
-        if let Connection::H2(sender) = &connection
-            && asked.upgrade.is_asked()
-            && !sender.takes_connect().await
-        {
-            // It is asked for by HTTP/1.1 then.
-            http2 = false;
-            continue;
-        }
-        if !http2 || asked.head.authority().is_empty() {
-            asked.head.ensure_host(|| endpoint.address.to_string());
-        }
-        let sent = match connection {
-            Connection::H1(idle) => send_h1(idle, told.as_ref(), asked).await,
-            Connection::H2(sender) => send_h2(sender, told.as_ref(), asked).await,
-        };
-        match sent {
-            Ok(answer) => return Ok(answer),
-            // The kept connection had closed under us: nothing was written, so a new one is simply made.
-            Err(h1::Failed { unsent: true, .. }) if reused && asked.body.is_replayable() => {
-                closed_under_us = true;
-            }
-            Err(h1::Failed {
-                unsent: true,
-                error,
-            }) => return Err(ProxyError::caused(Kind::Unsent, error)),
-            Err(failed) => return Err(failed.error),
-        }
-    }
-}
-
-/// By which version of HTTP the request goes.
-fn by_http2(cluster: &Cluster, endpoint: &Endpoint, asked: &Asked<'_>) -> bool {
-    if endpoint.hop.is_some() {
-        // The sidecar there speaks both, and puts what comes into the words of its application.
-        let by_field = matches!(asked.upgrade, Upgrade::Field(_));
-        return !by_field && spelling::travels(&asked.head);
-    }
-    // Most upgrades are HTTP/1.1's (RFC 9110 section 7.8), whatever the cluster speaks otherwise.
-    let protocol = cluster.settings().protocol;
-    matches!(protocol, Protocol::Http2 | Protocol::Grpc) && asked.upgrade.fits_http2()
-}
-
-async fn send_h1(
-    idle: h1::Idle,
-    told: Option<&HeaderValue>,
-    asked: &mut Asked<'_>,
-) -> Result<Answer, h1::Failed> {
-    let version = asked.head.version;
-    let mut handshake = asked.upgrade.translate(&asked.head, false);
-    let own = handshake.as_mut().map(|handshake| &mut handshake.head);
-    let head = own.unwrap_or(&mut asked.head);
-    headers::mark_te(&mut head.fields);
-    Try::write(told, &mut head.fields);
-    let mut exchange = Exchange::new(idle, head, asked.body.attempt());
-    let head = exchange.head(|head| inform(head, version, asked.inform));
-    let head = conclude(handshake, head.await?)?;
-    Ok((head, UpstreamBody::H1(exchange)))
-}
-
-async fn send_h2(
-    mut sender: h2::Sender,
-    told: Option<&HeaderValue>,
-    asked: &mut Asked<'_>,
-) -> Result<Answer, h1::Failed> {
-    let version = asked.head.version;
-    let mut handshake = asked.upgrade.translate(&asked.head, true);
-    let own = handshake.as_mut().map(|handshake| &mut handshake.head);
-    let head = own.unwrap_or(&mut asked.head);
-    // What an attempt by HTTP/1.1 said before.
-    hop::strip(&mut head.fields);
-    let sent = sender.send(head, asked.body.attempt(), told, |head| {
-        inform(head, version, asked.inform);
-    });
-    let (head, exchange) = sent.await?;
-    let head = conclude(handshake, head)?;
-    Ok((head, UpstreamBody::H2(exchange)))
-}
-
-/// The answer in the client's words, where the request was put into the task's.
-fn conclude(
-    handshake: Option<Box<Handshake>>,
-    mut head: ResponseHead,
-) -> Result<ResponseHead, h1::Failed> {
-    let concluded = handshake.map_or(Ok(()), |handshake| handshake.conclude(&mut head));
-    concluded.map(|()| head).map_err(|error| h1::Failed {
-        error,
-        unsent: false,
-    })
-}
-
-/// HTTP/1.0 knows no informational responses (RFC 9110 section 15.2).
-fn inform(head: &mut ResponseHead, version: Version, client: Inform<'_>) {
-    if version != Version::HTTP_10 {
-        hop::strip(&mut head.fields);
-        headers::strip_hop_by_hop(&mut head.fields, false);
-        headers::strip_framing(head, false);
-        client(head);
-    }
-}
-
-/// The sidecar's own answer: the status of the error's kind and a sentence, or gRPC's trailers-only form.
-pub(crate) fn refuse(error: &ProxyError, grpc: bool, listener: &str) -> Response {
-    let kind = error.kind;
-    let (mut head, body) = if grpc {
-        let mut head = ResponseHead::new(StatusCode::OK);
-        let message = format!("outrigger: {}", ProxyError::new(kind));
-        head.fields.push("content-type", b"application/grpc");
-        head.fields
-            .push("grpc-status", grpc_status(kind).as_bytes());
-        head.fields.push("grpc-message", message.as_bytes());
-        (head, ResponseBody::empty())
-    } else {
-        let head = ResponseHead::of_text(kind.status());
-        let text = format!("outrigger: {listener}: {}\n", ProxyError::new(kind));
-        (head, ResponseBody::Local(Bytes::from(text)))
-    };
-    if kind == Kind::MethodRefused {
-        let allowed = b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
-        head.fields.push("allow", allowed);
-    }
-    Response { head, body }
-}
-
-/// gRPC's status code for an error of the sidecar (gRPC "Status codes and their use").
-const fn grpc_status(kind: Kind) -> &'static str {
-    match kind {
-        Kind::RequestTimeout
-        | Kind::PerTryTimeout
-        | Kind::IdleTimeout
-        | Kind::HeaderTimeout
-        | Kind::BodyTimeout => "4",
-        Kind::NoRoute | Kind::MethodRefused => "12",
-        Kind::Overflow | Kind::HeadTooLarge => "8",
-        Kind::DownstreamTermination => "1",
-        Kind::DownstreamProtocol => "13",
-        Kind::NoCluster
-        | Kind::NoHealthyEndpoint
-        | Kind::ConnectFailed
-        | Kind::ConnectTimeout
-        | Kind::Misdirected
-        | Kind::Unsent
-        | Kind::RefusedStream
-        | Kind::ConnectionTermination
-        | Kind::RemoteReset
-        | Kind::UpstreamProtocol
-        | Kind::UpgradeFailed => "14",
-    }
 }

@@ -10,6 +10,7 @@ use outrigger_xds::model::RetryPolicy;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::attempts;
 use super::worker::Worker;
 use crate::deadline::Deadline;
 use crate::error::{Kind, ProxyError};
@@ -106,11 +107,12 @@ async fn dial(worker: &Rc<Worker>, cluster: &Arc<Cluster>) -> Result<Dialled, Pr
             Err(error) => {
                 cluster.report(lease.endpoint(), Outcome::LocalOrigin);
                 let ended = Ended::Failed(error.kind.retriable());
-                let Some((wait, budget)) = super::again(worker, cluster, &attempts, ended) else {
+                let Some((wait, budget)) = attempts::again(worker, cluster, &attempts, ended)
+                else {
                     return Err(error);
                 };
                 _budget = Some(budget);
-                super::back_off(worker, wait).await;
+                attempts::back_off(worker, wait).await;
             }
         }
     }

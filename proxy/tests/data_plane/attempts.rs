@@ -86,7 +86,10 @@ fn a_get_that_a_task_leaves_unanswered_is_hedged_and_the_first_answer_counts() {
     let (lost, answered) = (mute.requests(), fine.requests());
     assert!(lost > 0, "of 30 first choices none was the mute task");
     assert_eq!(answered, 30);
-    assert_eq!(sidecar.metric("outrigger_retries_total", &[]) as usize, lost);
+    assert_eq!(
+        sidecar.metric("outrigger_retries_total", &[]) as usize,
+        lost
+    );
 }
 
 #[test]
@@ -168,5 +171,8 @@ fn retries_beyond_the_budget_are_not_made_and_counted() {
     let sidecar = sidecar(&[&application], fields);
     assert_eq!(ask(&sidecar, "GET"), UNAVAILABLE);
     assert_eq!(application.requests(), 1);
-    assert_eq!(sidecar.metric("outrigger_overflow_total", &["breaker=\"retries\""]), 1);
+    assert_eq!(
+        sidecar.metric("outrigger_overflow_total", &["breaker=\"retries\""]),
+        1
+    );
 }
