@@ -72,6 +72,27 @@ async fn a_post_that_was_acted_upon_and_not_answered_is_told_as_failed_and_made_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_application_killed_behind_its_sidecar_costs_no_get() -> anyhow::Result<()> {
+    as_expected(Fault::AppKill).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_tells_the_caller_s_one_what_its_application_may_have_acted_upon()
+-> anyhow::Result<()> {
+    let measured = as_expected(Fault::AppBreak)
+        .await?
+        .context("loopback is everywhere")?;
+    let posts = &measured.posts;
+    ensure!(
+        posts.unknown > 0 && posts.unknown == posts.failed,
+        "{posts:?}"
+    );
+    ensure!(posts.deliveries == posts.sent, "{posts:?}");
+    ensure!(posts.statuses.keys().eq([&502]), "{posts:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_flapping_task_costs_no_get() -> anyhow::Result<()> {
     as_expected(Fault::Flapping).await.map(drop)
 }
@@ -131,6 +152,18 @@ mod without_safeguards {
     #[tokio::test(flavor = "multi_thread")]
     async fn retrying_what_may_have_been_delivered_makes_posts_twice() -> anyhow::Result<()> {
         let outcome = suffered(Fault::Break, Some("retry-unknown-posts")).await?;
+        let measured = outcome
+            .measured
+            .as_ref()
+            .context("loopback is everywhere")?;
+        ensure!(measured.posts.duplicated > 0, "{outcome:#?}");
+        ensure!(!outcome.is_good(), "{outcome:#?}");
+        Ok(())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_sidecar_that_calls_everything_undelivered_makes_posts_twice() -> anyhow::Result<()> {
+        let outcome = suffered(Fault::AppBreak, Some("hop-blind-verdict")).await?;
         let measured = outcome
             .measured
             .as_ref()

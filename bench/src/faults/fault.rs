@@ -19,6 +19,10 @@ pub enum Fault {
     Mute,
     /// Acts upon each request and breaks the connection instead of answering
     Break,
+    /// SIGKILL to the application; the sidecar beside it lives, as every task has one here
+    AppKill,
+    /// Acts upon each request and breaks off, behind a sidecar that lives
+    AppBreak,
     /// Killed and started again, over and over
     Flapping,
     /// Answers 503 to everything
@@ -81,6 +85,8 @@ impl Fault {
             Self::ResetOnAccept => "one task: RST on accept",
             Self::Mute => "one task: accepts, is mute",
             Self::Break => "one task: acts, then breaks off",
+            Self::AppKill => "behind a sidecar: SIGKILL",
+            Self::AppBreak => "behind a sidecar: acts, breaks off",
             Self::Flapping => "one task: killed and restarted",
             Self::Unavailable => "one task: 503 to everything",
             Self::AllUnavailable => "all tasks: 503 to everything",
@@ -98,6 +104,8 @@ impl Fault {
         match self {
             Self::HalfOpen | Self::Loss | Self::Reject | Self::Bandwidth => true,
             Self::Kill
+            | Self::AppKill
+            | Self::AppBreak
             | Self::Freeze
             | Self::ResetOnAccept
             | Self::Mute
@@ -110,12 +118,17 @@ impl Fault {
         }
     }
 
+    /// Whether a sidecar stands beside each task, to which the caller's speaks the hop protocol.
+    pub(super) fn behind_sidecars(self) -> bool {
+        matches!(self, Self::AppKill | Self::AppBreak)
+    }
+
     /// How the struck tasks treat everybody, from their start.
     pub(super) fn manner(self) -> Manner {
         match self {
             Self::ResetOnAccept => Manner::Reset,
             Self::Mute => Manner::Mute,
-            Self::Break => Manner::Break,
+            Self::Break | Self::AppBreak => Manner::Break,
             Self::Unavailable | Self::AllUnavailable => Manner::Unavailable,
             _ => Manner::Well,
         }
@@ -139,6 +152,8 @@ impl Fault {
         match self {
             // Each death leaves some POSTs in doubt; between two of them refused connects are undelivered.
             Self::Kill
+            | Self::AppKill
+            | Self::AppBreak
             | Self::ResetOnAccept
             | Self::Break
             | Self::Flapping

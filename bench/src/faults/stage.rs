@@ -31,6 +31,7 @@ struct Task {
     dialled: SocketAddr,
     faulty: bool,
     _relay: Option<Relay>,
+    _sidecar: Option<Process>,
     host: Option<Host>,
 }
 
@@ -62,24 +63,12 @@ impl Stage {
         };
         let mut tasks = Vec::new();
         for n in 0..count {
-            tasks.push(start_task(fault, &binaries, &folder, n, n < faulty).await?);
+            let task = start_task(fault, &binaries, &folder, n, n < faulty, mutant);
+            tasks.push(task.await?);
         }
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let file = folder.path().join("static.toml");
-        std::fs::write(&file, static_file(fault, address, &tasks))?;
-        let mut command = Command::new(&binaries.proxy);
-        command.arg("--static").arg(&file);
-        command.args(["--admin", "127.0.0.1:0", "--workers", "1", "--zone", "near"]);
-        if let Some(mutant) = mutant {
-            command.env("OUTRIGGER_MUTANT", mutant);
-        }
-        let sidecar = Process::spawn("sidecar", command, folder.path())?;
-        let admin = sidecar.listening("admin", PATIENCE).await?;
-        let ready = wait_for("the sidecar to be ready", PATIENCE, || async {
-            let (status, _) = call(admin, Request::get("/ready"), String::new()).await?;
-            Ok(status.is_success().then_some(()))
-        });
-        ready.await.with_context(|| sidecar.log_tail())?;
+        let text = static_file(fault, address, &tasks);
+        let (sidecar, admin) = start_sidecar(&binaries, &folder, "sidecar", &text, mutant).await?;
         Ok(Self {
             address,
             path: match fault {
@@ -98,7 +87,7 @@ impl Stage {
     /// The fault, and the time under it.
     pub(super) async fn strike(&mut self, fault: Fault, time: Duration) -> anyhow::Result<()> {
         match fault {
-            Fault::Kill => self.tasks[0].process.kill().await?,
+            Fault::Kill | Fault::AppKill => self.tasks[0].process.kill().await?,
             Fault::ZoneLost => {
                 let mut struck = self.tasks.iter().filter(|task| task.faulty);
                 struck.try_for_each(|task| task.process.signal(Signal::KILL))?;
@@ -113,6 +102,7 @@ impl Stage {
             Fault::ResetOnAccept
             | Fault::Mute
             | Fault::Break
+            | Fault::AppBreak
             | Fault::Unavailable
             | Fault::AllUnavailable
             | Fault::FarZone => {}
@@ -168,12 +158,57 @@ impl Stage {
     }
 }
 
+/// A sidecar on a static file, when it is ready; and its admin address.
+async fn start_sidecar(
+    binaries: &Binaries,
+    folder: &tempfile::TempDir,
+    name: &str,
+    text: &str,
+    mutant: Option<&str>,
+) -> anyhow::Result<(Process, SocketAddr)> {
+    let file = folder.path().join(format!("{name}.toml"));
+    std::fs::write(&file, text)?;
+    let mut command = Command::new(&binaries.proxy);
+    command.arg("--static").arg(&file);
+    command.args(["--admin", "127.0.0.1:0", "--workers", "1", "--zone", "near"]);
+    if let Some(mutant) = mutant {
+        command.env("OUTRIGGER_MUTANT", mutant);
+    }
+    let process = Process::spawn(name, command, folder.path())?;
+    let admin = process.listening("admin", PATIENCE).await?;
+    let ready = wait_for("the sidecar to be ready", PATIENCE, || async {
+        let (status, _) = call(admin, Request::get("/ready"), String::new()).await?;
+        Ok(status.is_success().then_some(()))
+    });
+    ready.await.with_context(|| process.log_tail())?;
+    Ok((process, admin))
+}
+
+/// A listener and its cluster, and what stands beside the listener's address and in the cluster.
+fn service(direction: &str, address: SocketAddr, listener: &str, cluster: &str) -> String {
+    format!(
+        "[[listener]]\nname = \"orders\"\ndirection = \"{direction}\"\naddress = \"{address}\"\n\
+         protocol = \"http\"\ncluster = \"orders\"\n{listener}\n\n\
+         [[cluster]]\nname = \"orders\"\nprotocol = \"http\"\n{cluster}\n"
+    )
+}
+
+/// What both ends of a hop know of the task; every task of a test may have the same tokens.
+fn hop(instance: &str) -> String {
+    let (request, verdict) = ("1".repeat(32), "2".repeat(32));
+    format!(
+        "hop = {{ namespace = \"demo\", service = \"orders\", instance = \"{instance}\", \
+         request = \"{request}\", verdict = \"{verdict}\" }}"
+    )
+}
+
 async fn start_task(
     fault: Fault,
     binaries: &Binaries,
     folder: &tempfile::TempDir,
     n: u8,
     faulty: bool,
+    mutant: Option<&str>,
 ) -> anyhow::Result<Task> {
     let name = format!("orders-{}", n + 1);
     let ledger = folder.path().join("ledger");
@@ -200,13 +235,27 @@ async fn start_task(
         true => Some(Relay::start(address, delay).await?),
         false => None,
     };
+    let mut dialled = relay.as_ref().map_or(address, |relay| relay.address);
+    let mut sidecar = None;
+    if fault.behind_sidecars() {
+        dialled = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let endpoint = format!("endpoints = [{{ address = \"{address}\" }}]");
+        let text = service("ingress", dialled, &hop(&name), &endpoint);
+        let beside = format!("{name}-sidecar");
+        sidecar = Some(
+            start_sidecar(binaries, folder, &beside, &text, mutant)
+                .await?
+                .0,
+        );
+    }
     Ok(Task {
         name,
         process,
         address,
-        dialled: relay.as_ref().map_or(address, |relay| relay.address),
+        dialled,
         faulty,
         _relay: relay,
+        _sidecar: sidecar,
         host,
     })
 }
@@ -246,16 +295,14 @@ fn static_file(fault: Fault, address: SocketAddr, tasks: &[Task]) -> String {
         true => "far",
         false => "near",
     };
-    let endpoints: Vec<_> = tasks
-        .iter()
-        .map(|task| {
-            format!(
-                "{{ address = \"{}\", zone = \"{}\" }}",
-                task.dialled,
-                zone(task)
-            )
-        })
-        .collect();
+    let endpoint = |task: &Task| {
+        let mut said = format!("address = \"{}\", zone = \"{}\"", task.dialled, zone(task));
+        if fault.behind_sidecars() {
+            said = format!("{said}, {}", hop(&task.name));
+        }
+        format!("{{ {said} }}")
+    };
+    let endpoints: Vec<_> = tasks.iter().map(endpoint).collect();
     let timeouts = match fault {
         // Longer than what TCP needs to repair a loss or two.
         Fault::Loss | Fault::Bandwidth => "per_request_timeout = \"5s\"",
@@ -265,11 +312,6 @@ fn static_file(fault: Fault, address: SocketAddr, tasks: &[Task]) -> String {
         }
         _ => "per_request_timeout = \"3s\"\nconnect_timeout = \"500ms\"",
     };
-    format!(
-        "[[listener]]\nname = \"orders\"\ndirection = \"egress\"\naddress = \"{address}\"\n\
-         protocol = \"http\"\ncluster = \"orders\"\n\n\
-         [[cluster]]\nname = \"orders\"\nprotocol = \"http\"\n{timeouts}\n\
-         endpoints = [{}]\n",
-        endpoints.join(", ")
-    )
+    let cluster = format!("{timeouts}\nendpoints = [{}]", endpoints.join(", "));
+    service("egress", address, "", &cluster)
 }
