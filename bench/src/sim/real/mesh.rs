@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use anyhow::Context;
+use http::Request;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Called, Loads, PATIENCE, application};
 use crate::fleet::{
-    Binaries, Fleet, Process, Sidecar, address, client_document, resolve, wait_for,
+    Binaries, Fleet, Process, Sidecar, address, call, client_document, resolve, wait_for,
 };
 use crate::sim::scenario::{Scenario, TaskSpec};
 
@@ -61,7 +62,23 @@ impl Mesh {
             .await
             .with_context(|| mesh.caller.process.log_tail())?;
         mesh.caller.ready().await?;
+        mesh.offered().await?;
         Ok(mesh)
+    }
+
+    /// Waits until the caller offers every task: a request before that is refused by right.
+    async fn offered(&self) -> anyhow::Result<()> {
+        let offered = wait_for("every task to be offered", PATIENCE, || async {
+            let asked = call(self.caller.admin, Request::get("/clusters"), String::new());
+            let (_, text) = asked.await?;
+            let clusters: Vec<Value> = serde_json::from_str(&text)?;
+            let count = |cluster: &Value| cluster["offered"].as_u64();
+            let most = clusters.iter().filter_map(count).max().unwrap_or(0);
+            Ok((most >= self.tasks.len() as u64).then_some(()))
+        });
+        offered
+            .await
+            .with_context(|| self.caller.process.log_tail())
     }
 
     pub(super) fn called(&self) -> anyhow::Result<Called> {
