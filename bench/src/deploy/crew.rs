@@ -18,8 +18,10 @@ use crate::fleet::{
     Binaries, Fleet, Process, Sidecar, address, call, client_document, resolve, wait_for,
 };
 
-/// The client's number on this machine; the tasks' follow.
-const CLIENT: u8 = 100;
+/// Numbers of one crew on this machine: the client's, and those of 20 tasks and of two that come and go.
+const NUMBERS: u8 = 24;
+/// Below the ports that sidecars choose from for their ingress.
+const LOCK: u16 = 14_999;
 
 /// A service, which every task of the crew offers.
 #[derive(Debug)]
@@ -46,6 +48,10 @@ pub(super) struct Crew {
     services: [Service; 3],
     close_at_once: bool,
     started: u32,
+    /// The client's number; the tasks' follow.
+    first: u8,
+    /// Held: two crews with the same numbers take each other's ports.
+    _lock: TcpListener,
     /// Numbers in use at once: a new task takes the place of one that is long gone.
     places: u32,
     fleet: Fleet,
@@ -57,7 +63,8 @@ impl Crew {
         let mut fleet = Fleet::start(binaries).await?;
         fleet.mutant.clone_from(&options.mutant);
         let document = client_document();
-        let client = Sidecar::start(&fleet, "client", CLIENT, vip_net(CLIENT), &document).await?;
+        let (first, lock) = numbers()?;
+        let client = Sidecar::start(&fleet, "client", first, vip_net(first), &document).await?;
         let mut crew = Self {
             members: VecDeque::new(),
             ledger: fleet.folder().join("ledger"),
@@ -65,6 +72,8 @@ impl Crew {
             services: services()?,
             close_at_once: options.close_at_once,
             started: 0,
+            first,
+            _lock: lock,
             places: u32::from(options.tasks) + 2,
             fleet,
         };
@@ -147,7 +156,7 @@ impl Crew {
     /// Starts one more task; when it is in use is for the caller to see.
     pub(super) async fn add(&mut self) -> anyhow::Result<&Member> {
         let place = self.started % self.places + 1;
-        let number = CLIENT + u8::try_from(place).context("few tasks run at once")?;
+        let number = self.first + u8::try_from(place).context("few tasks run at once")?;
         self.started += 1;
         let id = format!("orders-{}", self.started);
         let mut command = Command::new(&self.fleet.binaries.bench);
@@ -208,6 +217,16 @@ async fn ask_for_drain(socket: &Path) -> anyhow::Result<()> {
         "the agent's drain: {answer}"
     );
     Ok(())
+}
+
+/// The first number of a crew that is not running here.
+fn numbers() -> anyhow::Result<(u8, TcpListener)> {
+    let mut firsts = (0..10).map(|crew| 1 + crew * NUMBERS);
+    let free = firsts.find_map(|first| {
+        let lock = TcpListener::bind((address(first), LOCK));
+        Some((first, lock.ok()?))
+    });
+    free.context("ten deployments are running here")
 }
 
 fn services() -> anyhow::Result<[Service; 3]> {
