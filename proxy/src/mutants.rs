@@ -26,6 +26,8 @@ pub(crate) enum Mutant {
     ClosedAtRestart,
     /// A hot restart leaves nobody the time to finish.
     CutOffAtRestart,
+    /// An egress speaks plain HTTP to everybody, as an older one would.
+    PlainHop,
     /// An egress sends requests to an endpoint that has not proved who it is.
     HopWithoutProof,
     /// An ingress takes a hello meant for another, or with a wrong token.

@@ -217,6 +217,10 @@ pub(super) async fn serve(
         was_in_flight = in_flight;
         if state.deadline.poll_expired(cx).is_ready() {
             if closing {
+                // It has not answered the PING. Should it ever read on, it knows what was not processed.
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+                let _written = connection.poll_closed(cx);
+                outbox.send(cx);
                 return Poll::Ready(Ok(()));
             }
             // Idle: GOAWAY first, so that a request that crosses it is known to be unprocessed.

@@ -107,7 +107,8 @@ struct Gathering<S> {
     stream: S,
     read: Held,
     unsent: Held,
-    /// What a write at the end of a turn met; the next write or flush tells it.
+    /// What a write met. Nothing is sent any more, and it is told when all has been read that had come: a GOAWAY may be among it,
+    /// which says what was not processed (RFC 9113 section 6.8).
     failed: Option<io::Error>,
     /// Bytes have come since somebody last asked; and at all.
     has_read: bool,
@@ -121,13 +122,15 @@ struct Gathering<S> {
 
 impl<S: AsyncWrite + Unpin> Gathering<S> {
     fn write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if let Some(error) = self.failed.take() {
-            return Poll::Ready(Err(error));
-        }
         let total = slices.iter().map(|slice| slice.len()).sum();
         if total < LARGE {
-            while total > self.unsent.room() {
-                ready!(self.poll_some(cx, &[]))?;
+            while self.failed.is_none() && total > self.unsent.room() {
+                if let Err(error) = ready!(self.poll_some(cx, &[])) {
+                    self.fail(error, cx);
+                }
+            }
+            if self.failed.is_some() {
+                return Poll::Ready(Ok(total));
             }
             for slice in slices {
                 let start = self.unsent.end;
@@ -146,8 +149,14 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
             }
             return Poll::Ready(Ok(total));
         }
-        loop {
-            let taken = ready!(self.poll_some(cx, slices))?;
+        while self.failed.is_none() {
+            let taken = match ready!(self.poll_some(cx, slices)) {
+                Ok(taken) => taken,
+                Err(error) => {
+                    self.fail(error, cx);
+                    break;
+                }
+            };
             if taken > 0 {
                 let mut left = taken;
                 for slice in slices {
@@ -158,6 +167,14 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
                 return Poll::Ready(Ok(taken));
             }
         }
+        Poll::Ready(Ok(total))
+    }
+
+    /// Nothing is sent any more; whoever reads is woken to hear of it.
+    fn fail(&mut self, error: io::Error, cx: &Context<'_>) {
+        self.unsent.give_back();
+        self.failed = Some(error);
+        cx.waker().wake_by_ref();
     }
 
     /// One write of what was gathered and then the slices; of the slices, so many bytes were taken.
@@ -226,9 +243,7 @@ impl<S: AsyncWrite + Unpin> Outbox<S> {
             gathering.read.give_back();
         }
         if let Poll::Ready(Err(error)) = gathering.poll_drain(cx) {
-            gathering.unsent.give_back();
-            gathering.failed = Some(error);
-            cx.waker().wake_by_ref();
+            gathering.fail(error, cx);
         }
     }
 }
@@ -297,7 +312,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Batched<S> {
             let polled = stream.poll_read(cx, &mut much);
             let count = much.filled().len();
             if count == 0 {
-                return polled;
+                return match gathering.failed.take() {
+                    Some(error) if polled.is_ready() => Poll::Ready(Err(error)),
+                    failed => {
+                        gathering.failed = failed;
+                        polled
+                    }
+                };
             }
             (read.start, read.end) = (0, count);
             gathering.has_read = true;
@@ -341,10 +362,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Batched<S> {
 
     /// Leaves the bytes to the end of the turn.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.0.borrow_mut().failed.take() {
-            Some(error) => Poll::Ready(Err(error)),
-            None => Poll::Ready(Ok(())),
-        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

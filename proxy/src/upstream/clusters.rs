@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 
 use super::cluster::Cluster;
 use super::resolve::{self, Resolver};
+use crate::mutants::{self, Mutant};
 use crate::observe::metrics::{Gauges, Metrics};
 
 /// Addresses that DNS gave for the host names of one cluster.
@@ -86,6 +87,10 @@ impl Clusters {
 
     /// Takes over a cluster's endpoints.
     pub(crate) fn set_endpoints(self: &Arc<Self>, set: &Arc<model::EndpointSet>) {
+        let set = &match mutants::is(Mutant::PlainHop) {
+            true => without_hops(set),
+            false => Arc::clone(set),
+        };
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = running.get_mut(&set.cluster) else {
             return;
@@ -239,6 +244,15 @@ impl Clusters {
             self.retired.send_modify(|generation| *generation += 1);
         }
     }
+}
+
+/// For a test of what holds without the hop.
+fn without_hops(set: &model::EndpointSet) -> Arc<model::EndpointSet> {
+    let mut set = set.clone();
+    for endpoint in &mut set.endpoints {
+        endpoint.hop = None;
+    }
+    Arc::new(set)
 }
 
 /// What a cluster is until its policy arrives: nothing is known of it but the name.

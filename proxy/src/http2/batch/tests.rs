@@ -176,7 +176,7 @@ fn a_full_socket_holds_the_writer_back_at_the_bound_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_failed_send_wakes_the_task_and_is_told_once() {
+fn a_failed_send_wakes_the_task_and_is_told_when_all_is_read() {
     let (shared, mut stream, outbox) = socket(usize::MAX);
     let woken = std::sync::Arc::new(Woken::default());
     let waker = Waker::from(std::sync::Arc::clone(&woken));
@@ -184,14 +184,22 @@ fn a_failed_send_wakes_the_task_and_is_told_once() {
     assert_eq!(taken(write(&mut stream, b"lost")), Some(4));
     outbox.send(&mut Context::from_waker(&waker));
     assert!(woken.0.load(std::sync::atomic::Ordering::Relaxed));
-    let Poll::Ready(Err(error)) = Pin::new(&mut stream).poll_flush(&mut cx()) else {
-        panic!("the flush tells the error");
+    assert!(Pin::new(&mut stream).poll_flush(&mut cx()).is_ready());
+    assert_eq!(taken(write(&mut stream, &[0; LARGE])), Some(LARGE));
+    let mut buffer = [0; 16];
+    let mut read = |stream: &mut Batched<Shared>| {
+        let mut into = ReadBuf::new(&mut buffer);
+        let polled = Pin::new(stream).poll_read(&mut cx(), &mut into);
+        polled.map_ok(|()| into.filled().len())
+    };
+    assert!(read(&mut stream).is_pending());
+    let arriving = [b"told before".to_vec(), Vec::new()];
+    shared.0.borrow_mut().arriving.extend(arriving);
+    assert!(matches!(read(&mut stream), Poll::Ready(Ok(11))));
+    let Poll::Ready(Err(error)) = read(&mut stream) else {
+        panic!("the read tells the error");
     };
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-    assert!(matches!(
-        write(&mut stream, &[0; LARGE]),
-        Poll::Ready(Err(_))
-    ));
 }
 
 #[derive(Default)]

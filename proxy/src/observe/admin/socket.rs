@@ -2,11 +2,12 @@
 //! (SERVICE_CONNECT.md 2.4).
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
@@ -22,6 +23,8 @@ use super::{AdminState, Until, serve};
 /// For the owner alone: whoever can connect can drain.
 const MODE: u32 = 0o600;
 const BACKLOG: i32 = 64;
+/// For who listens on the path already to say something.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The bound socket; its file goes with it, unless another process serves it from then on.
 pub struct AdminSocket {
@@ -47,7 +50,7 @@ impl Drop for File {
 }
 
 impl AdminSocket {
-    /// Binds `path`. A socket that nobody listens on is replaced; one that somebody does, or another kind of file, is an error.
+    /// Binds `path`. A socket on which nobody answers is replaced; one that somebody does, or another kind of file, is an error.
     pub fn bind(path: &Path) -> io::Result<Self> {
         make_room(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -80,12 +83,22 @@ fn make_room(path: &Path) -> io::Result<()> {
     match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Ok(_) => Err(io::Error::new(
+        Ok(stream) if answers(stream) => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             "another process listens there",
         )),
+        // Frozen: it is no use to whoever asks.
+        Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     }
+}
+
+/// Whether somebody is awake at the other end.
+fn answers(mut stream: std::os::unix::net::UnixStream) -> bool {
+    let asked = stream
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| stream.write_all(b"GET /status HTTP/1.0\r\n\r\n"));
+    asked.is_ok() && stream.read(&mut [0; 1]).is_ok()
 }
 
 /// Serves the agent's pages.
@@ -232,16 +245,21 @@ mod tests {
         assert!(!path.exists(), "the file goes with the last one");
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_stale_socket_is_replaced_and_a_live_one_or_a_file_is_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("admin.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
         assert!(path.exists(), "a crash leaves the file");
-        let live = AdminSocket::bind(&path).expect("replaces it");
+        let frozen = AdminSocket::bind(&path).expect("replaces it");
+        let live = AdminSocket::bind(&path).expect("nobody answers");
+        frozen.file.leave();
+        let (drained, until) = (CancellationToken::new(), Until::default());
+        let served = tokio::spawn(serve_agent(live, state(&drained), until.clone()));
         let refused = AdminSocket::bind(&path).err().expect("is refused");
         assert_eq!(refused.to_string(), "another process listens there");
-        drop(live);
+        until.shutdown.cancel();
+        served.await.expect("joins").expect("ends well");
         fs::write(&path, "precious").expect("writes");
         let refused = AdminSocket::bind(&path).err().expect("is refused");
         assert!(refused.to_string().contains("not a socket"), "{refused}");
