@@ -136,11 +136,23 @@ async fn live(config: Config) -> Result<(), StartError> {
         }
     };
     tokio::pin!(told_to_stop);
-    let end = tokio::select! {
-        biased;
-        () = restarting::hand_over(door.as_ref(), &parts, &lent, &mut ending) => End::Succeeded,
-        () = &mut told_to_stop => End::Stopped,
-        () = drain_asked.cancelled() => End::Drained,
+    let succeeded = ending.until.succeeded.clone();
+    let end = {
+        let handed = restarting::hand_over(door.as_ref(), &parts, &lent, &mut ending);
+        tokio::pin!(handed);
+        let end = tokio::select! {
+            biased;
+            () = &mut handed => End::Succeeded,
+            () = &mut told_to_stop => End::Stopped,
+            () = drain_asked.cancelled() => End::Drained,
+        };
+        if end != End::Succeeded && succeeded.is_cancelled() {
+            // Another process has been told that it is alone: the task is left to it, and not drained.
+            handed.await;
+            End::Succeeded
+        } else {
+            end
+        }
     };
     drop(lent);
     let bound = config.drain_timeout;

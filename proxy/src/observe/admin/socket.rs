@@ -33,19 +33,18 @@ pub struct AdminSocket {
     file: File,
 }
 
-struct File(PathBuf);
-
-impl File {
-    /// It is another process' now.
-    fn leave(self) {
-        std::mem::forget(self);
-    }
+/// A file that goes with this process, while it is `ours`.
+struct File {
+    path: PathBuf,
+    ours: bool,
 }
 
 impl Drop for File {
     fn drop(&mut self) {
-        // Gone already, then.
-        let _removed = fs::remove_file(&self.0);
+        if self.ours {
+            // Gone already, then.
+            let _removed = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -55,7 +54,10 @@ impl AdminSocket {
         make_room(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
-        let file = File(path.to_owned());
+        let file = File {
+            path: path.to_owned(),
+            ours: true,
+        };
         // Before it listens: until then nobody can connect.
         fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
         socket.listen(BACKLOG)?;
@@ -64,9 +66,12 @@ impl AdminSocket {
         Ok(Self { listener, file })
     }
 
-    /// One that another process has bound.
+    /// One that another process has bound. The file is that one's until this one serves it.
     pub fn adopt(path: &Path, listener: UnixListener) -> Self {
-        let file = File(path.to_owned());
+        let file = File {
+            path: path.to_owned(),
+            ours: false,
+        };
         Self { listener, file }
     }
 }
@@ -83,7 +88,7 @@ fn make_room(path: &Path) -> io::Result<()> {
     match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Ok(stream) if answers(stream) => Err(io::Error::new(
+        Ok(stream) if answers(&stream) => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             "another process listens there",
         )),
@@ -94,7 +99,7 @@ fn make_room(path: &Path) -> io::Result<()> {
 }
 
 /// Whether somebody is awake at the other end.
-fn answers(mut stream: std::os::unix::net::UnixStream) -> bool {
+fn answers(mut stream: &std::os::unix::net::UnixStream) -> bool {
     let asked = stream
         .set_read_timeout(Some(PATIENCE))
         .and_then(|()| stream.write_all(b"GET /status HTTP/1.0\r\n\r\n"));
@@ -103,7 +108,8 @@ fn answers(mut stream: std::os::unix::net::UnixStream) -> bool {
 
 /// Serves the agent's pages.
 pub async fn serve_agent(socket: AdminSocket, state: AdminState, until: Until) -> io::Result<()> {
-    let AdminSocket { listener, file } = socket;
+    let AdminSocket { listener, mut file } = socket;
+    file.ours = true;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let succeeded = until.succeeded.clone();
     let pages = Pages {
@@ -115,9 +121,8 @@ pub async fn serve_agent(socket: AdminSocket, state: AdminState, until: Until) -
         .route("/status", get(status))
         .with_state(Arc::new(pages));
     let served = serve(listener, router, until).await;
-    if succeeded.is_cancelled() {
-        file.leave();
-    }
+    // It is the next process' then.
+    file.ours = !succeeded.is_cancelled();
     served
 }
 
@@ -232,6 +237,12 @@ mod tests {
         let (before, after) = (Until::default(), Until::default());
         let (drained, later) = (CancellationToken::new(), CancellationToken::new());
         let old = tokio::spawn(serve_agent(socket, state(&drained), before.clone()));
+        let failed = lent.try_clone().expect("a descriptor");
+        drop(AdminSocket::adopt(&path, failed));
+        assert!(
+            path.exists(),
+            "whoever fails before it serves changes nothing"
+        );
         let next = AdminSocket::adopt(&path, lent);
         before.succeeded.cancel();
         before.shutdown.cancel();
@@ -251,9 +262,9 @@ mod tests {
         let path = folder.path().join("admin.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
         assert!(path.exists(), "a crash leaves the file");
-        let frozen = AdminSocket::bind(&path).expect("replaces it");
+        let mut frozen = AdminSocket::bind(&path).expect("replaces it");
+        frozen.file.ours = false;
         let live = AdminSocket::bind(&path).expect("nobody answers");
-        frozen.file.leave();
         let (drained, until) = (CancellationToken::new(), Until::default());
         let served = tokio::spawn(serve_agent(live, state(&drained), until.clone()));
         let refused = AdminSocket::bind(&path).err().expect("is refused");
