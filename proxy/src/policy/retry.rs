@@ -86,32 +86,37 @@ impl<'a> Attempts<'a> {
 
     /// Whether the rules allow one more attempt after this one, and after what wait. The budget and the body have their own say.
     pub fn next(&self, ended: Ended, rng: &mut impl Rng) -> Option<Duration> {
-        if self.made > self.policy.num_retries || mutants::is(Mutant::NoRetry) {
+        let spent = self.made > self.policy.num_retries || mutants::is(Mutant::NoRetry);
+        if spent || !self.may_follow(ended) {
             return None;
         }
         let wait = self.back_off(rng);
+        let wait = match ended {
+            Ended::Answered(_, Pushback::After(least)) => wait.max(least),
+            Ended::Answered(..) | Ended::Failed(_) => wait,
+        };
+        (wait <= MAX_PUSHBACK).then_some(wait)
+    }
+
+    /// Whether another attempt may follow one that ended so, were it the first.
+    pub fn may_follow(&self, ended: Ended) -> bool {
         match ended {
-            Ended::Failed(Retriable::Undelivered) => Some(wait),
+            Ended::Failed(Retriable::Undelivered) => true,
             Ended::Failed(Retriable::Unknown) => {
-                let blind = mutants::is(Mutant::RetryUnknownPosts);
-                (self.is_repeatable() || blind).then_some(wait)
+                self.is_repeatable() || mutants::is(Mutant::RetryUnknownPosts)
             }
-            Ended::Failed(Retriable::No) | Ended::Answered(_, Pushback::Never) => None,
-            Ended::Answered(status, pushback) => {
+            Ended::Failed(Retriable::No) | Ended::Answered(_, Pushback::Never) => false,
+            Ended::Answered(status, Pushback::None | Pushback::After(_)) => {
                 let codes = &self.policy.retriable_status_codes;
-                let wanted = self.is_repeatable() && codes.contains(&status.as_u16());
-                let wait = match pushback {
-                    Pushback::After(least) => wait.max(least),
-                    Pushback::None | Pushback::Never => wait,
-                };
-                (wanted && wait <= MAX_PUSHBACK).then_some(wait)
+                self.is_repeatable() && codes.contains(&status.as_u16())
             }
         }
     }
 
-    /// After how long without an answer the first attempt gets a second one beside it, if it may.
+    /// After how long without an answer the first attempt gets a second one beside it, if it may. To repeat after a failure is one
+    /// thing, to send twice what may go well another: opting in to the first is none to this.
     pub fn hedge_after(&self) -> Option<Duration> {
-        let may = self.made == 1 && self.policy.num_retries > 0 && self.is_repeatable();
+        let may = self.made == 1 && self.policy.num_retries > 0 && self.idempotent;
         self.policy.hedge_after.filter(|_| may)
     }
 
@@ -244,6 +249,7 @@ mod tests {
     fn only_the_first_attempt_of_an_idempotent_request_is_hedged() {
         let policy = RetryPolicy {
             hedge_after: Some(Duration::from_millis(50)),
+            retry_non_idempotent: true,
             ..RetryPolicy::default()
         };
         let mut get = Attempts::new(&policy, &Method::GET);

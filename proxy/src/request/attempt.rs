@@ -1,5 +1,6 @@
 //! One attempt on one endpoint: a connection, the request, the response head.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -20,12 +21,12 @@ use crate::upstream::h1::{self, Exchange};
 use crate::upstream::h2;
 use crate::upstream::pool::Connection;
 
-/// Makes it, with what the sidecar in front of the endpoint is `told`.
+/// Makes it, with what the sidecar in front of the endpoint is `told`. `sent` is set before the first byte of the request may leave.
 pub(super) async fn attempt(
     worker: &Rc<Worker>,
     cluster: &Arc<Cluster>,
     lease: &Lease,
-    told: Option<HeaderValue>,
+    (told, sent): (Option<HeaderValue>, &Cell<bool>),
     asked: &mut Asked<'_>,
 ) -> Result<Answer, ProxyError> {
     let endpoint = lease.endpoint();
@@ -61,11 +62,12 @@ pub(super) async fn attempt(
         if !http2 || asked.head.authority().is_empty() {
             asked.head.ensure_host(|| endpoint.address.to_string());
         }
-        let sent = match connection {
+        sent.set(true);
+        let ended = match connection {
             Connection::H1(idle) => send_h1(idle, told.as_ref(), asked).await,
             Connection::H2(sender) => send_h2(sender, told.as_ref(), asked).await,
         };
-        match sent {
+        match ended {
             Ok(answer) => return Ok(answer),
             // The kept connection had closed under us: nothing was written, so a new one is simply made.
             Err(h1::Failed { unsent: true, .. }) if reused && asked.body.is_replayable() => {

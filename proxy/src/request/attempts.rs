@@ -67,7 +67,7 @@ pub(super) async fn attempts(
     cluster.arrived().await.ok_or(Kind::Overflow)?;
     let mut attempts = Attempts::new(&route.retry, &asked.head.method);
     // Held from the decision to retry until that retry has ended.
-    let mut _budget: Option<Share>;
+    let mut _budget: Option<Share> = None;
     loop {
         let lease = cluster
             .pick(
@@ -78,7 +78,7 @@ pub(super) async fn attempts(
             .ok_or(Kind::NoHealthyEndpoint)?;
         attempts.begin(lease.endpoint().id);
         trying.set(Some(Arc::clone(lease.endpoint())));
-        asked.attempt += 1;
+        asked.attempt = attempts.made();
         let hedge = attempts.hedge_after().filter(|_| asked.may_have_a_twin());
         let (attempted, lease) = match hedge {
             None => (try_once(worker, route, &lease, asked).await, lease),
@@ -107,6 +107,8 @@ pub(super) async fn attempts(
             return attempted.map(|answer| (answer, lease));
         }
         let ended = verdict::ended(&attempted, lease.endpoint());
+        // What this attempt held is free for the next one.
+        _budget = None;
         let Some((wait, budget)) = again(worker, cluster, &attempts, ended) else {
             return attempted.map(|answer| (answer, lease));
         };
@@ -176,7 +178,8 @@ pub(super) async fn try_once(
     asked: &mut Asked<'_>,
 ) -> Result<Answer, ProxyError> {
     let told = tell(route, lease.endpoint(), asked);
-    let attempt = attempt(worker, &route.cluster, lease, told, asked);
+    let sent = Cell::new(false);
+    let attempt = attempt(worker, &route.cluster, lease, (told, &sent), asked);
     let Some(timeout) = route.retry.per_try_timeout else {
         return attempt.await;
     };
@@ -184,5 +187,12 @@ pub(super) async fn try_once(
     deadline.set_after(timeout);
     let attempt = pin!(attempt);
     let ended = deadline.bound(attempt).await;
-    ended.unwrap_or_else(|| Err(Kind::PerTryTimeout.into()))
+    ended.unwrap_or_else(|| {
+        // Until a connection is there, nothing of the request has left.
+        let kind = match sent.get() {
+            true => Kind::PerTryTimeout,
+            false => Kind::ConnectTimeout,
+        };
+        Err(kind.into())
+    })
 }

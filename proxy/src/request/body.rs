@@ -275,8 +275,9 @@ impl Body for AttemptBody {
             return Poll::Ready(None);
         };
         if *attempt != state.attempt.get() {
+            // Whatever it has sent of it: its end says nothing of another attempt.
             return Poll::Ready(Some(Err(ProxyError::caused(
-                Kind::Unsent,
+                Kind::DownstreamTermination,
                 "a newer attempt reads the body",
             ))));
         }

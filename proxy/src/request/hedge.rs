@@ -1,7 +1,6 @@
 //! A request that is slow to be answered is sent to a second task as well, and the first answer counts (Dean and Barroso, "The Tail
 //! at Scale"). Only where the service's owner asks for it, and only what may be repeated and has no body.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -21,7 +20,8 @@ use crate::routing::route::Route;
 type Attempted = Result<Answer, ProxyError>;
 
 /// The attempt on `lease` and, after so long without an answer, one more on another endpoint if there is one and the budget allows.
-/// Answers with the one that counts. What the other one did is not held against its endpoint, unless it failed.
+/// Answers with the one that counts: the first that is not to be tried again, else the second to end. What the other one did is
+/// not held against its endpoint, unless it failed.
 pub(super) async fn hedged(
     worker: &Rc<Worker>,
     route: &Route,
@@ -43,18 +43,25 @@ pub(super) async fn hedged(
                 Some((other, _budget)) => {
                     let other = &*second.insert(other);
                     let second = pin!(try_once(worker, route, other, &mut twin));
-                    let cluster = &route.cluster;
                     let race = Race {
                         first: Some(first),
                         second: Some(second),
+                        fallback: None,
                     };
-                    race.run(|by_second, failed| {
-                        let lease = if by_second { other } else { &lease };
-                        if let Some(outcome) = verdict::outcome(failed) {
-                            cluster.report(lease.endpoint(), outcome);
-                        }
-                    })
-                    .await
+                    let lease_of = |by_second| if by_second { other } else { &lease };
+                    let (winner, other) = race
+                        .run(|attempted, by_second| {
+                            let endpoint = lease_of(by_second).endpoint();
+                            !attempts.may_follow(verdict::ended(attempted, endpoint))
+                        })
+                        .await;
+                    if let Some((attempted, by_second)) = other
+                        && let Some(outcome) = verdict::outcome(&attempted)
+                    {
+                        let endpoint = lease_of(by_second).endpoint();
+                        route.cluster.report(endpoint, outcome);
+                    }
+                    winner
                 }
             },
         }
@@ -75,6 +82,9 @@ fn beside(
     twin: &Asked<'_>,
 ) -> Option<(Lease, Share)> {
     let cluster = &route.cluster;
+    if cluster.offered() < 2 {
+        return None;
+    }
     let key = twin.head.path();
     let other = cluster.pick(&mut *worker.rng.borrow_mut(), key, attempts.tried())?;
     if attempts.tried().contains(&other.endpoint().id) {
@@ -86,10 +96,15 @@ fn beside(
     Some((other, budget))
 }
 
+/// An attempt that has ended, and whether it is the second.
+type Ended = (Attempted, bool);
+
 /// Two attempts side by side.
 struct Race<F, S> {
     first: Option<F>,
     second: Option<S>,
+    /// One has ended, and the other may do better.
+    fallback: Option<Ended>,
 }
 
 impl<F, S> Race<Pin<&mut F>, Pin<&mut S>>
@@ -97,20 +112,24 @@ where
     F: Future<Output = Attempted>,
     S: Future<Output = Attempted>,
 {
-    /// The first answer, and whether it is the second attempt's; a failure only when both have failed. `failed` hears of the one
-    /// that failed while the other went on.
-    async fn run(mut self, failed: impl Fn(bool, &Attempted)) -> (Attempted, bool) {
-        let lost = Cell::new(false);
+    /// The one that counts, and the other if it has ended before.
+    async fn run(mut self, counts: impl Fn(&Attempted, bool) -> bool) -> (Ended, Option<Ended>) {
         poll_fn(|cx| {
             let polled = [poll(&mut self.first, cx), poll(&mut self.second, cx)];
             for (attempted, by_second) in polled.into_iter().zip([false, true]) {
                 let Poll::Ready(attempted) = attempted else {
                     continue;
                 };
-                if attempted.is_ok() || lost.replace(true) {
-                    return Poll::Ready((attempted, by_second));
+                let ended = (attempted, by_second);
+                if counts(&ended.0, by_second) {
+                    return Poll::Ready((ended, self.fallback.take()));
                 }
-                failed(by_second, &attempted);
+                match self.fallback.take() {
+                    None => self.fallback = Some(ended),
+                    // Any answer is better than none.
+                    Some(before) if before.0.is_ok() => return Poll::Ready((before, Some(ended))),
+                    Some(before) => return Poll::Ready((ended, Some(before))),
+                }
             }
             Poll::Pending
         })

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use outrigger_xds::model::DEFAULT_PER_REQUEST_TIMEOUT;
 
 use self::attempts::{Asked, attempts};
 use self::body::{MAX_REPLAY, Replay, Source};
@@ -157,7 +158,9 @@ async fn respond(
         Source::H1(_) => listener.body_timeout,
         Source::H2(_) | Source::Nothing => Duration::ZERO,
     };
-    let timer = Timer::new(&worker.sweep, route.idle_timeout, timeout(route, &head));
+    let asked_for = timer::grpc_timeout(&head.fields);
+    let (patience, hasty) = timeout(route, asked_for);
+    let timer = Timer::new(&worker.sweep, route.idle_timeout, patience);
     let timer = timer.with_body(body_timeout, head.fields.has(Known::Expect));
     let timer = timer.with_hop(told.and_then(|told| told.left));
     if let Some(told) = told {
@@ -187,7 +190,7 @@ async fn respond(
     };
     let waited = match &answered {
         Ok(answered) => answered.is_ok(),
-        Err(kind) => kind.blames_endpoint(),
+        Err(kind) => kind.blames_endpoint() && !hasty,
     };
     if waited {
         cluster.end_sample(sample);
@@ -199,7 +202,7 @@ async fn respond(
             // The attempt was cut off: outlier detection hears of it from here.
             if let Some(endpoint) = trying
                 .take()
-                .filter(|_: &Arc<Endpoint>| kind.blames_endpoint())
+                .filter(|_: &Arc<Endpoint>| kind.blames_endpoint() && !hasty)
             {
                 cluster.report(&endpoint, Outcome::LocalOrigin);
             }
@@ -220,6 +223,7 @@ async fn respond(
         cluster: Arc::clone(cluster),
         lease,
         live,
+        hasty,
         status: head.status,
     };
     Ok(Passed {
@@ -231,7 +235,12 @@ async fn respond(
     })
 }
 
-/// The route's per-request timeout, or the caller's `grpc-timeout` where that is shorter.
-fn timeout(route: &Route, head: &RequestHead) -> Option<Duration> {
-    timer::shorter(route.per_request_timeout, timer::grpc_timeout(&head.fields))
+/// The route's per-request timeout, or the caller's own where that is shorter: whether it is, as then it says nothing of the endpoint.
+fn timeout(route: &Route, asked_for: Option<Duration>) -> (Option<Duration>, bool) {
+    let usual = route
+        .per_request_timeout
+        .unwrap_or(DEFAULT_PER_REQUEST_TIMEOUT);
+    let hasty = asked_for.is_some_and(|asked_for| usual.is_zero() || asked_for < usual);
+    let patience = timer::shorter(route.per_request_timeout, asked_for);
+    (patience, hasty)
 }

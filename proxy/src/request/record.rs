@@ -22,6 +22,8 @@ pub(crate) struct Claim {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) lease: Lease,
     pub(crate) live: Share,
+    /// Its timeout is the caller's own, and shorter than the route's.
+    pub(crate) hasty: bool,
     pub(crate) status: StatusCode,
 }
 
@@ -58,7 +60,10 @@ impl Record {
     /// The sidecar itself answers, or breaks off a response under way.
     pub(crate) fn fail(&mut self, kind: Kind) {
         self.listener.metrics.shard(self.worker.id).error(kind);
-        if let Some(claim) = self.claim.as_ref().filter(|_| kind.blames_endpoint()) {
+        let blamed = |claim: &&Claim| {
+            kind.blames_endpoint() && !(claim.hasty && kind == Kind::RequestTimeout)
+        };
+        if let Some(claim) = self.claim.as_ref().filter(blamed) {
             claim
                 .cluster
                 .report(claim.lease.endpoint(), Outcome::LocalOrigin);

@@ -83,7 +83,7 @@ async fn dial(worker: &Rc<Worker>, cluster: &Arc<Cluster>) -> Result<Dialled, Pr
         .ok_or(Kind::NoHealthyEndpoint)?;
     let policy = RetryPolicy::default();
     let mut attempts = Attempts::new(&policy, &http::Method::GET);
-    let mut _budget: Option<Share>;
+    let mut _budget: Option<Share> = None;
     loop {
         let lease = cluster
             .pick(&mut *worker.rng.borrow_mut(), b"", attempts.tried())
@@ -107,6 +107,7 @@ async fn dial(worker: &Rc<Worker>, cluster: &Arc<Cluster>) -> Result<Dialled, Pr
             Err(error) => {
                 cluster.report(lease.endpoint(), Outcome::LocalOrigin);
                 let ended = Ended::Failed(error.kind.retriable());
+                _budget = None;
                 let Some((wait, budget)) = attempts::again(worker, cluster, &attempts, ended)
                 else {
                     return Err(error);

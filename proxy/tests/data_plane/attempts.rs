@@ -16,14 +16,20 @@ struct Application {
 impl Application {
     /// It answers with `answer`, or nothing at all when that is empty.
     fn start(answer: &'static str) -> Self {
+        Self::start_when(answer, |_| {})
+    }
+
+    /// It answers when `may` returns, which is told how many requests there have been.
+    fn start_when(answer: &'static str, may: impl Fn(usize) + Send + Sync + 'static) -> Self {
         let socket = TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
         let address = socket.local_addr().expect("a bound socket has an address");
         let requests = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&requests);
+        let may = Arc::new(may);
         std::thread::spawn(move || {
             for stream in socket.incoming().flatten() {
-                let counted = Arc::clone(&counted);
-                std::thread::spawn(move || converse(stream, answer, &counted));
+                let (counted, may) = (Arc::clone(&counted), Arc::clone(&may));
+                std::thread::spawn(move || converse(stream, answer, &counted, &*may));
             }
         });
         Self { address, requests }
@@ -34,7 +40,7 @@ impl Application {
     }
 }
 
-fn converse(mut stream: TcpStream, answer: &str, requests: &AtomicUsize) {
+fn converse(mut stream: TcpStream, answer: &str, requests: &AtomicUsize, may: &impl Fn(usize)) {
     let mut head = Vec::new();
     let mut piece = [0; 1024];
     loop {
@@ -44,7 +50,7 @@ fn converse(mut stream: TcpStream, answer: &str, requests: &AtomicUsize) {
         }
         if head.ends_with(b"\r\n\r\n") {
             head.clear();
-            requests.fetch_add(1, Ordering::SeqCst);
+            may(requests.fetch_add(1, Ordering::SeqCst) + 1);
             if stream.write_all(answer.as_bytes()).is_err() {
                 return;
             }
@@ -52,6 +58,7 @@ fn converse(mut stream: TcpStream, answer: &str, requests: &AtomicUsize) {
     }
 }
 
+const NOT_NOW: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// A sidecar in front of these applications; `fields` are the cluster's.
@@ -90,6 +97,36 @@ fn a_get_that_a_task_leaves_unanswered_is_hedged_and_the_first_answer_counts() {
         sidecar.metric("outrigger_retries_total", &[]) as usize,
         lost
     );
+}
+
+/// The slow task answers once the other one has been asked as often.
+#[test]
+fn an_answer_that_would_be_tried_again_does_not_end_a_hedge() {
+    let failing = Application::start(NOT_NOW);
+    let asked = Arc::clone(&failing.requests);
+    let slow = Application::start_when(OK, move |requests| {
+        while asked.load(Ordering::SeqCst) < requests {
+            std::thread::yield_now();
+        }
+    });
+    let fields = "retry = { hedge_after = \"20ms\" }\noutlier_detection = false";
+    let sidecar = sidecar(&[&slow, &failing], fields);
+    for _ in 0..30 {
+        assert_eq!(ask(&sidecar, "GET"), ANSWERED);
+    }
+    assert_eq!(slow.requests(), 30);
+}
+
+#[test]
+fn a_caller_without_patience_says_nothing_of_the_tasks() {
+    let (one, two) = (Application::start(""), Application::start(""));
+    let sidecar = sidecar(&[&one, &two], "retry = { num_retries = 0 }");
+    let hasty = "GET / HTTP/1.1\r\nhost: app\r\ngrpc-timeout: 1m\r\nconnection: close\r\n\r\n";
+    for _ in 0..20 {
+        let answer = exchange(sidecar.listener, hasty);
+        assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+    }
+    assert_eq!(sidecar.metric("outrigger_ejections_total", &[]), 0);
 }
 
 #[test]
@@ -175,4 +212,20 @@ fn retries_beyond_the_budget_are_not_made_and_counted() {
         sidecar.metric("outrigger_overflow_total", &["breaker=\"retries\""]),
         1
     );
+}
+
+/// One retry at a time is enough for a second one after the first.
+#[test]
+fn a_second_retry_takes_the_place_of_the_first_in_the_budget() {
+    let dead = || Application {
+        address: free([127, 0, 0, 1]),
+        requests: Arc::default(),
+    };
+    let fine = Application::start(OK);
+    let fields = "circuit_breakers = { min_retry_concurrency = 1, retry_budget_percent = 0 }\n\
+                  outlier_detection = false";
+    let sidecar = sidecar(&[&dead(), &dead(), &fine], fields);
+    for _ in 0..30 {
+        assert_eq!(ask(&sidecar, "GET"), ANSWERED);
+    }
 }
