@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// The version that is spoken.
 const VERSION: &str = "1";
@@ -98,8 +99,12 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// What may be shown of them: the version.
-    pub const SHOWN: &str = VERSION;
+    /// What may be shown of them, `1 <8 hex digits>`: the version, and enough of a digest to tell one pair from another.
+    pub fn shown(&self) -> String {
+        let digest = Sha256::digest(self.to_string());
+        let [a, b, c, d] = [digest[0], digest[1], digest[2], digest[3]];
+        format!("{VERSION} {:08x}", u32::from_be_bytes([a, b, c, d]))
+    }
 
     /// Reads them where their version is one that is spoken; `Ok(None)` where it is a later one.
     pub fn read(text: &str) -> Result<Option<Self>, String> {
@@ -178,6 +183,18 @@ mod tests {
             assert!(Tokens::read(wrong).is_err(), "{wrong}");
         }
         assert!(Tokens::read(&format!("{TEXT} ")).is_err());
+    }
+
+    #[test]
+    fn what_is_shown_tells_one_pair_from_another_and_is_no_token() {
+        let tokens = Tokens::read(TEXT).unwrap().unwrap();
+        let swapped = Tokens {
+            request: tokens.verdict,
+            verdict: tokens.request,
+        };
+        assert_eq!(tokens.shown(), "1 c9a66b2b");
+        assert_ne!(tokens.shown(), swapped.shown());
+        assert!(Tokens::read(&tokens.shown()).is_err());
     }
 
     #[test]

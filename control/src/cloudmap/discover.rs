@@ -31,7 +31,7 @@ pub(super) fn instances(writer: &Writer, input: Input) -> Answer {
         let shown = attributes(row);
         wanted
             .iter()
-            .all(|(key, value)| shown.get(key.as_str()) == Some(&value.as_str()))
+            .all(|(key, value)| shown.get(key.as_str()).is_some_and(|shown| shown == value))
     };
     let mut found: Vec<(&Arc<Instance>, &str)> = registry
         .instances_of(&service.id)

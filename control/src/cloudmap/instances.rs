@@ -1,8 +1,8 @@
 //! RegisterInstance, DeregisterInstance, GetInstance, ListInstances and the two operations on instance health.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use outrigger_xds::hop::Tokens;
 use serde_json::{Map, Value, json};
 
 use super::input::Input;
@@ -72,16 +72,15 @@ fn summary(row: &Instance) -> Value {
     json!({ "Id": row.id, "Attributes": attributes(row), "CreatedByAccount": ACCOUNT })
 }
 
-/// What is shown of an instance: not the tokens of its sidecar.
-pub(super) fn attributes(row: &Instance) -> BTreeMap<&str, &str> {
-    let all = row
-        .attributes
-        .iter()
-        .map(|(key, value)| match key.as_str() {
-            HOP => (HOP, Tokens::SHOWN),
-            key => (key, value.as_str()),
-        });
-    all.filter(|(key, _)| *key != INIT_HEALTH).collect()
+/// What is shown of an instance: of its sidecar's tokens only a digest.
+pub(super) fn attributes(row: &Instance) -> BTreeMap<&str, Cow<'_, str>> {
+    let shown = row.attributes.iter().filter(|(key, _)| *key != INIT_HEALTH);
+    let shown = shown.map(|(key, value)| (key.as_str(), Cow::Borrowed(value.as_str())));
+    let mut shown: BTreeMap<_, _> = shown.collect();
+    if let Some(hop) = shown.get_mut(HOP) {
+        *hop = Cow::Owned(row.hop_shown());
+    }
+    shown
 }
 
 pub(super) fn health(writer: &Writer, input: Input) -> Answer {

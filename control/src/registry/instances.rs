@@ -82,6 +82,13 @@ impl Instance {
         Tokens::read(self.get(HOP)?).ok().flatten()
     }
 
+    /// What may be shown of its `OUTRIGGER_HOP`; of a version that is not known here only that number.
+    pub(crate) fn hop_shown(&self) -> String {
+        let version = || self.get(HOP).and_then(|text| text.split(' ').next());
+        let tokens = self.hop().map(|tokens| tokens.shown());
+        tokens.unwrap_or_else(|| version().unwrap_or_default().to_owned())
+    }
+
     pub(crate) fn zone(&self) -> &str {
         self.get("AVAILABILITY_ZONE").unwrap_or_default()
     }
