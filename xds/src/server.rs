@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use crate::rejections;
 use crate::resource::{Rejection, ResourceType};
 use crate::set::{Encoded, ResourceSet};
+use crate::subscription::references;
 
 /// Names one stream may subscribe to or announce per type; more are refused, to bound what a client can make us keep.
 pub const MAX_NAMES: usize = 100_000;
@@ -30,6 +31,8 @@ struct TypeState {
     names: BTreeSet<String>,
     /// What the client has (or has refused), by version.
     known: BTreeMap<String, String>,
+    /// What it had when it came, until it has asked for all that this refers to.
+    brought: BTreeSet<String>,
     /// Names it asked for and was told do not exist.
     absent: BTreeSet<String>,
     in_flight: Option<InFlight>,
@@ -88,6 +91,11 @@ impl Stream {
 
     /// The next response, if there is one to send now. Call until `None` after every request and every publication.
     pub fn poll(&mut self, set: &ResourceSet, sequence: u64) -> Option<DeltaDiscoveryResponse> {
+        if self.has_asked_for_all(set) {
+            self.types
+                .iter_mut()
+                .for_each(|state| state.brought.clear());
+        }
         let lacking = ResourceType::ALL.map(|kind| self.types[kind as usize].lacking(kind, set));
         let adds =
             |lacking: &Lacking<'_>| !lacking.changed.is_empty() || !lacking.absent.is_empty();
@@ -109,14 +117,19 @@ impl Stream {
                 return Some(self.respond(kind, lacking, true, Some(sequence)));
             }
         }
-        for state in &mut self.types {
+        for state in self.types.iter_mut().filter(|state| state.requested) {
             state.acknowledged = state.acknowledged.max(sequence);
         }
         None
     }
 
     /// Everything that this stream subscribes to is acknowledged, or refused, at this sequence.
+    ///
+    /// 0 while a client that came with resources has not asked again for all that they refer to: what it has of that may be old.
     pub fn acknowledged(&self) -> u64 {
+        if self.types.iter().any(|state| !state.brought.is_empty()) {
+            return 0;
+        }
         let asked = self.types.iter().filter(|state| state.requested);
         asked
             .map(|state| state.acknowledged)
@@ -128,6 +141,22 @@ impl Stream {
     /// refusal, which may be of anything.
     pub fn refused(&self, kind: ResourceType) -> &BTreeSet<String> {
         &self.types[kind as usize].refused
+    }
+
+    fn has_asked_for_all(&self, set: &ResourceSet) -> bool {
+        let brought = ResourceType::ALL.into_iter().flat_map(|kind| {
+            let state = &self.types[kind as usize];
+            // Of what it refuses it asks for nothing.
+            let taken =
+                |name: &&String| !state.refused.contains(*name) && !state.refused.contains("");
+            let names = state.brought.iter().filter(taken);
+            names.filter_map(move |name| set.get(kind, name))
+        });
+        let mut references = brought.flat_map(|encoded| references(&encoded.resource));
+        references.all(|(kind, name)| {
+            let state = &self.types[kind as usize];
+            state.wildcard || state.names.contains(name)
+        })
     }
 
     fn respond(
@@ -220,6 +249,7 @@ impl TypeState {
                 return Err(TooManyNames { field });
             }
             self.known = request.initial_resource_versions.into_iter().collect();
+            self.brought = self.known.keys().cloned().collect();
         }
         for name in request.resource_names_unsubscribe {
             if name == "*" {

@@ -61,6 +61,52 @@ fn one_response_is_in_flight_and_the_newest_state_wins() {
     assert_eq!((stream.poll(&newest, 3), stream.acknowledged()), (None, 3));
 }
 
+/// The first request of a type by a client that has the resources of `set` already.
+fn returns(kind: ResourceType, set: &ResourceSet) -> DeltaDiscoveryRequest {
+    let all = set.iter(kind);
+    let versions = all.map(|(name, encoded)| (name.to_owned(), encoded.version.clone()));
+    let has: std::collections::HashMap<_, _> = versions.collect();
+    let names: Vec<&str> = has.keys().map(String::as_str).collect();
+    let request = subscribe(kind, &names);
+    DeltaDiscoveryRequest {
+        initial_resource_versions: has,
+        ..request
+    }
+}
+
+#[test]
+fn a_client_that_returns_counts_when_it_has_the_endpoints_and_not_when_its_clusters_are_current() {
+    let (old, new) = (set(&[("orders", &[1])]), set(&[("orders", &[2])]));
+    let mut stream = Stream::new(String::new());
+    request(&mut stream, returns(ResourceType::Cluster, &old));
+    assert_eq!((stream.poll(&new, 5), stream.acknowledged()), (None, 0));
+    request(&mut stream, returns(ResourceType::Endpoints, &old));
+    let response = stream.poll(&new, 5).expect("its endpoints are old");
+    assert_eq!(stream.acknowledged(), 0);
+    request(&mut stream, ack(&response));
+    assert_eq!((stream.poll(&new, 5), stream.acknowledged()), (None, 5));
+}
+
+/// As a foreign client may, which begins with listeners.
+#[test]
+fn a_client_that_returns_counts_when_it_has_the_endpoints_in_whatever_order_it_asks() {
+    let (old, new) = (set(&[("orders", &[1])]), set(&[("orders", &[2])]));
+    let mut stream = Stream::new(String::new());
+    let mut kinds = ResourceType::ALL;
+    kinds.reverse();
+    for kind in kinds {
+        assert_eq!(stream.acknowledged(), 0, "before {kind:?}");
+        request(&mut stream, returns(kind, &old));
+        let response = stream.poll(&new, 5);
+        if let Some(response) = response {
+            assert_eq!(stream.acknowledged(), 0, "{kind:?} is old");
+            request(&mut stream, ack(&response));
+            assert_eq!(stream.poll(&new, 5), None);
+        }
+    }
+    assert_eq!(stream.acknowledged(), 5);
+}
+
 #[test]
 fn listeners_wait_until_routes_are_acknowledged() {
     let mut stream = Stream::new(String::new());
