@@ -177,11 +177,11 @@ impl Fault {
                 faulty_share: 0.2,
                 ..none
             },
-            // A third of the attempts beyond the first for each GET, and none for a POST.
+            // Three attempts for each GET and one for each POST; there may be some more of the first.
             Self::AllUnavailable => Expected {
                 get_failures: Bound::All,
                 post_failures: Bound::All,
-                attempts: 2.0,
+                attempts: 2.05,
                 ..none
             },
             // The near zone has the part of its callers, so that it keeps them.
