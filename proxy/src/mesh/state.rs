@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -57,9 +57,11 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Creates the directory when it is missing.
+    /// Creates the directory when it is missing, for its owner alone.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
-        fs::create_dir_all(dir).map_err(|source| StateError::Io {
+        let mut builder = fs::DirBuilder::new();
+        let created = builder.recursive(true).mode(0o700).create(dir);
+        created.map_err(|source| StateError::Io {
             path: dir.to_owned(),
             source,
         })?;
@@ -213,20 +215,18 @@ impl StateDir {
         }
     }
 
-    /// By rename, so that a reader or a crash sees the old file or the new one.
+    /// By rename, so that a reader or a crash sees the old file or the new one. The temporary file is always a new one of a random
+    /// name, with mode 0600: nobody can have laid one there before, and two sidecars do not meet on it.
     fn write(&self, name: &str, contents: &[u8]) -> Result<(), StateError> {
-        let temporary = self.path(&format!("{name}.{}.new", std::process::id()));
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)
-            .and_then(|mut file| {
-                file.write_all(contents)?;
-                file.sync_all()
-            })
-            .and_then(|()| fs::rename(&temporary, self.path(name)));
+        let written = || {
+            let mut file = tempfile::Builder::new()
+                .prefix(name)
+                .tempfile_in(&self.dir)?;
+            file.write_all(contents)?;
+            file.as_file().sync_all()?;
+            file.persist(self.path(name)).map_err(io::Error::from)
+        };
+        let written = written().map(drop);
         written.map_err(|error| self.io(name, error))
     }
 }
@@ -329,6 +329,27 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_somebody_laid_into_the_directory_is_neither_followed_nor_kept() {
+        let (keep, state) = dir();
+        let mode = |path: &Path| fs::metadata(path).expect("exists").permissions().mode() & 0o777;
+        assert_eq!(mode(&state.dir), 0o700);
+        let elsewhere = keep.path().join("elsewhere");
+        fs::write(&elsewhere, "precious").expect("writes");
+        let own_name = format!("task-id.{}.new", std::process::id());
+        for planted in ["task-id.new", own_name.as_str()] {
+            std::os::unix::fs::symlink(&elsewhere, state.path(planted)).expect("links");
+        }
+        let open = fs::Permissions::from_mode(0o666);
+        let own_name = state.path(&format!("node-secret.{}.new", std::process::id()));
+        fs::write(&own_name, "").expect("writes");
+        fs::set_permissions(&own_name, open).expect("sets");
+        state.task_id().expect("makes one");
+        state.node_secret().expect("makes one");
+        assert_eq!(fs::read_to_string(&elsewhere).expect("reads"), "precious");
+        assert_eq!(mode(&state.path("node-secret")), 0o600);
     }
 
     #[test]
