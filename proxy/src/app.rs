@@ -15,8 +15,10 @@ use std::time::Duration;
 use outrigger_xds::transport::{NodeInfo, SubscribeConfig, subscribe};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::leaving::Deadlines;
 use self::pages::Pages;
 use self::restarting::{Ending, Succession};
 use self::running::{LISTENERS, Running, Shared};
@@ -156,25 +158,33 @@ async fn live(config: Config) -> Result<(), StartError> {
     };
     drop(lent);
     let bound = config.drain_timeout;
-    let rest = match end {
+    let gone = match end {
         End::Succeeded => {
             drop(door);
             restarting::finish(&parts, bound).await;
-            Duration::ZERO
+            Instant::now()
         }
         End::Stopped | End::Drained => {
             restarting::close(door);
             drain_asked.cancel();
-            let rest = leaving::drain_ingress(&parts, announcer.as_ref(), bound).await;
-            if end == End::Drained {
-                told_to_stop.await;
-                bound
-            } else {
-                rest
-            }
+            let deadlines = Deadlines::within(bound);
+            let summary = leaving::drain_ingress(&parts, announcer.as_ref(), deadlines).await;
+            let part = leaving::part(&parts, announcer.as_ref(), deadlines, summary);
+            let quiet = async {
+                let gone = match end {
+                    End::Drained => {
+                        told_to_stop.await;
+                        Instant::now() + bound
+                    }
+                    End::Stopped | End::Succeeded => deadlines.gone,
+                };
+                leaving::quiet(&parts, gone).await;
+                gone
+            };
+            tokio::join!(part, quiet).1
         }
     };
-    leaving::close(&parts, rest).await;
+    leaving::close(&parts, gone).await;
     ending.end_pages(leaving::CLOSING).await;
     Ok(())
 }

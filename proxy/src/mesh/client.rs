@@ -41,6 +41,8 @@ pub enum CallError {
         server: String,
         /// The API's error type.
         kind: String,
+        /// The HTTP status.
+        status: http::StatusCode,
         /// Its message.
         message: String,
         /// All of it.
@@ -131,6 +133,7 @@ impl Client {
                 call: call.to_owned(),
                 server: server.to_string(),
                 kind: kind.rsplit('#').next().unwrap_or_default().to_owned(),
+                status,
                 message: text(["Message", "message"]).unwrap_or_default(),
                 body,
             });

@@ -28,8 +28,10 @@ fn default_check() -> HealthCheck {
 /// What the probes say so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It has never passed.
+    /// It has never passed, and not failed often enough to say that it does.
     Waiting,
+    /// It has never passed, and fails: nothing is registered, but what an earlier run of this sidecar left behind is not to be believed.
+    Refusing,
     Passing,
     /// It has passed once, and fails now.
     Failing,
@@ -46,10 +48,11 @@ impl Judge {
     /// One more probe. The first that passes is believed at once.
     fn hear(&mut self, check: &HealthCheck, passed: bool) -> Verdict {
         let (other, needed) = match (self.verdict, passed) {
-            (Verdict::Waiting, true) => (Verdict::Passing, 1),
+            (Verdict::Waiting | Verdict::Refusing, true) => (Verdict::Passing, 1),
+            (Verdict::Waiting, false) => (Verdict::Refusing, check.unhealthy_threshold),
             (Verdict::Failing, true) => (Verdict::Passing, check.healthy_threshold),
             (Verdict::Passing, false) => (Verdict::Failing, check.unhealthy_threshold),
-            (Verdict::Passing, true) | (Verdict::Waiting | Verdict::Failing, false) => {
+            (Verdict::Passing, true) | (Verdict::Refusing | Verdict::Failing, false) => {
                 self.against = 0;
                 return self.verdict;
             }
@@ -96,7 +99,7 @@ impl Application {
             self.tell(verdict, failure, poll == LAST_POLL, ready);
             told.send_if_modified(|known| std::mem::replace(known, verdict) != verdict);
             let pause = match verdict {
-                Verdict::Waiting => poll,
+                Verdict::Waiting | Verdict::Refusing => poll,
                 Verdict::Passing | Verdict::Failing => check.interval,
             };
             tokio::time::sleep(pause).await;
@@ -108,9 +111,9 @@ impl Application {
     fn tell(&self, verdict: Verdict, failure: Option<String>, late: bool, ready: &Readiness) {
         let address = self.address;
         let words = match verdict {
-            Verdict::Waiting if late => "not announced yet",
+            Verdict::Waiting | Verdict::Refusing if late => "not announced yet",
             Verdict::Failing => "its callers are told to spare this task",
-            Verdict::Waiting | Verdict::Passing => {
+            Verdict::Waiting | Verdict::Refusing | Verdict::Passing => {
                 if verdict == Verdict::Passing {
                     ready.clear(&self.key);
                 }
@@ -140,6 +143,7 @@ mod tests {
             .chars()
             .map(|probe| match judge.hear(check, probe == '+') {
                 Verdict::Waiting => 'w',
+                Verdict::Refusing => 'r',
                 Verdict::Passing => 'p',
                 Verdict::Failing => 'f',
             });
@@ -148,12 +152,12 @@ mod tests {
 
     #[test]
     fn the_first_success_counts_at_once_and_later_the_thresholds_do() {
-        assert_eq!(verdicts(&default_check(), "--+-+--++-+-"), "wwppppfppppp");
+        assert_eq!(verdicts(&default_check(), "--+-+--++-+-"), "wrppppfppppp");
         let slower = HealthCheck {
             healthy_threshold: 3,
             unhealthy_threshold: 1,
             ..default_check()
         };
-        assert_eq!(verdicts(&slower, "-+-+-+++-"), "wpfffffpf");
+        assert_eq!(verdicts(&slower, "-+-+-+++-"), "rpfffffpf");
     }
 }

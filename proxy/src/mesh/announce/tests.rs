@@ -25,6 +25,13 @@ struct Registry {
     deregistered: bool,
     /// What `UpdateInstanceCustomHealthStatus` said last.
     health: Option<Value>,
+    /// What `GetInstancesHealthStatus` answers.
+    shown: Option<Value>,
+    /// So many drains fail first, with this status.
+    failing_drains: (u32, StatusCode),
+    /// Deregistrations are not answered.
+    mute: bool,
+    problems: Option<Value>,
 }
 
 type Shared = Arc<Mutex<Registry>>;
@@ -45,6 +52,9 @@ fn answer(registry: &mut Registry, operation: &str, input: &Value) -> (StatusCod
         "CreateHttpNamespace" => {
             registry.namespace = true;
             ok(json!({"OperationId": "op"}))
+        }
+        "ListServices" if registry.service => {
+            ok(json!({"Services": [{"Id": "srv-1", "Name": "orders"}]}))
         }
         "CreateService" if registry.service => {
             let body =
@@ -74,11 +84,28 @@ fn answer(registry: &mut Registry, operation: &str, input: &Value) -> (StatusCod
         }
         "UpdateInstanceCustomHealthStatus" => {
             registry.health = Some(input["Status"].clone());
+            registry.shown = Some(input["Status"].clone());
             ok(json!({}))
+        }
+        "GetInstancesHealthStatus" if registry.instance.is_none() => refuse("InstanceNotFound"),
+        "GetInstancesHealthStatus" => {
+            ok(json!({"Status": {"t1": registry.shown.clone().unwrap_or_default()}}))
+        }
+        "/v1/nodes/t1/report" => {
+            registry.problems = Some(input["problems"].clone());
+            ok(json!({}))
+        }
+        "/v1/nodes/t1/drain" if registry.failing_drains.0 > 0 => {
+            registry.failing_drains.0 -= 1;
+            (registry.failing_drains.1, json!({}))
         }
         "/v1/nodes/t1/drain" => ok(json!({"acknowledged": 2, "connected": 3, "left_out": ["t9"]})),
         _ => ok(json!({})),
     }
+}
+
+fn is_mute(registry: &Shared) -> bool {
+    registry.lock().expect("not poisoned").mute
 }
 
 /// Serves the registry and tells every call by name.
@@ -96,8 +123,12 @@ async fn serve(registry: Shared) -> (SocketAddr, mpsc::Receiver<String>) {
             &operation,
             &input,
         );
+        let mute = operation == "DeregisterInstance" && is_mute(&registry);
         if operation != "/v1/nodes/t1/report" {
             sender.send(operation).await.expect("the test listens");
+        }
+        if mute {
+            std::future::pending::<()>().await;
         }
         (status, Json(output))
     };
@@ -322,24 +353,219 @@ async fn a_refused_alias_is_told_and_the_instance_registered() {
     assert!(registry.lock().expect("not poisoned").instance.is_some());
 }
 
+/// A registry that holds `t1`, as an earlier run of this sidecar left it.
+fn left_behind() -> Shared {
+    Arc::new(Mutex::new(Registry {
+        namespace: true,
+        service: true,
+        instance: Some(json!({"OUTRIGGER_NODE": "t1"})),
+        shown: Some(json!("HEALTHY")),
+        ..Registry::default()
+    }))
+}
+
+const BOUND: Duration = Duration::from_secs(20);
+
 #[tokio::test]
-async fn drain_reports_and_deregister_names_every_service() {
-    let registry = Shared::default();
-    let (control, mut calls) = serve(registry.clone()).await;
+async fn drain_reports_and_what_an_earlier_run_registered_is_deregistered() {
+    let (control, mut calls) = serve(left_behind()).await;
     let announcer = announcer(control, (Ipv4Addr::LOCALHOST, 9).into());
-    let report = announcer.drain().await.expect("answered");
+    let report = announcer.drain(BOUND).await.expect("answered");
     assert_eq!(
         (report.acknowledged, report.connected, report.left_out.len()),
         (2, 3, 1)
     );
-    announcer
-        .registered
-        .lock()
-        .expect("not poisoned")
-        .insert("orders".to_owned(), "srv-1".to_owned());
-    announcer.deregister().await;
-    assert_eq!(calls.recv().await.as_deref(), Some("/v1/nodes/t1/drain"));
+    announcer.deregister(BOUND).await;
+    let expected = [
+        "/v1/nodes/t1/drain",
+        "ListNamespaces",
+        "ListServices",
+        "DeregisterInstance",
+    ];
+    for expected in expected {
+        assert_eq!(calls.recv().await.as_deref(), Some(expected));
+    }
+}
+
+#[tokio::test]
+async fn killed_while_it_registers_it_deregisters() {
+    let (control, mut calls) = serve(Shared::default()).await;
+    let (_listener, app) = application().await;
+    let announcer = announcer(control, app);
+    run_until(&announcer, &mut calls, "RegisterInstance").await;
+    while calls.try_recv().is_ok() {}
+    announcer.deregister(BOUND).await;
     assert_eq!(calls.recv().await.as_deref(), Some("DeregisterInstance"));
+}
+
+#[tokio::test]
+async fn a_drain_that_fails_is_asked_for_again_and_one_that_is_refused_is_not() {
+    let registry = Shared::default();
+    let (control, mut calls) = serve(registry.clone()).await;
+    let announcer = announcer(control, (Ipv4Addr::LOCALHOST, 9).into());
+    let failing = |status| registry.lock().expect("not poisoned").failing_drains = (2, status);
+    failing(StatusCode::SERVICE_UNAVAILABLE);
+    let report = announcer.drain(BOUND).await.expect("answered in the end");
+    assert_eq!(report.acknowledged, 2);
+    failing(StatusCode::FORBIDDEN);
+    assert!(announcer.drain(BOUND).await.is_err());
+    let mut asked = 0;
+    while calls.try_recv().is_ok() {
+        asked += 1;
+    }
+    assert_eq!(asked, 3 + 1);
+}
+
+#[tokio::test]
+async fn a_drain_outlives_a_control_server_that_dies_in_the_middle_and_ends_at_its_bound() {
+    let (listener, control) = application().await;
+    let announcer = announcer(control, (Ipv4Addr::LOCALHOST, 9).into());
+    let serve = async {
+        // One that says nothing, one that dies, and one that answers.
+        let (mute, _) = listener.accept().await.expect("asked");
+        drop(listener.accept().await.expect("asked again"));
+        drop(mute);
+        let answer = || async { Json(json!({"acknowledged": 1, "connected": 1})) };
+        axum::serve(listener, Router::new().fallback(answer)).await
+    };
+    let script = async {
+        let bound = Duration::from_millis(100);
+        assert!(announcer.drain(bound).await.is_err(), "it is mute");
+        announcer.drain(BOUND).await.expect("answered").acknowledged
+    };
+    tokio::select! {
+        acknowledged = script => assert_eq!(acknowledged, 1),
+        _ = serve => panic!("it serves for ever"),
+    }
+}
+
+#[tokio::test]
+async fn a_mute_registry_holds_up_all_deregistrations_together_once() {
+    let registry = left_behind();
+    registry.lock().expect("not poisoned").mute = true;
+    let (control, mut calls) = serve(registry).await;
+    let mut announcer = announcer(control, (Ipv4Addr::LOCALHOST, 9).into());
+    let document = announcer.config.mesh.document.as_mut().expect("given");
+    let mut another = document.services[0].clone();
+    another.discovery_name = "parcels".to_owned();
+    document.services.push(another);
+    for name in ["orders", "parcels"] {
+        announcer.ids().insert(name.to_owned(), "srv-1".to_owned());
+    }
+    let both_are_asked = async {
+        for _ in 0..2 {
+            assert_eq!(calls.recv().await.as_deref(), Some("DeregisterInstance"));
+        }
+    };
+    // The second is asked while the first has no answer, and none of them is waited for beyond the bound.
+    tokio::select! {
+        () = announcer.deregister(Duration::from_secs(60)) => panic!("nobody answers"),
+        () = both_are_asked => {}
+    }
+    announcer.deregister(Duration::from_millis(10)).await;
+}
+
+#[test]
+fn more_problems_than_the_control_server_takes_are_counted() {
+    let problems = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>();
+    assert_eq!(at_most(problems(64), 64), problems(64));
+    let told = at_most(problems(70), 64);
+    assert_eq!(told.len(), 64);
+    assert_eq!(told.last().map(String::as_str), Some("and 7 more"));
+}
+
+#[tokio::test]
+async fn a_report_of_too_many_problems_is_cut_to_what_the_control_server_takes() {
+    let registry = Shared::default();
+    let (control, _calls) = serve(registry.clone()).await;
+    let (_listener, app) = application().await;
+    let announcer = announcer(control, app);
+    for n in 0..100 {
+        announcer.ready.problem(format!("test/{n}"), "wrong");
+    }
+    let told = async {
+        loop {
+            let problems = registry.lock().expect("not poisoned").problems.take();
+            if let Some(problems) = problems {
+                return problems;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let problems = tokio::select! {
+        () = announcer.run(CancellationToken::new()) => panic!("it reports for ever"),
+        problems = told => problems,
+    };
+    assert_eq!(problems.as_array().map(Vec::len), Some(64));
+}
+
+#[tokio::test]
+async fn an_old_copy_of_the_registry_is_told_health_and_tokens_again() {
+    let registry = Shared::default();
+    let (control, mut calls) = serve(registry.clone()).await;
+    let (_listener, app) = application().await;
+    let announcer = announcer(control, app);
+    let reconnected = announcer.config.reconnected.clone();
+    let held = || registry.lock().expect("not poisoned");
+    let script = async {
+        while calls.recv().await.expect("a call") != "UpdateInstanceCustomHealthStatus" {}
+        let tokens = held().instance.as_ref().expect("held")["OUTRIGGER_HOP"].clone();
+        held().shown = Some(json!("UNHEALTHY"));
+        reconnected.send_modify(|count| *count += 1);
+        while calls.recv().await.expect("a call") != "UpdateInstanceCustomHealthStatus" {}
+        assert_eq!(held().health, Some(json!("HEALTHY")));
+        // A control server shows a digest; this one is of other tokens.
+        held().instance.as_mut().expect("held")["OUTRIGGER_HOP"] = json!("1 00000000");
+        reconnected.send_modify(|count| *count += 1);
+        while calls.recv().await.expect("a call") != "RegisterInstance" {}
+        assert_eq!(
+            held().instance.as_ref().expect("held")["OUTRIGGER_HOP"],
+            tokens
+        );
+        while calls.recv().await.expect("a call") != "UpdateInstanceCustomHealthStatus" {}
+        let shown = announcer.config.hop.shown();
+        held().instance.as_mut().expect("held")["OUTRIGGER_HOP"] = json!(shown);
+        reconnected.send_modify(|count| *count += 1);
+        while calls.recv().await.expect("a call") != "GetInstancesHealthStatus" {}
+        assert_eq!(
+            held().instance.as_ref().expect("held")["OUTRIGGER_HOP"],
+            shown
+        );
+    };
+    tokio::select! {
+        () = announcer.run(CancellationToken::new()) => {}
+        () = script => {}
+    }
+}
+
+#[tokio::test]
+async fn an_application_that_fails_since_before_the_sidecar_started_is_spared_and_registered_when_it_passes()
+ {
+    let registry = left_behind();
+    let (control, mut calls) = serve(registry.clone()).await;
+    let (listener, app) = application().await;
+    drop(listener);
+    let announcer = announcer(control, app);
+    let script = async {
+        loop {
+            match calls.recv().await.expect("a call").as_str() {
+                "UpdateInstanceCustomHealthStatus" => break,
+                call => assert_ne!(call, "RegisterInstance"),
+            }
+        }
+        let told = registry.lock().expect("not poisoned").health.take();
+        assert_eq!(told, Some(json!("UNHEALTHY")));
+        assert!(!announcer.config.standing.registered.is_cancelled());
+        let _listener = TcpListener::bind(app).await.expect("binds again");
+        while calls.recv().await.expect("a call") != "RegisterInstance" {}
+        while calls.recv().await.expect("a call") != "UpdateInstanceCustomHealthStatus" {}
+        let told = registry.lock().expect("not poisoned").health.take();
+        assert_eq!(told, Some(json!("HEALTHY")));
+    };
+    tokio::select! {
+        () = announcer.run(CancellationToken::new()) => {}
+        () = script => {}
+    }
 }
 
 #[tokio::test]
@@ -399,7 +625,9 @@ async fn an_application_that_does_not_pass_yet_is_not_announced_and_that_is_told
         while announcer.ready.problem_of("application/orders").is_none() {
             changed.changed().await.expect("lives");
         }
-        assert!(calls.try_recv().is_err(), "it was announced");
+        while let Ok(call) = calls.try_recv() {
+            assert!(call.starts_with("List"), "{call}");
+        }
         let _listener = TcpListener::bind(app).await.expect("binds again");
         while calls.recv().await.expect("a call") != "RegisterInstance" {}
     };
