@@ -207,3 +207,28 @@ async fn an_application_that_dies_is_spared_and_comes_back_on_its_port_and_the_l
     })
     .await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_starts_beside_a_dead_application_does_not_leave_it_offered()
+-> anyhow::Result<()> {
+    bounded(async {
+        let fleet = fleet().await?;
+        let alias = free_port()?;
+        let (mut app, at, mut sidecar) = killable(&fleet, "first", 156, alias).await?;
+        let client = Beside::new(&fleet, "client", 157).start(&fleet).await?;
+        let address = dial(&client, "orders", alias).await?;
+        with_log(answered_by(address, "orders", &["first"]).await, &client)?;
+        // Both at once, so that nobody tells the registry.
+        sidecar.process.kill().await?;
+        app.kill().await?;
+        let again = beside(&fleet, "first", 156, alias, at, json!({})).await?;
+        connected(&fleet, "first", true).await?;
+        let reason = problem(&again, "application/orders").await?;
+        ensure!(reason.contains("not announced yet"), "{reason}");
+        told(&client, "first", "unhealthy").await?;
+        let (_app, _) = application(fleet.folder(), "first", at).await?;
+        told(&client, "first", "healthy").await?;
+        with_log(answered_by(address, "orders", &["first"]).await, &client)
+    })
+    .await
+}

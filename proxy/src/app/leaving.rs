@@ -149,3 +149,42 @@ async fn quiet_for_a_while(look: impl Fn() -> (Traffic, Traffic)) {
         tokio::time::sleep(drain::POLL).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn deregistering_has_its_time_within_the_bound() {
+        let start = Instant::now();
+        let at = |bound| {
+            let deadlines = Deadlines::within(Duration::from_secs(bound));
+            (deadlines.drained - start, deadlines.gone - start)
+        };
+        assert_eq!(at(20), (Duration::from_secs(18), Duration::from_secs(20)));
+        assert_eq!(at(1), (Duration::from_millis(750), Duration::from_secs(1)));
+        assert_eq!(at(0), (Duration::ZERO, Duration::ZERO));
+    }
+
+    fn egress(connections: u64, requests: u64, in_flight: u64) -> (Traffic, Traffic) {
+        let egress = Traffic {
+            connections,
+            requests,
+            in_flight,
+        };
+        (Traffic::default(), egress)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_application_is_waited_for_until_it_has_been_quiet_and_nobody_is_not() {
+        let start = Instant::now();
+        quiet_for_a_while(|| egress(0, 7, 0)).await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        quiet_for_a_while(|| egress(1, 7, 0)).await;
+        assert_eq!(start.elapsed(), QUIET);
+        let until = start + Duration::from_secs(3);
+        quiet_for_a_while(|| egress(1, 8, u64::from(Instant::now() < until))).await;
+        let quiet = (until + QUIET).saturating_duration_since(start);
+        assert!(start.elapsed() >= quiet - drain::POLL && start.elapsed() <= quiet + drain::POLL);
+    }
+}

@@ -31,6 +31,8 @@ pub enum CallError {
         server: String,
         /// What went wrong with it.
         reason: String,
+        /// Whether one of them was connected to, and may have heard the call.
+        reached: bool,
     },
     /// It answered with an error.
     #[error("{call} refused by {server}: {kind}: {message}")]
@@ -102,11 +104,14 @@ impl Client {
         let mut failed = CallError::Unreachable {
             server: "--control".to_owned(),
             reason: "no server given".to_owned(),
+            reached: false,
         };
+        let mut reached = false;
         for step in 0..self.servers.len() {
             let index = (first + step) % self.servers.len();
             let server = &self.servers[index];
-            let sent = tokio::time::timeout(bound, self.send(server, path, target, input)).await;
+            let send = self.send(server, path, target, input, &mut reached);
+            let sent = tokio::time::timeout(bound, send).await;
             let sent = sent.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)));
             let (status, body) = match sent {
                 Ok(answer) => answer,
@@ -114,6 +119,7 @@ impl Client {
                     failed = CallError::Unreachable {
                         server: server.to_string(),
                         reason: error.to_string(),
+                        reached,
                     };
                     continue;
                 }
@@ -147,8 +153,10 @@ impl Client {
         path: &str,
         target: Option<&str>,
         input: &Value,
+        reached: &mut bool,
     ) -> io::Result<(http::StatusCode, Value)> {
         let stream = connect(&self.resolver, server).await?;
+        *reached = true;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;

@@ -11,7 +11,7 @@ use super::Announcer;
 use crate::mesh::client::CallError;
 
 /// On telling everybody, however often the control server must be asked: its own bound is 10 s.
-const DRAIN_BOUND: Duration = Duration::from_secs(11);
+pub(super) const DRAIN_BOUND: Duration = Duration::from_secs(11);
 /// Between two tries, in milliseconds: not all sidecars of a host at once.
 const AGAIN: RangeInclusive<u64> = 50..=200;
 
@@ -40,7 +40,8 @@ impl fmt::Display for DrainReport {
 
 impl Announcer {
     /// Marks this task DRAINING everywhere; returns when the connected sidecars have acknowledged, at the latest after `bound` or 11 s.
-    /// A control server that fails meanwhile is asked again: it takes a drain twice.
+    /// A control server that fails meanwhile is asked again: it takes a drain twice. Where none was there to begin with, nobody is
+    /// waited for.
     pub async fn drain(&self, bound: Duration) -> Result<DrainReport, CallError> {
         let end = Instant::now() + bound.min(DRAIN_BOUND);
         let path = format!("/v1/nodes/{}/drain", self.config.mesh.task_id);
@@ -48,13 +49,21 @@ impl Announcer {
         let mut failed = CallError::Unreachable {
             server: path.clone(),
             reason: "no answer in time".to_owned(),
+            reached: true,
         };
+        let mut heard = false;
         loop {
             let call = self.config.client.operator(&path, &input, DRAIN_BOUND);
             match tokio::time::timeout_at(end, call).await {
                 Ok(Ok(report)) => return Ok(serde_json::from_value(report).unwrap_or_default()),
-                Ok(Err(error)) if is_passing(&error) => failed = error,
-                Ok(Err(error)) => return Err(error),
+                Ok(Err(error)) => {
+                    let (again, reached) = may_change(&error);
+                    heard |= reached;
+                    if !again || !heard {
+                        return Err(error);
+                    }
+                    failed = error;
+                }
                 Err(_) => return Err(failed),
             }
             let pause = rand::random_range(AGAIN);
@@ -93,10 +102,10 @@ impl Announcer {
     }
 }
 
-/// Whether another try, or another server, may answer otherwise.
-fn is_passing(error: &CallError) -> bool {
+/// Whether another try may be answered otherwise, and whether this one may have been heard.
+fn may_change(error: &CallError) -> (bool, bool) {
     match error {
-        CallError::Unreachable { .. } => true,
-        CallError::Refused { status, .. } => status.is_server_error(),
+        CallError::Unreachable { reached, .. } => (true, *reached),
+        CallError::Refused { status, .. } => (status.is_server_error(), true),
     }
 }

@@ -169,5 +169,6 @@ fn pending(reason: String) -> CallError {
     CallError::Unreachable {
         server: "control server".to_owned(),
         reason,
+        reached: true,
     }
 }

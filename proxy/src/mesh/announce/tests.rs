@@ -440,6 +440,16 @@ async fn a_drain_outlives_a_control_server_that_dies_in_the_middle_and_ends_at_i
 }
 
 #[tokio::test]
+async fn a_drain_waits_for_no_control_server_that_was_not_there_to_begin_with() {
+    let (listener, nobody) = application().await;
+    drop(listener);
+    let announcer = announcer(nobody, (Ipv4Addr::LOCALHOST, 9).into());
+    let start = std::time::Instant::now();
+    assert!(announcer.drain(BOUND).await.is_err());
+    assert!(start.elapsed() < leave::DRAIN_BOUND, "it was waited for");
+}
+
+#[tokio::test]
 async fn a_mute_registry_holds_up_all_deregistrations_together_once() {
     let registry = left_behind();
     registry.lock().expect("not poisoned").mute = true;
