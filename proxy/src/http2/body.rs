@@ -170,12 +170,14 @@ pub(crate) struct Sending<B> {
     waiting: Option<Bytes>,
     /// What waits is the last.
     last: bool,
-    /// Came with what waits, and follows it.
+    /// Came with what waits, and follows it; or why it broke off.
     kept: Option<Box<Given>>,
     /// Nothing is handed to h2 before the peer's window has room for it: this ends only when the peer has let all of it come.
     exact: bool,
     /// It goes by a hop.
     hop: bool,
+    /// It broke off, which the peer is told next.
+    failed: bool,
     started: bool,
     /// There was room again since somebody last asked.
     moved: bool,
@@ -203,6 +205,7 @@ impl<B: Body> Sending<B> {
             kept: None,
             exact,
             hop,
+            failed: false,
             started: false,
             moved: false,
         }
@@ -275,6 +278,14 @@ impl<B: Body> Sending<B> {
                     };
                     let sent = self.stream.send_trailers(trailers);
                     return Poll::Ready(sent.map_err(gone));
+                }
+                // A reset takes back what h2 has not written, be it the head: who gets no head may send the request again. The
+                // connection's task was woken for that, and runs before this one does again.
+                failed @ Some(Err(_)) if !self.failed => {
+                    self.failed = true;
+                    self.kept = Some(Box::new(failed));
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
                 Some(Err(error)) => {
                     self.stream.send_reset(reason(&error));
@@ -371,7 +382,8 @@ fn gone(_: h2::Error) -> Broken {
     Broken::Stream
 }
 
-/// A stream that was reset on one side is reset alike on the other, unless that blames one side for what the other has done.
+/// A stream that was reset on one side is reset alike on the other, unless that blames one side for what the other has done, or says
+/// that nothing was done (RFC 9113 section 8.7): what has a body to break off was begun.
 fn reason(error: &(dyn Error + 'static)) -> Reason {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -379,7 +391,7 @@ fn reason(error: &(dyn Error + 'static)) -> Reason {
             .downcast_ref::<h2::Error>()
             .and_then(h2::Error::reason)
         {
-            return if is_blame(reason) {
+            return if is_blame(reason) || reason == Reason::REFUSED_STREAM {
                 Reason::INTERNAL_ERROR
             } else {
                 reason

@@ -289,6 +289,7 @@ impl Sender {
         let response = poll_fn(|cx| {
             outgoing.poll(cx)?;
             while let Some(head) = ready!(response.poll_informational(cx)) {
+                let head = head.map_err(classify)?;
                 informational += 1;
                 let mut head = may_inform(head, informational, hop)?;
                 inform(&mut head);
@@ -296,7 +297,13 @@ impl Sender {
             Pin::new(&mut response).poll(cx).map_err(classify)
         })
         .await
-        .map_err(failed)?;
+        .map_err(|error| {
+            failed(if informational > 0 {
+                begun(error)
+            } else {
+                error
+            })
+        })?;
         let (head, stream) = response.into_parts();
         let receiving = Receiving::new(stream, &head.headers, Some(open), hop);
         if let Outgoing::Tunnel(stream) = &mut outgoing
@@ -349,11 +356,11 @@ fn is_sendable(request: &Request<()>) -> bool {
 
 /// An informational response that is passed on: never a 101 (RFC 9113 section 8.6), and not too many of them.
 fn may_inform(
-    head: Result<Response<()>, h2::Error>,
+    head: Response<()>,
     informational: u32,
     hop: bool,
 ) -> Result<ResponseHead, ProxyError> {
-    let (head, ()) = head.map_err(classify)?.into_parts();
+    let (head, ()) = head.into_parts();
     if informational > MAX_INFORMATIONAL {
         let flood = "too many informational responses";
         return Err(ProxyError::caused(Kind::UpstreamProtocol, flood));
@@ -369,13 +376,24 @@ fn read_head(head: response::Parts, hop: bool) -> Result<ResponseHead, ProxyErro
     }
 }
 
+/// A request that was answered with something is not one that was refused before anything was done, whatever the peer says.
+fn begun(error: ProxyError) -> ProxyError {
+    match error.kind {
+        Kind::RefusedStream => ProxyError {
+            kind: Kind::RemoteReset,
+            ..error
+        },
+        _ => error,
+    }
+}
+
 /// What an error means for the request that was on its way.
 fn classify(error: h2::Error) -> ProxyError {
     let kind = match error.reason() {
         _ if peer_broke_protocol(&error) => Kind::UpstreamProtocol,
         Some(Reason::REFUSED_STREAM) if error.is_remote() => Kind::RefusedStream,
-        // h2 fails only the streams above GOAWAY's last id with it (RFC 9113 section 6.8): they were not processed.
-        Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => Kind::RefusedStream,
+        // h2 fails only the streams above GOAWAY's last id with it: whatever its code, they were not processed (RFC 9113 section 6.8).
+        _ if error.is_go_away() && error.is_remote() => Kind::RefusedStream,
         Some(_) if error.is_reset() && error.is_remote() => Kind::RemoteReset,
         _ => Kind::ConnectionTermination,
     };

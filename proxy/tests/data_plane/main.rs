@@ -10,6 +10,7 @@ mod fields;
 mod full;
 mod hop;
 mod hop_mutants;
+mod hop_refusals;
 mod hop_retries;
 mod hops;
 mod http_1_0;
