@@ -3,13 +3,13 @@
 use std::cell::RefCell;
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, Version, request, response};
 
 use super::{CASE, REASON, Try, UPGRADE};
 use crate::error::ProxyError;
 use crate::message::fields::{Fields, Known, Span};
-use crate::message::head::{RequestHead, ResponseHead};
+use crate::message::head::{RequestHead, ResponseHead, one_length};
 
 /// The longest list that is sent, and the longest that is worth a place in the peer's table, in bytes.
 const MAX_LIST: usize = 8 * 1024;
@@ -20,6 +20,8 @@ const KEPT: usize = 16;
 const CHUNKED: &[u8] = b"chunked";
 /// Names one list may have: HTTP/1.1's heads have no more fields.
 const MAX_NAMES: usize = 128;
+/// Fields a message that says how it was spelt may have; in one with more it is not looked at, as it takes a look at each for each.
+const MAX_FIELDS: usize = 2 * MAX_NAMES;
 /// More values than these share one copy of the head's text, if that is no longer: what one of them is kept for in HPACK's table
 /// keeps all of it.
 const FEW: usize = 3;
@@ -115,6 +117,9 @@ fn to_map(fields: &Fields, host: bool) -> HeaderMap {
 }
 
 /// The fields as they were before, where the peer said how they were spelt. `host` is a request's `:authority`.
+///
+/// What HTTP/2 does not carry is made from the list alone, once and only where it agrees with the message: whoever speaks the hop may
+/// choose how the fields are spelt, not how the body is framed (RFC 9112 section 6.3).
 fn from_map(mut map: HeaderMap, host: Option<&[u8]>) -> Fields {
     let list = map.remove(CASE);
     let list = list.as_ref().and_then(|list| list.to_str().ok());
@@ -122,6 +127,7 @@ fn from_map(mut map: HeaderMap, host: Option<&[u8]>) -> Fields {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum();
+    let may_chunk = !map.contains_key(header::CONTENT_LENGTH);
     let mut fields = Fields::with_capacity(text + 256, map.len() + 4);
     let mut found = 0;
     for name in list.unwrap_or_default().split(',').take(MAX_NAMES) {
@@ -131,11 +137,15 @@ fn from_map(mut map: HeaderMap, host: Option<&[u8]>) -> Fields {
         let value = match (known, host) {
             (Known::Hop, _) => continue,
             (Known::Host, Some(host)) => {
-                fields.push(name, host);
+                if before == 0 {
+                    fields.push(name, host);
+                }
                 continue;
             }
             (Known::TransferEncoding, _) => {
-                fields.push(name, coding.as_bytes());
+                if may_chunk && before == 0 && coding.as_bytes().eq_ignore_ascii_case(CHUNKED) {
+                    fields.push(name, coding.as_bytes());
+                }
                 continue;
             }
             (Known::Upgrade, _) => nth(&map, UPGRADE.as_str(), before),
@@ -220,9 +230,10 @@ pub(crate) fn h2_request(
 /// A request that came by a hop of HTTP/2, as its client wrote it.
 pub(crate) fn from_h2_request(mut parts: request::Parts) -> (RequestHead, Try) {
     let told = Try::of(parts.headers.remove(Try::FIELD).as_ref());
-    if !parts.headers.contains_key(CASE) {
+    if !is_spelt(&parts.headers) {
         return (RequestHead::from_h2(parts), told);
     }
+    one_length(&mut parts.headers);
     let headers = std::mem::take(&mut parts.headers);
     let authority = parts.uri.authority().map(|authority| authority.as_str());
     let mut fields = from_map(headers, authority.map(str::as_bytes));
@@ -258,9 +269,9 @@ pub(crate) fn h2_response(head: &mut ResponseHead) -> Response<()> {
 /// A response that came by a hop of HTTP/2, as it was written.
 pub(crate) fn from_h2_response(mut parts: response::Parts) -> Result<ResponseHead, ProxyError> {
     let reason = parts.headers.remove(REASON);
-    let is_spelt = parts.headers.contains_key(CASE);
+    let spelt = is_spelt(&parts.headers);
     let mut head = ResponseHead::from_h2(parts)?;
-    if is_spelt && let Some(map) = head.fields.take_only_map() {
+    if spelt && let Some(map) = head.fields.take_only_map() {
         head.fields = from_map(map, None);
     }
     let quoted = reason.as_ref().map(HeaderValue::as_bytes);
@@ -282,16 +293,17 @@ pub(crate) fn h2_trailers(fields: &mut Fields) -> HeaderMap {
 
 /// Trailers that came by a hop of HTTP/2.
 pub(crate) fn from_h2_trailers(map: HeaderMap) -> Fields {
-    if map.contains_key(CASE) {
-        from_map(map, None)
-    } else {
-        Fields::of_map(map)
+    if !is_spelt(&map) {
+        return Fields::of_map(map);
     }
+    let mut fields = from_map(map, None);
+    fields.remove_known(Known::TransferEncoding);
+    fields
 }
 
 /// Whether a message on a hop of HTTP/2 came by HTTP/1.1.
 pub(crate) fn is_spelt(headers: &HeaderMap) -> bool {
-    headers.contains_key(CASE)
+    headers.contains_key(CASE) && headers.len() <= MAX_FIELDS
 }
 
 #[cfg(test)]

@@ -136,12 +136,7 @@ impl RequestHead {
 
     /// The head of an HTTP/2 request (RFC 9113 section 8.3.1). Host is `:authority`'s to say.
     pub(crate) fn from_h2(mut parts: request::Parts) -> Self {
-        let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
-        let first = lengths.next();
-        if let Some(length) = lengths.next().and(first).cloned() {
-            // The same number, as `check_h2` has seen to; one is as good.
-            parts.headers.insert(header::CONTENT_LENGTH, length);
-        }
+        one_length(&mut parts.headers);
         let mut fields = Fields::from_map(parts.headers);
         let authority = parts.uri.authority().map_or(Span::EMPTY, |authority| {
             fields.store(authority.as_str().as_bytes())
@@ -391,6 +386,15 @@ impl ResponseHead {
             .headers_mut()
             .remove(http::header::TRANSFER_ENCODING);
         response
+    }
+}
+
+/// Leaves one Content-Length of several: they are the same number, as [`RequestHead::check_h2`] has seen to.
+pub(crate) fn one_length(headers: &mut HeaderMap) {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let first = lengths.next();
+    if let Some(length) = lengths.next().and(first).cloned() {
+        headers.insert(header::CONTENT_LENGTH, length);
     }
 }
 

@@ -269,6 +269,7 @@ pub(crate) fn frame(head: &mut RequestHead, body: &impl Body) -> Framing {
             Framing::Length(0)
         }
         Some(length) => {
+            head.fields.remove_known(Known::TransferEncoding);
             if !head.fields.has(Known::ContentLength) {
                 let digits = length.to_string();
                 head.fields.push("content-length", digits.as_bytes());

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use crate::common::{
     PATIENCE, REQUEST_TOKEN, Sidecar, VERDICT_TOKEN, connect, exchange, free, hello, proof,
 };
+use crate::peers::{Http, Message, application, runtime};
 
 const HOST: u8 = 69;
 
@@ -282,4 +283,74 @@ fn an_upgrade_crosses_a_hop_as_it_was_asked_for() {
     client.write_all(b"bytes\r\n\r\n").expect("written");
     client.shutdown(Shutdown::Write).expect("it is open");
     assert_eq!(head(&client), GRANTED);
+}
+
+/// Sends a POST of two bytes by a hop of HTTP/2, with these fields; its answer's status.
+fn posted(ingress: &Sidecar, fields: &[(&str, &str)]) -> u16 {
+    let mut stream = connect(ingress.listener);
+    stream
+        .write_all(hello("one", REQUEST_TOKEN).as_bytes())
+        .expect("written");
+    assert_eq!(head(&stream), proof(VERDICT_TOKEN));
+    runtime().block_on(async {
+        stream.set_nonblocking(true).expect("a socket can be so");
+        let stream = tokio::net::TcpStream::from_std(stream).expect("the runtime takes it");
+        let handshake = h2::client::handshake(stream).await;
+        let (mut client, connection) = handshake.expect("it speaks HTTP/2");
+        tokio::spawn(connection);
+        let mut request = http::Request::post("http://orders/x");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let sent = client.send_request(request.body(()).expect("it is valid"), false);
+        let (answer, mut body) = sent.expect("the stream can be opened");
+        body.send_data("hi".into(), true).expect("it is open");
+        answer.await.expect("there is an answer").status().as_u16()
+    })
+}
+
+#[test]
+fn whoever_speaks_the_hop_does_not_say_how_a_body_is_framed() {
+    let answers = vec![Message::new("200")];
+    let (task, seen) = application(Http::V1, [127, HOST, 10, 1], answers);
+    let ingress = Sidecar::ingress([127, HOST, 10, 2], "one", task);
+    const CASE: &str = "outrigger-case";
+    const LENGTH: (&str, &str) = ("content-length", "2");
+    for (fields, framing) in [
+        (
+            &[(CASE, "Host,Transfer-Encoding,Content-Length"), LENGTH][..],
+            &["Content-Length: 2"][..],
+        ),
+        (
+            &[(CASE, "Host,Content-Length,Content-Length"), LENGTH, LENGTH],
+            &["Content-Length: 2"],
+        ),
+        (&[(CASE, "Host"), LENGTH, LENGTH], &["content-length: 2"]),
+        (
+            &[(CASE, "Host,Host,Transfer-Encoding,transfer-encoding")],
+            &["Transfer-Encoding: chunked"],
+        ),
+        (
+            &[(CASE, "Host,Transfer-Encoding=CHUNKED")],
+            &["Transfer-Encoding: CHUNKED"],
+        ),
+        (
+            &[(CASE, "Host,Transfer-Encoding=identity")],
+            &["transfer-encoding: chunked"],
+        ),
+    ] {
+        assert_eq!(posted(&ingress, fields), 200, "{fields:?}");
+        let request = seen.recv_timeout(PATIENCE).expect("it was asked");
+        let framed = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            name == "content-length" || name == "transfer-encoding"
+        };
+        let told = request.fields.iter().filter(|(name, _)| framed(name));
+        let told: Vec<_> = told
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
+        assert_eq!(told, framing, "{fields:?}");
+        assert_eq!(request.values("host"), ["orders"]);
+        assert_eq!(request.body, "hi");
+    }
 }

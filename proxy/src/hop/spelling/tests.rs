@@ -179,3 +179,17 @@ fn a_status_without_words_of_its_own_is_sent_without() {
     head.fields.push("a", b"1");
     assert!(!h2_response(&mut head).headers().contains_key(REASON));
 }
+
+#[test]
+fn a_message_with_more_fields_than_http1_has_is_taken_as_it_came() {
+    let with = |count: usize| {
+        let mut request = Request::get("http://orders/x").header(CASE, "X-0");
+        for number in 0..count {
+            request = request.header(format!("x-{number}"), "1");
+        }
+        let (head, _) = from_h2_request(request.body(()).unwrap().into_parts().0);
+        head.version
+    };
+    assert_eq!(with(MAX_FIELDS - 1), Version::HTTP_11);
+    assert_ne!(with(MAX_FIELDS), Version::HTTP_11);
+}
