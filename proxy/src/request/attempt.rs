@@ -40,15 +40,16 @@ pub(super) async fn attempt(
             let now = worker.sweep.now();
             worker.pool.reuse(endpoint, http2, careful, now)
         };
-        let reused = open.is_some();
-        let connection = match open {
-            Some(connection) => connection,
+        let (connection, reused) = match open {
+            Some(connection) => (connection, true),
             None => {
                 // Boxed: most requests find a connection, and should not be as large as what making one takes.
                 let connect = Box::pin(worker.pool.connect(cluster, endpoint, http2));
-                let made = connect.await?;
-                cluster.metrics.shard(worker.id).connects.add(1);
-                made
+                let (connection, shared) = connect.await?;
+                if !shared {
+                    cluster.metrics.shard(worker.id).connects.add(1);
+                }
+                (connection, shared && !closed_under_us)
             }
         };
         if let Connection::H2(sender) = &connection

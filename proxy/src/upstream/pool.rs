@@ -7,8 +7,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fnv::FnvHashMap;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use self::making::Making;
 use super::cluster::Cluster;
 use super::connect;
 use super::keepalive::Observed;
@@ -17,6 +19,9 @@ use crate::error::{Kind, ProxyError};
 use crate::hop::hello;
 use crate::http1::buffers::Buffers;
 use crate::policy::endpoint::Endpoint;
+use crate::policy::limits::Share;
+
+mod making;
 
 /// Idle h1 connections kept per endpoint and worker.
 const MAX_IDLE: usize = 256;
@@ -53,7 +58,26 @@ struct Kept {
     endpoint: Arc<Endpoint>,
     h1: Vec<Idle>,
     h2: Vec<Shared>,
+    /// The h2 connection that is being made.
+    making: Option<Rc<Making>>,
     observed: Observed,
+}
+
+impl Kept {
+    /// The h2 connection with the fewest streams. One that has many is `crowded`: another one may be made.
+    fn shared(&mut self, crowded: bool, now: Instant) -> Option<h2::Sender> {
+        self.h2.retain(|shared| !shared.sender.is_closed());
+        let full = self.h2.len() >= MAX_H2;
+        let shared = self
+            .h2
+            .iter_mut()
+            .min_by_key(|shared| shared.sender.streams())?;
+        if shared.sender.streams() >= STREAMS && !full && !crowded {
+            return None;
+        }
+        shared.used = now;
+        Some(shared.sender.clone())
+    }
 }
 
 /// One worker's connections.
@@ -83,17 +107,7 @@ impl Pool {
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = endpoints.get_mut(&endpoint.id)?;
         if http2 {
-            kept.h2.retain(|shared| !shared.sender.is_closed());
-            let full = kept.h2.len() >= MAX_H2;
-            let shared = kept
-                .h2
-                .iter_mut()
-                .min_by_key(|shared| shared.sender.streams())?;
-            if shared.sender.streams() >= STREAMS && !full {
-                return None;
-            }
-            shared.used = now;
-            return Some(Connection::H2(shared.sender.clone()));
+            return kept.shared(false, now).map(Connection::H2);
         }
         while let Some(idle) = kept.h1.pop() {
             let age = now - idle.since;
@@ -110,35 +124,76 @@ impl Pool {
         None
     }
 
-    /// A new connection, counted among the cluster's pending connects while it is made, and among its connections until it closes.
+    /// A connection other than those that [`Self::reuse`] has, and whether another request has made it. This one is counted among
+    /// the cluster's pending ones meanwhile.
     pub(crate) async fn connect(
         &self,
         cluster: &Arc<Cluster>,
         endpoint: &Arc<Endpoint>,
         http2: bool,
-    ) -> Result<Connection, ProxyError> {
-        let only = endpoint.in_flight() <= 1;
-        let open = cluster.try_open(only).ok_or(Kind::Overflow)?;
+    ) -> Result<(Connection, bool), ProxyError> {
         let _pending = cluster.try_connect().ok_or(Kind::Overflow)?;
-        let mut stream = connect::tcp(endpoint.address, cluster.connect_timeout()).await?;
-        if let Some(tokens) = &endpoint.hop {
-            let target = target(cluster, endpoint);
-            hello::ask(&mut stream, &target, tokens, cluster.connect_timeout()).await?;
+        if http2 {
+            let (sender, shared) = self.share(cluster, endpoint).await?;
+            return Ok((Connection::H2(sender), shared));
         }
-        if !http2 {
-            return Ok(Connection::H1(h1::Idle::new(stream, &self.buffers, open)));
+        let open = open(cluster, endpoint).ok_or(Kind::Overflow)?;
+        let stream = dial(cluster, endpoint).await?;
+        let idle = h1::Idle::new(stream, &self.buffers, open);
+        Ok((Connection::H1(idle), false))
+    }
+
+    /// A connection with room. One is made at a time; whoever else needs it waits for its end, and fails as it does. Where its maker
+    /// goes away, the next one makes it.
+    async fn share(
+        &self,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<(h2::Sender, bool), ProxyError> {
+        while let Some(making) = self.making(endpoint) {
+            making.end().await?;
+            if let Some(sender) = self.shared(endpoint, false) {
+                return Ok((sender, true));
+            }
         }
-        let sender = h2::h2(stream, endpoint.hop.is_some(), open).await?;
-        let mut endpoints = self.endpoints.borrow_mut();
-        let kept = Self::kept(&mut endpoints, endpoint);
-        if kept.h2.len() < MAX_H2 {
-            kept.h2.push(Shared {
+        let Some(open) = open(cluster, endpoint) else {
+            // A crowded one is better than none.
+            let crowded = self.shared(endpoint, true).ok_or(Kind::Overflow)?;
+            return Ok((crowded, true));
+        };
+        let maker = Making::begin(self, endpoint);
+        let made = async {
+            let stream = dial(cluster, endpoint).await?;
+            h2::h2(stream, endpoint.hop.is_some(), open).await
+        };
+        let sender = made.await.inspect_err(|error| maker.failed(error))?;
+        self.keep(
+            endpoint,
+            Shared {
                 sender: sender.clone(),
                 used: Instant::now(),
                 timeout: cluster.settings().idle_timeout.unwrap_or(IDLE_TIMEOUT),
-            });
+            },
+        );
+        Ok((sender, false))
+    }
+
+    fn keep(&self, endpoint: &Arc<Endpoint>, shared: Shared) {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let kept = Self::kept(&mut endpoints, endpoint);
+        if kept.h2.len() < MAX_H2 {
+            kept.h2.push(shared);
         }
-        Ok(Connection::H2(sender))
+    }
+
+    fn making(&self, endpoint: &Endpoint) -> Option<Rc<Making>> {
+        self.endpoints.borrow().get(&endpoint.id)?.making.clone()
+    }
+
+    fn shared(&self, endpoint: &Endpoint, crowded: bool) -> Option<h2::Sender> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let kept = endpoints.get_mut(&endpoint.id)?;
+        kept.shared(crowded, Instant::now())
     }
 
     /// Gives a connection back after its response has ended.
@@ -172,6 +227,7 @@ impl Pool {
             endpoint: Arc::clone(endpoint),
             h1: Vec::new(),
             h2: Vec::new(),
+            making: None,
             observed: Observed::default(),
         })
     }
@@ -196,9 +252,24 @@ impl Pool {
                 !shared.sender.is_closed() && !idle
             });
             let known = kept.observed.limit(now).is_some();
-            known || !(kept.h1.is_empty() && kept.h2.is_empty())
+            known || kept.making.is_some() || !(kept.h1.is_empty() && kept.h2.is_empty())
         });
     }
+}
+
+/// A place among the cluster's connections, held until the connection closes.
+fn open(cluster: &Cluster, endpoint: &Endpoint) -> Option<Share> {
+    cluster.try_open(endpoint.in_flight() <= 1)
+}
+
+/// A new connection; on a hop, to the task that is meant.
+async fn dial(cluster: &Cluster, endpoint: &Endpoint) -> Result<TcpStream, ProxyError> {
+    let timeout = cluster.connect_timeout();
+    let mut stream = connect::tcp(endpoint.address, timeout).await?;
+    if let Some(tokens) = &endpoint.hop {
+        hello::ask(&mut stream, &target(cluster, endpoint), tokens, timeout).await?;
+    }
+    Ok(stream)
 }
 
 /// Whom a hop is meant for.
@@ -212,71 +283,4 @@ fn target(cluster: &Cluster, endpoint: &Endpoint) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::AsyncWriteExt;
-    use tokio::net::{TcpListener, TcpStream};
-
-    use super::*;
-    use crate::policy::endpoint::tests::endpoint;
-    use crate::policy::limits::tests::share;
-
-    /// A connection to a task, and the task's end of it.
-    async fn connection(buffers: &Rc<Buffers>) -> (h1::Idle, TcpStream) {
-        let task = TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("loopback can be bound");
-        let address = task.local_addr().expect("a bound socket has an address");
-        let (ours, theirs) = tokio::join!(TcpStream::connect(address), task.accept());
-        let ours = h1::Idle::new(ours.expect("the task accepts"), buffers, share());
-        (ours, theirs.expect("a connection comes").0)
-    }
-
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_is_kept_for_its_timeout_and_not_longer() {
-        let buffers = Buffers::new();
-        let (pool, endpoint) = (Pool::new(Rc::clone(&buffers)), endpoint(1));
-        let now = Instant::now();
-        let mut ends = Vec::new();
-        for timeout in [MINUTE, Duration::from_secs(4)] {
-            let (idle, end) = connection(&buffers).await;
-            ends.push(end);
-            pool.put(&endpoint, idle, timeout, now);
-        }
-        let later = now + Duration::from_secs(5);
-        assert!(pool.reuse(&endpoint, false, true, later).is_some());
-        assert!(pool.reuse(&endpoint, false, true, later).is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_the_task_closed_shortens_what_is_kept_next() {
-        let buffers = Buffers::new();
-        let (pool, endpoint) = (Pool::new(Rc::clone(&buffers)), endpoint(1));
-        let start = Instant::now();
-        let (idle, mut end) = connection(&buffers).await;
-        pool.put(&endpoint, idle, MINUTE, start);
-        end.shutdown().await.expect("the connection is open");
-        let seen = start + Duration::from_secs(10);
-        assert!(pool.reuse(&endpoint, false, true, seen).is_none());
-        let (idle, _end) = connection(&buffers).await;
-        pool.put(&endpoint, idle, MINUTE, seen);
-        let nine = seen + Duration::from_secs(9);
-        assert!(pool.reuse(&endpoint, false, true, nine).is_none());
-    }
-
-    /// The kernel knows of the end; this worker's event loop has not run since.
-    #[tokio::test]
-    async fn a_careful_look_sees_an_end_that_nobody_was_told_of() {
-        let buffers = Buffers::new();
-        let (pool, endpoint) = (Pool::new(Rc::clone(&buffers)), endpoint(1));
-        let now = Instant::now();
-        let (idle, end) = connection(&buffers).await;
-        assert!(idle.is_open_now());
-        pool.put(&endpoint, idle, MINUTE, now);
-        let end = end.into_std().expect("the socket is registered");
-        end.shutdown(std::net::Shutdown::Both)
-            .expect("the connection is open");
-        assert!(pool.reuse(&endpoint, false, true, now).is_none());
-    }
-}
+mod tests;
