@@ -122,7 +122,11 @@ impl Offer {
 /// How many of 100 requests each level takes, by its healthy and all its endpoints; and how far all levels are available,
 /// in percent.
 fn loads(sizes: &[(usize, usize)]) -> (Vec<usize>, usize) {
-    let health = |(healthy, total): &(usize, usize)| (healthy * OVERPROVISIONING / total).min(100);
+    // One healthy endpoint is more than none, however many are sick.
+    let least = |healthy: &usize| usize::from(*healthy > 0);
+    let health = |(healthy, total): &(usize, usize)| {
+        (healthy * OVERPROVISIONING / total).clamp(least(healthy), 100)
+    };
     let available = sizes.iter().map(health).sum::<usize>().min(100);
     let all: usize = sizes.iter().map(|(_, total)| total).sum();
     let mut left = 100;
@@ -253,6 +257,13 @@ mod tests {
             8,
             "{enough}"
         );
+    }
+
+    #[test]
+    fn one_healthy_endpoint_of_many_is_offered_alone_unless_the_threshold_says_otherwise() {
+        assert_eq!(found(&offer(&settings(0), &[(1, 200)])), [1]);
+        assert_eq!(found(&offer(&settings(1), &[(1, 200)])).len(), 200);
+        assert_eq!(loads(&[(1, 200), (100, 100)]), (vec![1, 99], 100));
     }
 
     #[test]
