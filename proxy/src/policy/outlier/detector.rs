@@ -156,10 +156,12 @@ impl<'a, T: FnMut(Event)> Pass<'a, T> {
             let endpoint = candidate.endpoint;
             let suspect = Rule::of_number(endpoint.suspect.swap(0, Relaxed));
             let Some(rule) = suspect else { continue };
-            let failures = consecutive(endpoint, rule);
+            let limit = rule.limit(self.policy);
+            // A success may have come since.
+            let failures = consecutive(endpoint, rule).max(limit);
             forget_consecutive(endpoint);
             // The rule may be off by now.
-            if candidate.counts && rule.limit(self.policy) > 0 {
+            if candidate.counts && limit > 0 {
                 let because = format!("{failures} failures in a row");
                 self.eject(candidate, rule, because);
             }

@@ -130,6 +130,20 @@ fn ejected(policy: &OutlierDetection, endpoints: usize, failing: usize) -> usize
 }
 
 #[test]
+fn what_is_told_of_an_ejection_is_what_it_was_for_also_when_a_success_came_since() {
+    let world = World::new(&only(Rule::Consecutive5xx), 2);
+    assert!(world.report(0, Outcome::ServerError, 5));
+    world.report(0, Outcome::Success, 1);
+    let mut told = Vec::new();
+    world.cluster.maintain(world.now, |event| {
+        if let Event::Ejected(_, ejection) = event {
+            told.push(ejection.because);
+        }
+    });
+    assert_eq!(told, ["5 failures in a row"]);
+}
+
+#[test]
 fn each_rule_ejects_the_one_that_fails_among_2_3_and_10_and_never_a_single_one() {
     for rule in Rule::ALL {
         let out = SIZES.map(|endpoints| ejected(&only(rule), endpoints, 1));
