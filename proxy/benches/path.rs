@@ -20,11 +20,6 @@ fn pick(bencher: Bencher, endpoints: u32) {
     bencher.bench_local(micro::pick(endpoints));
 }
 
-#[divan::bench(args = ENDPOINTS, sample_size = 1_000)]
-fn pick_with_select_with(bencher: Bencher, endpoints: u32) {
-    bencher.bench_local(micro::pick_with_select_with(endpoints));
-}
-
 #[divan::bench(args = [1, 10, 100])]
 fn route_match(bencher: Bencher, routes: usize) {
     bencher.bench_local(micro::route_match(routes));

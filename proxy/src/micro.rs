@@ -1,23 +1,18 @@
 //! The parts of the request path, built and handed out one by one for `cargo bench`; nothing here runs in a sidecar.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use http::StatusCode;
 use outrigger_xds::model::{self, PathMatch, RetryPolicy};
-use pingora_load_balancing::{Backends, LoadBalancer, discovery};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use crate::http1;
 use crate::message::head::RequestHead;
 use crate::observe::metrics::{Metrics, Owner};
-use crate::policy::balance;
-use crate::policy::least_request::LeastRequest;
 use crate::request::headers;
 use crate::routing::route::{self, Route};
 use crate::upstream::cluster::Cluster;
@@ -48,30 +43,6 @@ pub fn pick(endpoints: u32) -> impl Fn() -> bool {
     move || {
         let mut rng = rng.borrow_mut();
         cluster.pick(&mut *rng, b"/", &[]).is_some()
-    }
-}
-
-/// The same choice through pingora's `LoadBalancer::select_with`, without the lease.
-pub fn pick_with_select_with(endpoints: u32) -> impl Fn() -> bool {
-    let members: BTreeSet<_> = cluster(endpoints)
-        .endpoints()
-        .iter()
-        .map(|endpoint| balance::backend(endpoint, 1))
-        .collect();
-    let backends = Backends::new(discovery::Static::new(members));
-    let balancer = LoadBalancer::<LeastRequest>::from_backends(backends);
-    balancer
-        .update()
-        .now_or_never()
-        .expect("a static list is there at once")
-        .expect("a static list has no errors");
-    let tried: [u64; 0] = [];
-    move || {
-        let fresh =
-            |backend: &_, ready| ready && !tried.contains(&balance::endpoint_of(backend).id);
-        balancer
-            .select_with(b"/", endpoints as usize, fresh)
-            .is_some()
     }
 }
 

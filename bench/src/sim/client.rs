@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use outrigger_proxy::policy::cluster::{Again, Cluster};
+use outrigger_proxy::policy::cluster::Cluster;
 use outrigger_proxy::policy::endpoint::Lease;
 use outrigger_proxy::policy::limits::Share;
 use outrigger_proxy::policy::outlier::Outcome;
@@ -94,18 +94,16 @@ impl<'a> Policy for Ours<'a> {
     ) -> Option<Duration> {
         let lease = call.lease.take()?;
         self.report(&lease, outcome(end), now);
-        match self.cluster.again(&call.attempts, ended(end), rng) {
-            Again::No | Again::OverBudget => {
-                if let End::Status(_) = end {
-                    self.cluster.answered(call.begun, now);
-                }
-                None
+        // What ends gives its share back before the next one asks for one.
+        call.budget = None;
+        let Some((wait, budget)) = self.cluster.again(&call.attempts, ended(end), rng) else {
+            if let End::Status(_) = end {
+                self.cluster.answered(call.begun, now);
             }
-            Again::After(wait, budget) => {
-                call.budget = Some(budget);
-                Some(wait)
-            }
-        }
+            return None;
+        };
+        call.budget = Some(budget);
+        Some(wait)
     }
 
     fn cut_off(&mut self, call: &mut Call<'a>, now: Duration) {
@@ -183,7 +181,41 @@ fn endpoint(member: &Member) -> Endpoint {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_xds::model::{CircuitBreakers, ServicePolicy};
+    use rand::SeedableRng;
+
+    use super::super::timeline::Dying;
     use super::*;
+
+    #[test]
+    fn a_retry_gives_its_place_back_before_the_next_one_asks_for_one() {
+        let policy = ServicePolicy {
+            circuit_breakers: CircuitBreakers {
+                min_retry_concurrency: 1,
+                ..CircuitBreakers::default()
+            },
+            ..ServicePolicy::default()
+        };
+        let client = Client {
+            zone: String::new(),
+            per_request_timeout: Duration::ZERO,
+            policy,
+        };
+        let (now, rng) = (Duration::ZERO, &mut StdRng::seed_from_u64(1));
+        let mut ours = Ours::new(&client);
+        let member = |task| Member {
+            task,
+            zone: String::new(),
+            draining: false,
+        };
+        ours.learn(&[0, 1, 2].map(member), now);
+        let mut call = ours.enter(true, now).expect("nothing is under way");
+        for retry in 1..=2 {
+            assert!(ours.pick(&mut call, rng, now).is_some());
+            let again = ours.again(&mut call, End::Refused(Dying::Task), rng, now);
+            assert!(again.is_some(), "retry {retry}");
+        }
+    }
 
     #[test]
     fn every_task_is_known_by_its_address() {

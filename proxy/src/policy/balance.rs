@@ -36,7 +36,7 @@ pub(crate) fn endpoint_of(backend: &Backend) -> &Arc<Endpoint> {
 
 /// The selector of endpoints that may be offered.
 pub(crate) enum Selector {
-    LeastRequest(LeastRequest<Weighted>),
+    LeastRequest(LeastRequest),
     /// Least request that prefers the caller's zone.
     Zoned(Zoned),
     RoundRobin(Arc<RoundRobin>),

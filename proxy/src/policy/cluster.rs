@@ -75,17 +75,6 @@ pub enum Event {
     Returned(Arc<Endpoint>),
 }
 
-/// What follows an attempt.
-#[derive(Debug)]
-pub enum Again {
-    /// It was the last one: how it ended is how the request ends.
-    No,
-    /// The same, but only for want of budget.
-    OverBudget,
-    /// Another one after so long; the share is held from here until it has ended.
-    After(Duration, Share),
-}
-
 /// The policy state of one service. Policy and endpoints change inside it.
 pub struct Cluster {
     settings: ArcSwap<model::Cluster>,
@@ -318,14 +307,16 @@ impl Cluster {
         self.limits.retry(&self.settings.load().circuit_breakers)
     }
 
-    /// Whether another attempt is made after one that `ended` so: the rules of [`Attempts`] first, then the budget.
-    pub fn again(&self, attempts: &Attempts<'_>, ended: Ended, rng: &mut impl Rng) -> Again {
-        match attempts.next(ended, rng) {
-            None => Again::No,
-            Some(wait) => self
-                .try_retry()
-                .map_or(Again::OverBudget, |share| Again::After(wait, share)),
-        }
+    /// The wait before another attempt after one that `ended` so, if one is made: the rules of [`Attempts`] first, then the budget.
+    /// The share is held from here until that attempt has ended.
+    pub fn again(
+        &self,
+        attempts: &Attempts<'_>,
+        ended: Ended,
+        rng: &mut impl Rng,
+    ) -> Option<(Duration, Share)> {
+        let wait = attempts.next(ended, rng)?;
+        Some((wait, self.try_retry()?))
     }
 
     /// One more request that waits for a connection, if there may be one.
@@ -338,11 +329,6 @@ impl Cluster {
     pub fn try_open(&self, only: bool) -> Option<Share> {
         let settings = self.settings.load();
         self.limits.open(&settings.circuit_breakers, only)
-    }
-
-    /// Whether there are as many connections as there may be.
-    pub fn has_all_connections(&self) -> bool {
-        self.limits.is_full(&self.settings.load().circuit_breakers)
     }
 
     /// Every breaker's state.

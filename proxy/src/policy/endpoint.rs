@@ -18,7 +18,7 @@ struct Counters {
     outcomes: AtomicU64,
 }
 
-/// One task. It is kept by (address, instance, tokens of its sidecar) across updates, so its counters and ejections survive them.
+/// One task. It is kept by (address, instance, zone, tokens of its sidecar) across updates, so its counters and ejections survive them.
 ///
 /// The counters come first, beside the reference count that every pick writes anyway, and the rest is longer than a cache line:
 /// two endpoints never share one for what is written. Lines of their own would double what an endpoint takes.

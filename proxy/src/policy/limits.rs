@@ -118,11 +118,6 @@ impl Limits {
         }
     }
 
-    /// Whether there may be no further connection.
-    pub fn is_full(&self, breakers: &CircuitBreakers) -> bool {
-        self.held(Breaker::Connections) >= breakers.max_connections
-    }
-
     /// All breakers; `concurrency` is what the service was found to take.
     pub fn usage(
         &self,
@@ -239,7 +234,6 @@ pub(crate) mod tests {
             ..CircuitBreakers::default()
         };
         let _first = limits.open(&breakers, false);
-        assert!(limits.is_full(&breakers));
         assert!(limits.open(&breakers, false).is_none());
         assert!(limits.open(&breakers, true).is_some());
     }

@@ -18,7 +18,7 @@
 use rand::Rng;
 
 use super::endpoint::Endpoint;
-use super::least_request::{Choice, LeastRequest, Weighted};
+use super::least_request::{LeastRequest, Weighted};
 
 /// In flight for its weight on the preferred side, as a multiple of the other side's, beyond which a request changes sides.
 const FACTOR: u64 = 4;
@@ -35,7 +35,7 @@ pub(crate) struct Zoned {
 }
 
 struct Side {
-    endpoints: LeastRequest<Weighted>,
+    endpoints: LeastRequest,
     heaviest: u64,
 }
 
@@ -98,17 +98,17 @@ impl Zoned {
         }
         let other = second.endpoints.find(rng, &accept);
         let relief = other.filter(|other| {
-            let in_flight = u64::from(other.endpoint().in_flight());
-            is_overloaded(preferred, in_flight, other.weight() as u64)
+            let in_flight = u64::from(other.0.in_flight());
+            is_overloaded(preferred, in_flight, other.1.into())
         });
         Some(relief.unwrap_or(preferred))
     }
 }
 
 /// Rule 2, against another endpoint's requests in flight and weight.
-fn is_overloaded(preferred: &Weighted, in_flight: u64, weight: u64) -> bool {
-    let own = u64::from(preferred.endpoint().in_flight());
-    own * weight >= FACTOR * (in_flight + 1) * preferred.weight() as u64
+fn is_overloaded((preferred, its_weight): &Weighted, in_flight: u64, weight: u64) -> bool {
+    let own = u64::from(preferred.in_flight());
+    own * weight >= FACTOR * (in_flight + 1) * u64::from(*its_weight)
 }
 
 /// Rule 1: the own zone's weight against an even part of all.

@@ -16,7 +16,6 @@ use super::{Answer, Inform, hedge, verdict};
 use crate::error::{Kind, ProxyError};
 use crate::hop::Try;
 use crate::message::head::RequestHead;
-use crate::policy::cluster::Again;
 use crate::policy::endpoint::{Endpoint, Lease};
 use crate::policy::limits::Share;
 use crate::policy::retry::{Attempts, Ended};
@@ -126,14 +125,9 @@ pub(super) fn again(
     ended: Ended,
 ) -> Option<(Duration, Share)> {
     let counts = cluster.metrics.shard(worker.id);
-    match cluster.again(attempts, ended, &mut *worker.rng.borrow_mut()) {
-        Again::No => None,
-        Again::OverBudget => None,
-        Again::After(wait, budget) => {
-            counts.retries.add(1);
-            Some((wait, budget))
-        }
-    }
+    let again = cluster.again(attempts, ended, &mut *worker.rng.borrow_mut())?;
+    counts.retries.add(1);
+    Some(again)
 }
 
 /// What the sidecar in front of the endpoint is told, if it speaks the hop.
