@@ -74,6 +74,11 @@ impl<'a> Attempts<'a> {
         self.made += 1;
     }
 
+    /// Attempts begun so far.
+    pub fn made(&self) -> u32 {
+        self.made
+    }
+
     /// The endpoints tried so far.
     pub fn tried(&self) -> &[u64] {
         &self.tried[..self.tried.len().min(self.made as usize)]
