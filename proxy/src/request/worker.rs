@@ -16,7 +16,7 @@ use crate::spare::Spare;
 use crate::upstream::pool::Pool;
 
 /// How often a worker looks for connections that idled too long.
-const TIDY_EVERY: Duration = Duration::from_secs(10);
+const TIDY_EVERY: Duration = Duration::from_secs(1);
 
 /// A bound on how many have something at once.
 #[derive(Debug, Default)]
@@ -82,7 +82,7 @@ impl Worker {
         })
     }
 
-    /// Closes idle connections: at once when an endpoint is retired, else every ten seconds.
+    /// Closes idle connections: at once when an endpoint is retired, else every second.
     pub(crate) async fn tidy(self: Rc<Self>, mut retired: watch::Receiver<u64>) {
         let tick = self.sweep.deadline();
         loop {

@@ -40,7 +40,7 @@ fn before(timeout: Duration) -> Duration {
 pub(crate) struct Observed(Option<(Duration, Instant)>);
 
 impl Observed {
-    /// The task has closed a connection that idled for `age` when this was found.
+    /// The task has closed a connection that had idled for `age` when it was last seen open.
     pub(crate) fn closed(&mut self, age: Duration, now: Instant) {
         if age >= LEAST_OBSERVED {
             let shorter = before(age).max(LEAST_OBSERVED);

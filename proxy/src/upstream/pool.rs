@@ -1,6 +1,6 @@
 //! The connections one worker keeps open, by endpoint. No lock: a pool belongs to its worker.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -47,6 +47,13 @@ struct Idle {
     timeout: Duration,
 }
 
+impl Idle {
+    /// For how long it was seen idle and open, by the last look.
+    fn seen_open(&self, looked: Instant) -> Duration {
+        looked.saturating_duration_since(self.since)
+    }
+}
+
 /// An h2 connection.
 struct Shared {
     sender: h2::Sender,
@@ -84,6 +91,8 @@ impl Kept {
 pub(crate) struct Pool {
     endpoints: RefCell<FnvHashMap<u64, Kept>>,
     buffers: Rc<Buffers>,
+    /// When [`Self::tidy`] last found every idle connection open, or dropped it.
+    looked: Cell<Instant>,
 }
 
 impl Pool {
@@ -92,6 +101,7 @@ impl Pool {
         Self {
             endpoints: RefCell::new(FnvHashMap::default()),
             buffers,
+            looked: Cell::new(Instant::now()),
         }
     }
 
@@ -116,7 +126,7 @@ impl Pool {
                 false => idle.connection.is_open(),
             };
             if !open {
-                kept.observed.closed(age, now);
+                kept.observed.closed(idle.seen_open(self.looked.get()), now);
             } else if age < idle.timeout {
                 return Some(Connection::H1(idle.connection));
             }
@@ -235,6 +245,7 @@ impl Pool {
     /// Closes connections that idled too long or whose endpoint drains or is gone. Streams in flight finish.
     pub(crate) fn tidy(&self) {
         let now = Instant::now();
+        let looked = self.looked.replace(now);
         self.endpoints.borrow_mut().retain(|_, kept| {
             if kept.endpoint.retired.load(Relaxed) {
                 return false;
@@ -243,7 +254,7 @@ impl Pool {
             kept.h1.retain(|idle| {
                 let open = idle.connection.is_open();
                 if !open {
-                    observed.closed(now - idle.since, now);
+                    observed.closed(idle.seen_open(looked), now);
                 }
                 open && now - idle.since < idle.timeout
             });

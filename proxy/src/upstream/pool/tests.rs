@@ -39,19 +39,26 @@ async fn a_connection_is_kept_for_its_timeout_and_not_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_task_closed_shortens_what_is_kept_next() {
+async fn a_close_that_is_found_shortens_what_is_kept_by_when_it_was_last_seen_open() {
     let buffers = Buffers::new();
     let (pool, endpoint) = (Pool::new(Rc::clone(&buffers)), endpoint(1));
     let start = Instant::now();
     let (idle, mut end) = connection(&buffers).await;
     pool.put(&endpoint, idle, MINUTE, start);
+    tokio::time::advance(Duration::from_secs(3)).await;
+    pool.tidy();
     end.shutdown().await.expect("the connection is open");
-    let seen = start + Duration::from_secs(10);
-    assert!(pool.reuse(&endpoint, false, true, seen).is_none());
-    let (idle, _end) = connection(&buffers).await;
-    pool.put(&endpoint, idle, MINUTE, seen);
-    let nine = seen + Duration::from_secs(9);
-    assert!(pool.reuse(&endpoint, false, true, nine).is_none());
+    let found = start + Duration::from_secs(12);
+    assert!(pool.reuse(&endpoint, false, true, found).is_none());
+    let mut ends = Vec::new();
+    for (idles, kept) in [(1900, true), (2000, false)] {
+        let (idle, end) = connection(&buffers).await;
+        ends.push(end);
+        pool.put(&endpoint, idle, MINUTE, found);
+        let later = found + Duration::from_millis(idles);
+        let reused = pool.reuse(&endpoint, false, true, later);
+        assert_eq!(reused.is_some(), kept, "after {idles} ms");
+    }
 }
 
 /// The kernel knows of the end; this worker's event loop has not run since.
