@@ -128,7 +128,7 @@ async fn tokens_stay_among_sidecars(fleet: &Fleet, client: &Sidecar) -> anyhow::
     let asked = http::Request::post("/").header("x-amz-target", target);
     let names = serde_json::json!({"NamespaceName": "demo", "ServiceName": "orders"});
     let (_, answer) = call(fleet.api, asked, names.to_string()).await?;
-    ensure!(answer.contains("\"OUTRIGGER_HOP\":\"1\""), "{answer}");
+    ensure!(answer.contains("\"OUTRIGGER_HOP\":\"1 "), "{answer}");
     ensure!(!shown(&answer), "{answer}");
     let page = page(client.admin, "/config").await?;
     ensure!(page.contains("(hidden)") && !shown(&page), "{page}");

@@ -50,7 +50,7 @@ impl Drain {
         self.now() >= phase
     }
 
-    /// The phase. Whoever polls [`Self::reached`] only when this has changed is still woken by every change.
+    /// The phase. One relaxed load.
     pub(crate) fn now(&self) -> Phase {
         match self.now.load(Ordering::Relaxed) {
             0 => Phase::Serving,
@@ -58,6 +58,12 @@ impl Drain {
             2 => Phase::Leaving,
             _ => Phase::Stopped,
         }
+    }
+
+    /// The phase that watchers have been woken for, which may lag behind [`Self::now`] for a moment. Whoever looks at this before it
+    /// polls [`Self::reached`] knows whether it must poll again.
+    pub(crate) fn told(&self) -> Phase {
+        *self.phase.borrow()
     }
 
     /// Completes when `phase` is reached.

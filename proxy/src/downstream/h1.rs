@@ -73,7 +73,8 @@ pub(super) async fn serve(
             }
             // Polled to be woken, and then only when there is something to hear: polling takes a lock all workers share.
             let now = drain.now();
-            if heard.replace(now) != Some(now) {
+            if heard != Some(now) {
+                heard = Some(drain.told());
                 let _woken_by_the_next = stopped.as_mut().poll(cx);
             }
             if now == Phase::Stopped {

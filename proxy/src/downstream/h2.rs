@@ -152,7 +152,8 @@ pub(super) async fn serve(
     let (mut was_owed, mut too_late) = (false, false);
     let end = poll_fn(|cx| {
         let now = drain.now();
-        if heard.replace(now) != Some(now) {
+        if heard != Some(now) {
+            heard = Some(drain.told());
             let _woken_by_the_next = stopped.as_mut().poll(cx);
         }
         if !told && now >= leaves(listener.direction) {
