@@ -29,6 +29,8 @@ pub(crate) struct Publisher {
 struct Inner {
     sequence: u64,
     dirty: BTreeSet<String>,
+    /// Namespaces whose last change was not published.
+    held_back: BTreeSet<String>,
     waiting: Vec<oneshot::Sender<u64>>,
     namespaces: BTreeMap<String, State>,
 }
@@ -108,7 +110,10 @@ impl Publisher {
                 .map(|published| Arc::clone(&published.set))
                 .unwrap_or_default();
             match old.rebuilt(resources(&namespace)) {
-                Ok(set) => self.offer(&namespace, before.is_some(), &old, set),
+                Ok(set) => {
+                    self.lock().held_back.remove(&namespace);
+                    self.offer(&namespace, before.is_some(), &old, set);
+                }
                 Err(problems) => {
                     let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
                     tracing::error!(
@@ -116,6 +121,7 @@ impl Publisher {
                         ?problems,
                         "not published: the resources do not fit together"
                     );
+                    self.lock().held_back.insert(namespace);
                 }
             }
         }
@@ -149,13 +155,16 @@ impl Publisher {
         }
     }
 
-    /// The sequence of the namespace's current state; a stream that acknowledged it has everything.
+    /// The sequence of the namespace's newest state; a stream that acknowledged it has everything. While that state is not fit to
+    /// be published nobody can have acknowledged it.
     pub(crate) fn sequence(&self, namespace: &str) -> u64 {
-        self.lock()
-            .namespaces
-            .get(namespace)
-            .and_then(|state| state.borrow().as_ref().map(|published| published.sequence))
-            .unwrap_or(0)
+        let inner = self.lock();
+        if inner.held_back.contains(namespace) {
+            return inner.sequence + 1;
+        }
+        let state = inner.namespaces.get(namespace);
+        let sequence = state.and_then(|state| state.borrow().as_ref().map(|now| now.sequence));
+        sequence.unwrap_or(0)
     }
 }
 

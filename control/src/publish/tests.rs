@@ -102,6 +102,11 @@ async fn resources_that_do_not_fit_together_leave_the_last_state_in_force() {
                 .map(|published| published.sequence),
             Some(1)
         );
+        assert_eq!(
+            publisher.sequence("shop"),
+            2,
+            "nobody can have acknowledged it"
+        );
     };
     tokio::select! {
         () = run => unreachable!("publishing does not end"),
