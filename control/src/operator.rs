@@ -14,7 +14,8 @@ use serde_json::json;
 use crate::ads::Nodes;
 use crate::drain::Drains;
 
-const MAX_BODY: usize = 64 * 1024;
+const MAX_BODY: usize = 1024 * 1024;
+/// Problems of one node that are kept.
 const MAX_PROBLEMS: usize = 64;
 
 /// What the operator API works on.
@@ -62,15 +63,14 @@ async fn report(
     Path(node): Path<String>,
     body: Result<Json<Report>, JsonRejection>,
 ) -> Response {
-    let Json(report) = match body {
+    let Json(mut report) = match body {
         Ok(report) => report,
         Err(rejection) => return refuse(rejection.status(), &rejection.body_text()),
     };
-    if report.problems.len() > MAX_PROBLEMS {
-        return refuse(
-            StatusCode::BAD_REQUEST,
-            &format!("problems: more than {MAX_PROBLEMS}"),
-        );
+    let more = report.problems.len().saturating_sub(MAX_PROBLEMS);
+    if more > 0 {
+        report.problems.truncate(MAX_PROBLEMS);
+        report.problems.push(format!("and {more} more"));
     }
     if operator.nodes.report(&node, report.problems) {
         Json(json!({})).into_response()
