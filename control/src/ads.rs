@@ -20,6 +20,8 @@ const MAX_STREAMS: usize = 20_000;
 /// Rejections remembered per node: one per resource, the oldest go first.
 const MAX_NACKS: usize = 64;
 const TICK: Duration = Duration::from_secs(1);
+/// How long after the end of its stream a node is expected back: it has what it had, and goes on calling.
+const RETURN: Duration = Duration::from_secs(10);
 
 /// Every node that is or was connected.
 pub(crate) struct Nodes {
@@ -41,7 +43,6 @@ struct Inner {
 
 struct Stream {
     node: String,
-    namespace: String,
     acknowledged: u64,
     /// Endpoint sets whose newest version it does not take; an empty name may be any.
     refused: BTreeSet<String>,
@@ -59,9 +60,20 @@ struct Node {
     namespace: String,
     secret: String,
     stream: Option<StreamId>,
+    /// When its last stream ended.
+    ended: Option<Instant>,
+    /// It has said that it drains: its stream ends because it does.
+    leaving: bool,
     acknowledged: u64,
     nacks: VecDeque<Nack>,
     reports: Vec<String>,
+}
+
+impl Node {
+    fn is_expected_back(&self, now: Instant) -> bool {
+        let ended = |at| now.saturating_duration_since(at) < RETURN;
+        !self.leaving && self.ended.is_some_and(ended)
+    }
 }
 
 /// A resource that a node does not take.
@@ -125,7 +137,24 @@ impl Nodes {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The nodes connected for a namespace, except one, each to acknowledge what is published now; `changed` are endpoint sets.
+    /// Who may be calling into a namespace, except one: whoever is connected, or was until a moment ago, or, in the first minute of
+    /// this server, has instances and has not come yet. Clients without instances that an earlier run knew are not known.
+    pub(crate) fn callers(&self, namespace: &str, except: Option<&str>) -> BTreeSet<String> {
+        let registry = self.writer.read();
+        let inner = self.lock();
+        let now = Instant::now();
+        let known = inner.nodes.iter().filter(|(_, node)| {
+            node.namespace == namespace && (node.stream.is_some() || node.is_expected_back(now))
+        });
+        let starting = inner.liveness.is_starting(now);
+        let unseen = registry.nodes_of(namespace);
+        let unseen = unseen.filter(|node| starting && !inner.nodes.contains_key(*node));
+        let all = known.map(|(name, _)| name.as_str()).chain(unseen);
+        let others = all.filter(|name| except != Some(name));
+        others.map(str::to_owned).collect()
+    }
+
+    /// The callers of a namespace, except one, each to acknowledge what is published now; `changed` are endpoint sets.
     pub(crate) fn awaited<'a>(
         &self,
         namespace: &str,
@@ -133,21 +162,17 @@ impl Nodes {
         except: Option<&str>,
     ) -> Vec<Awaited<'a>> {
         let sequence = self.publisher.sequence(namespace);
-        let inner = self.lock();
-        let nodes = inner.nodes.iter().filter(|(name, node)| {
-            node.stream.is_some() && node.namespace == namespace && except != Some(name)
+        let callers = self.callers(namespace, except).into_iter();
+        let awaited = callers.map(|node| Awaited {
+            node,
+            knows: false,
+            sequence,
+            changed,
         });
-        nodes
-            .map(|(name, _)| Awaited {
-                node: name.clone(),
-                knows: false,
-                sequence,
-                changed,
-            })
-            .collect()
+        awaited.collect()
     }
 
-    /// Waits until each node has answered, or has no stream any more: then it is not heard of before its next one.
+    /// Waits until each node has answered. One without a stream is waited for as well, unless it left.
     pub(crate) async fn answered(&self, awaited: &mut [Awaited<'_>]) {
         let mut progress = self.progress.subscribe();
         loop {
@@ -156,6 +181,8 @@ impl Nodes {
                 let inner = self.lock();
                 for awaited in awaited.iter_mut().filter(|awaited| !awaited.knows) {
                     let Some(stream) = inner.stream_of(&awaited.node) else {
+                        let node = inner.nodes.get(&awaited.node);
+                        open |= !node.is_some_and(|node| node.leaving);
                         continue;
                     };
                     if stream.acknowledged < awaited.sequence {
@@ -171,11 +198,12 @@ impl Nodes {
         }
     }
 
-    /// Whether anybody is connected for a namespace.
-    pub(crate) fn is_watched(&self, namespace: &str) -> bool {
-        let inner = self.lock();
-        let mut streams = inner.streams.values();
-        streams.any(|stream| stream.namespace == namespace)
+    /// A node drains: when its stream ends it is not expected back.
+    pub(crate) fn leaves(&self, node: &str) {
+        if let Some(node) = self.lock().nodes.get_mut(node) {
+            node.leaving = true;
+        }
+        self.progress.send_replace(());
     }
 
     /// The namespace of a node that is or was connected.
@@ -235,9 +263,10 @@ impl Nodes {
             let registry = self.writer.read();
             let mut inner = self.lock();
             let bound: BTreeSet<&str> = registry.bound_nodes().collect();
-            inner
-                .nodes
-                .retain(|name, node| node.stream.is_some() || bound.contains(name.as_str()));
+            inner.nodes.retain(|name, node| {
+                let bound = bound.contains(name.as_str());
+                bound || node.stream.is_some() || node.is_expected_back(now)
+            });
             inner
                 .liveness
                 .tick(now, bound.into_iter(), registry.lost_nodes())
@@ -354,8 +383,10 @@ impl NodeEvents for Nodes {
         if let Some(node) = inner.nodes.get_mut(&ended.node)
             && node.stream == Some(stream)
         {
+            let now = Instant::now();
             node.stream = None;
-            inner.liveness.disconnected(&ended.node, Instant::now());
+            node.ended = Some(now);
+            inner.liveness.disconnected(&ended.node, now);
             tracing::info!(node = ended.node, stream = stream.0, "disconnected");
         }
         drop(inner);
@@ -411,6 +442,7 @@ impl Inner {
             namespace: info.namespace.clone(),
             secret: info.secret.clone(),
             stream: Some(stream),
+            leaving: known.leaving && known.secret == info.secret,
             ..Node::default()
         };
         self.liveness.connected(&info.id);
@@ -418,7 +450,6 @@ impl Inner {
             stream,
             Stream {
                 node: info.id.clone(),
-                namespace: info.namespace.clone(),
                 acknowledged: 0,
                 refused: BTreeSet::new(),
                 close: watch::Sender::new(false),

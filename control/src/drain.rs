@@ -25,18 +25,20 @@ pub(crate) struct Drains {
 #[derive(Debug, Serialize)]
 pub(crate) struct Told {
     acknowledged: usize,
+    /// Those who are waited for: with a stream, or expected back.
     connected: usize,
     left_out: Vec<String>,
 }
 
 impl Drains {
-    /// Publishes the node's instances as DRAINING; answers when every other node that is connected knows, or the bound is reached.
+    /// Publishes the node's instances as DRAINING; answers when every other node that may be calling knows, or the bound is reached.
     pub(crate) async fn drain_node(&self, node: String) -> Result<Told, Error> {
         let drained = node.clone();
         let mut altered = self
             .writer
             .call(move |registry, _| registry.drain_node(&drained))
             .await?;
+        self.nodes.leaves(&node);
         if altered.is_empty()
             && let Some(namespace) = self.nodes.namespace_of(&node)
         {
@@ -49,14 +51,15 @@ impl Drains {
         Ok(told)
     }
 
-    /// `DeregisterInstance`; answers the operation's id at once. The instance drains, and is dropped when every connected node
-    /// knows that, or the bound is reached.
+    /// `DeregisterInstance`; answers the operation's id at once. The instance drains, and is dropped when every other node
+    /// that may be calling knows that, or the bound is reached.
     pub(crate) async fn deregister(
         &self,
         service: String,
         instance: String,
     ) -> Result<String, Error> {
-        if !self.is_watched(&service) {
+        let own = self.node_of(&service, &instance);
+        if !self.is_watched(&service, own.as_deref()) {
             return self
                 .writer
                 .call(move |registry, context| {
@@ -74,7 +77,7 @@ impl Drains {
         if let Some(altered) = begun.altered {
             let (drains, operation) = (self.clone(), begun.operation.clone());
             tokio::spawn(async move {
-                let told = drains.told(&altered, None).await;
+                let told = drains.told(&altered, own.as_deref()).await;
                 let (acknowledged, connected) = (told.acknowledged, told.connected);
                 tracing::info!(instance = name, left_out = ?told.left_out, "deregistered: {acknowledged}/{connected} acknowledged");
                 drains.end(operation).await;
@@ -104,14 +107,23 @@ impl Drains {
         }
     }
 
-    fn is_watched(&self, service: &str) -> bool {
+    fn node_of(&self, service: &str, instance: &str) -> Option<String> {
         let registry = self.writer.read();
-        let service = registry.service(service);
-        let namespace = service.and_then(|service| registry.namespace(&service.namespace_id));
-        namespace.is_ok_and(|namespace| self.nodes.is_watched(&namespace.name))
+        let row = registry.instance(service, instance).ok()?;
+        row.node().map(str::to_owned)
     }
 
-    /// Waits until everybody who is connected, except one, has acknowledged what was committed before.
+    fn is_watched(&self, service: &str, except: Option<&str>) -> bool {
+        let namespace = {
+            let registry = self.writer.read();
+            let service = registry.service(service);
+            let namespace = service.and_then(|service| registry.namespace(&service.namespace_id));
+            namespace.map(|namespace| namespace.name.clone())
+        };
+        namespace.is_ok_and(|namespace| !self.nodes.callers(&namespace, except).is_empty())
+    }
+
+    /// Waits until everybody who may be calling, except one, has acknowledged what was committed before.
     async fn told(&self, altered: &Altered, except: Option<&str>) -> Told {
         self.publisher.flushed().await;
         let mut awaited: Vec<Awaited<'_>> = altered

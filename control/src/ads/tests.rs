@@ -78,8 +78,8 @@ async fn streams_and_rejections_are_bounded() {
     assert_eq!(reports[0].nacks[0].reason, "address: in use");
 }
 
-#[tokio::test]
-async fn a_stream_that_ends_is_no_longer_waited_for_and_counts_as_left_out() {
+#[tokio::test(start_paused = true)]
+async fn a_node_that_leaves_is_no_longer_waited_for_and_one_whose_stream_breaks_is() {
     let directory = tempfile::tempdir().unwrap();
     let nodes = nodes(&directory, 10);
     let (one, two) = (
@@ -88,13 +88,16 @@ async fn a_stream_that_ends_is_no_longer_waited_for_and_counts_as_left_out() {
     );
     let changed = BTreeSet::from(["shop/orders".to_owned()]);
     let mut awaited = awaiting(&nodes, &changed, 3);
+    nodes.acknowledged(one, 2, &BTreeSet::new());
+    nodes.acknowledged(one, 3, &BTreeSet::new());
+    nodes.disconnected(two);
     let waiting = nodes.answered(&mut awaited);
-    let events = async {
-        nodes.acknowledged(one, 2, &BTreeSet::new());
-        nodes.acknowledged(one, 3, &BTreeSet::new());
-        nodes.disconnected(two);
-    };
-    tokio::join!(waiting, events);
+    let bounded = tokio::time::timeout(Duration::from_secs(10), waiting);
+    assert!(bounded.await.is_err(), "it is on its way back");
+    assert!(nodes.callers("shop", None).contains("one"));
+    nodes.leaves("two");
+    nodes.answered(&mut awaited).await;
+    assert!(!nodes.callers("shop", None).contains("two"));
     assert_eq!(knowing(&awaited), ["one"]);
 }
 

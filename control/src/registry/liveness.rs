@@ -45,6 +45,11 @@ impl Liveness {
         }
     }
 
+    /// Whether a node of an earlier run may still be on its way back.
+    pub(crate) fn is_starting(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.started) < START
+    }
+
     pub(crate) fn connected(&mut self, node: &str) {
         self.connected.insert(node.to_owned());
         self.silent.remove(node);

@@ -255,6 +255,20 @@ impl Registry {
         self.bound.keys().map(String::as_str)
     }
 
+    /// The nodes that instances of this namespace are bound to, without those whose liveness has expired.
+    pub(crate) fn nodes_of(&self, namespace: &str) -> impl Iterator<Item = &str> {
+        let within = move |service: &str| {
+            let service = self.service(service);
+            let namespace_id = service.map(|service| service.namespace_id.as_str());
+            let row = namespace_id.and_then(|id| self.namespace(id));
+            row.is_ok_and(|row| row.name == namespace)
+        };
+        let bound = self.bound.iter().filter(move |(node, instances)| {
+            !self.is_lost(node) && instances.iter().any(|(service, _)| within(service))
+        });
+        bound.map(|(node, _)| node.as_str())
+    }
+
     /// The nodes whose liveness has expired.
     pub(crate) fn lost_nodes(&self) -> &BTreeSet<String> {
         &self.lost
