@@ -106,6 +106,13 @@ impl Tokens {
         format!("{VERSION} {:08x}", u32::from_be_bytes([a, b, c, d]))
     }
 
+    /// Whether `text` is what may be shown of tokens: a version, with or without the digest.
+    pub fn is_shown(text: &str) -> bool {
+        let (version, digest) = text.split_once(' ').unwrap_or((text, "00000000"));
+        let number = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
+        number && digest.len() == 8 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+
     /// Reads them where their version is one that is spoken; `Ok(None)` where it is a later one.
     pub fn read(text: &str) -> Result<Option<Self>, String> {
         let mut words = text.split(' ');

@@ -191,3 +191,43 @@ async fn what_a_server_had_begun_when_it_ended_is_finished_by_the_next() {
     assert_eq!(world.operation(&answer).await["Status"], "SUCCESS");
     assert_eq!(world.state().await, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_is_written_back_as_it_was_shown_keeps_its_tokens() {
+    let world = World::start().await;
+    let secret = "1 000102030405060708090a0b0c0d0e0f f0e0d0c0b0a090807060504030201000";
+    let asked = json!({ "ServiceId": world.service, "InstanceId": "one" });
+    let mut input = asked.clone();
+    input["Attributes"] = json!({ "AWS_INSTANCE_IPV4": "10.0.0.1", "OUTRIGGER_HOP": secret });
+    world.call("RegisterInstance", input.clone()).await;
+    let shown = world.call("GetInstance", asked).await["Instance"]["Attributes"].clone();
+    assert_eq!(shown["OUTRIGGER_HOP"], "1 c9a66b2b");
+    input["Attributes"] = shown;
+    let written = world.call("RegisterInstance", input.clone()).await;
+    assert!(written["OperationId"].is_string(), "{written}");
+    let stored = |instance: &str| {
+        let registry = world.drains.writer.read();
+        let row = registry.instance(&world.service, instance).unwrap();
+        row.hop().map(|tokens| tokens.to_string())
+    };
+    assert_eq!(stored("one").as_deref(), Some(secret));
+    input["InstanceId"] = json!("two");
+    world.call("RegisterInstance", input).await;
+    assert_eq!(stored("two"), None, "there is nothing to keep");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_has_not_come_back_to_a_new_server_is_waited_for_and_named() {
+    let world = World::start().await;
+    let told = world.drains.drain_node("other".to_owned()).await.unwrap();
+    assert_eq!(told.connected, 0, "nothing of it is registered");
+    let attributes = json!({ "AWS_INSTANCE_IPV4": "10.0.0.2", "OUTRIGGER_NODE": "two" });
+    let input =
+        json!({ "ServiceId": world.service, "InstanceId": "two", "Attributes": attributes });
+    world.call("RegisterInstance", input).await;
+    let told = world.drains.drain_node("one".to_owned()).await.unwrap();
+    assert_eq!(
+        (told.acknowledged, told.left_out),
+        (0, vec!["two".to_owned()])
+    );
+}

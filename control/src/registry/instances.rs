@@ -113,14 +113,23 @@ impl Registry {
     pub(crate) fn register_instance(
         &self,
         context: &mut Context<'_>,
-        registration: Registration,
+        mut registration: Registration,
     ) -> Plan<String> {
         let service = self.service(&registration.service_id)?;
-        check(&registration.attributes)?;
         let existing = self
             .instances
             .get(&service.id)
             .and_then(|all| all.get(&registration.instance_id));
+        // What was read and is written back says nothing new of the tokens.
+        let hop = registration.attributes.get(HOP);
+        if hop.is_some_and(|hop| Tokens::is_shown(hop)) {
+            let kept = existing.and_then(|existing| existing.attributes.get(HOP));
+            match kept.cloned() {
+                Some(kept) => registration.attributes.insert(HOP.to_owned(), kept),
+                None => registration.attributes.remove(HOP),
+            };
+        }
+        check(&registration.attributes)?;
         if let Some(existing) = existing
             && existing.attributes == registration.attributes
             && self.operation(&existing.operation_id).is_ok()
