@@ -7,11 +7,15 @@ use serde::Serialize;
 
 use crate::ads::{Awaited, Nodes};
 use crate::publish::Publisher;
-use crate::registry::{Altered, Error};
+use crate::registry::{Altered, Context, Error, Registry};
 use crate::writer::Writer;
 
 /// How long acknowledgements are waited for; those who have not answered by then are left out, and named.
 const BOUND: Duration = Duration::from_secs(10);
+
+/// Between attempts to finish a deregistration.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Drains nodes and deregisters instances.
 #[derive(Clone)]
@@ -99,12 +103,14 @@ impl Drains {
     }
 
     async fn end(&self, operation: String) {
-        let ended = self
-            .writer
-            .call(move |registry, _| registry.end_deregistration(&operation));
-        if let Err(error) = ended.await {
-            tracing::error!(%error, "a deregistration was not finished; the next start of this server will");
-        }
+        let ended = || {
+            let operation = operation.clone();
+            let end = move |registry: &Registry, _: &mut Context<'_>| {
+                registry.end_deregistration(&operation)
+            };
+            self.writer.call(end)
+        };
+        until_done(ended).await;
     }
 
     fn node_of(&self, service: &str, instance: &str) -> Option<String> {
@@ -139,6 +145,19 @@ impl Drains {
             connected: awaited.len(),
             left_out,
         }
+    }
+}
+
+/// Tries again what could not be written, until this server ends; the next one finishes it then.
+async fn until_done<F: Future<Output = Result<(), Error>>>(attempt: impl Fn() -> F) {
+    let mut pause = FIRST_PAUSE;
+    while let Err(error) = attempt().await {
+        if matches!(error, Error::OperationNotFound(_)) {
+            return;
+        }
+        tracing::error!(%error, ?pause, "a deregistration was not finished; it is tried again");
+        tokio::time::sleep(pause).await;
+        pause = LAST_PAUSE.min(pause * 2);
     }
 }
 

@@ -231,3 +231,19 @@ async fn a_node_that_has_not_come_back_to_a_new_server_is_waited_for_and_named()
         (0, vec!["two".to_owned()])
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_deregistration_that_is_not_written_is_tried_again() {
+    let attempts = std::cell::Cell::new(0);
+    until_done(|| {
+        attempts.set(attempts.get() + 1);
+        let full = Error::Internal("the disk is full".to_owned());
+        std::future::ready(if attempts.get() < 4 {
+            Err(full)
+        } else {
+            Ok(())
+        })
+    })
+    .await;
+    assert_eq!(attempts.get(), 4);
+}
