@@ -3,89 +3,25 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
+pub use self::args::Args;
+use self::values::{
+    auto_or_off, egress_mode, flag, ip_address, socket_address, text, uris, vip_cidr,
+    vip_cidr_default, workers,
+};
 use crate::mesh::document::{self, ServiceConnect};
 use crate::mesh::state::StateDir;
 use crate::restart;
 
 pub mod accepted;
+mod args;
 pub(crate) mod fields;
 pub mod static_file;
+mod values;
 mod workers;
-
-/// Flags and their environment variables, still unchecked: every value is text, so that all errors are reported at once.
-#[derive(Debug, Clone, Default, clap::Parser)]
-#[command(
-    name = "outrigger-proxy",
-    version,
-    about = "The sidecar: an application dials a short name, every request reaches a healthy task of that service."
-)]
-pub struct Args {
-    /// Control server's API, for announcing this task; a comma list is tried in order
-    #[arg(long, value_name = "URL", env = "OUTRIGGER_CONTROL")]
-    pub control: Option<String>,
-    /// Control server's ADS (gRPC); a comma list is tried in order
-    #[arg(long, value_name = "URL", env = "OUTRIGGER_XDS_URL")]
-    pub xds: Option<String>,
-    /// Cloud Map namespace [default: the document's]
-    #[arg(long, value_name = "N", env = "OUTRIGGER_NAMESPACE")]
-    pub namespace: Option<String>,
-    /// Id of this task, unique in the namespace [default: random, kept in --state]
-    #[arg(long, value_name = "ID", env = "OUTRIGGER_TASK_ID")]
-    pub task_id: Option<String>,
-    /// Availability zone of this task
-    #[arg(long, value_name = "Z", env = "OUTRIGGER_ZONE")]
-    pub zone: Option<String>,
-    /// Address other tasks reach this one at (registered); required when the document declares services
-    #[arg(long, value_name = "IP", env = "OUTRIGGER_ADDRESS")]
-    pub address: Option<String>,
-    /// Where the application of this task listens [default: 127.0.0.1]
-    #[arg(long, value_name = "IP", env = "OUTRIGGER_APP_ADDRESS")]
-    pub app_address: Option<String>,
-    /// Egress VIPs are placed in it; sidecars that share a network namespace need one each [default: 127.255.0.0/16]
-    #[arg(long, value_name = "CIDR", env = "OUTRIGGER_VIP_CIDR")]
-    pub vip_cidr: Option<String>,
-    /// ECS service-connect document: a file, or the JSON itself
-    #[arg(long, value_name = "FILE|JSON", env = "OUTRIGGER_SERVICE_CONNECT")]
-    pub service_connect: Option<String>,
-    /// Deployment that this task's declaration belongs to [default: derived from the declaration]
-    #[arg(long, value_name = "ID", env = "OUTRIGGER_REVISION")]
-    pub revision: Option<String>,
-    /// How egress connections reach the sidecar: bind | capture [default: bind]
-    #[arg(long, value_name = "MODE", env = "OUTRIGGER_EGRESS")]
-    pub egress: Option<String>,
-    /// Serves /metrics and /ready alone, on any address
-    #[arg(long, value_name = "ADDR", env = "OUTRIGGER_METRICS")]
-    pub metrics: Option<String>,
-    /// Hosts file in which a block of names is managed
-    #[arg(long, value_name = "PATH", env = "OUTRIGGER_HOSTS_FILE")]
-    pub hosts_file: Option<String>,
-    /// Directory for the last accepted configuration and this task's identity
-    #[arg(long, value_name = "DIR", env = "OUTRIGGER_STATE")]
-    pub state: Option<String>,
-    /// Admin pages, on loopback only [default: 127.0.0.1:9901]
-    #[arg(long, value_name = "ADDR", env = "OUTRIGGER_ADMIN")]
-    pub admin: Option<String>,
-    /// Unix socket on which the ECS agent asks for a drain [default: APPNET_AGENT_ADMIN_UDS_PATH, if that is set]
-    #[arg(long, value_name = "PATH", env = "OUTRIGGER_ADMIN_SOCKET")]
-    pub admin_socket: Option<String>,
-    /// Worker threads [default: the cgroup's CPU quota rounded up, at most 4; else 1]
-    #[arg(long, value_name = "N", env = "OUTRIGGER_WORKERS")]
-    pub workers: Option<String>,
-    /// Longest time to finish what is in flight after SIGTERM [default: 20s]
-    #[arg(long, value_name = "DURATION", env = "OUTRIGGER_DRAIN_TIMEOUT")]
-    pub drain_timeout: Option<String>,
-    /// Take over from the sidecar that runs with the same --state, and let the next one take over: auto | off [default: auto]
-    #[arg(long, value_name = "MODE", env = "OUTRIGGER_HOT_RESTART")]
-    pub hot_restart: Option<String>,
-    /// No control server: the configuration is this TOML file, re-read on SIGHUP
-    #[arg(long = "static", value_name = "FILE", env = "OUTRIGGER_STATIC")]
-    pub static_file: Option<String>,
-}
 
 /// The checked configuration of this process.
 #[derive(Debug, Clone)]
@@ -275,14 +211,6 @@ fn hot_restart(
     .ok()
 }
 
-fn auto_or_off(text: &str) -> Result<bool, String> {
-    match text {
-        "auto" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("must be auto or off".to_owned()),
-    }
-}
-
 fn mode(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigError>) -> Mode {
     if let Some(path) = text(args.static_file.as_deref()) {
         for (field, value) in [("--control", &args.control), ("--xds", &args.xds)] {
@@ -417,85 +345,6 @@ fn task_id(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<Config
             String::new()
         }
     }
-}
-
-/// An empty variable counts as unset: compose files and task definitions cannot leave one out conditionally.
-fn text(value: Option<&str>) -> Option<&str> {
-    value.map(str::trim).filter(|value| !value.is_empty())
-}
-
-fn flag<T>(
-    field: &str,
-    value: Option<&str>,
-    errors: &mut Vec<ConfigError>,
-    parse: impl FnOnce(&str) -> Result<T, String>,
-) -> Option<T> {
-    let value = text(value)?;
-    match parse(value) {
-        Ok(parsed) => Some(parsed),
-        Err(reason) => {
-            errors.push(ConfigError::new(field, value, reason));
-            None
-        }
-    }
-}
-
-fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    SocketAddr::from_str(text)
-        .map_err(|_| "must be an address with port like 127.0.0.1:9901".to_owned())
-}
-
-fn ip_address(text: &str) -> Result<IpAddr, String> {
-    IpAddr::from_str(text).map_err(|_| "must be an IP address".to_owned())
-}
-
-fn vip_cidr_default() -> Ipv4Net {
-    Ipv4Net::new(Ipv4Addr::new(127, 255, 0, 0), 16).expect("16 is a valid prefix length")
-}
-
-fn vip_cidr(text: &str) -> Result<Ipv4Net, String> {
-    let net = Ipv4Net::from_str(text)
-        .map_err(|_| "must be a network like 127.255.0.0/16".to_owned())?
-        .trunc();
-    if !net.network().is_loopback() || net.prefix_len() < 16 || net.prefix_len() > 30 {
-        return Err("must be a /16 to /30 inside 127.0.0.0/8, all of which is local".to_owned());
-    }
-    Ok(net)
-}
-
-fn egress_mode(text: &str) -> Result<EgressMode, String> {
-    match text {
-        "bind" => Ok(EgressMode::Bind),
-        "capture" => Err("capture is not built yet, use bind".to_owned()),
-        _ => Err("must be bind or capture".to_owned()),
-    }
-}
-
-fn workers(text: &str) -> Result<usize, String> {
-    text.parse::<usize>()
-        .ok()
-        .filter(|count| (1..=256).contains(count))
-        .ok_or_else(|| "must be a number from 1 to 256".to_owned())
-}
-
-fn uris(text: &str) -> Result<Vec<http::Uri>, String> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|one| !one.is_empty())
-        .map(uri)
-        .collect()
-}
-
-fn uri(text: &str) -> Result<http::Uri, String> {
-    let wrong = || format!("{text:?} must be http://host:port");
-    let uri = http::Uri::from_str(text).map_err(|_| wrong())?;
-    if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) {
-        return Err(wrong());
-    }
-    if uri.path() != "/" || uri.query().is_some() {
-        return Err(format!("{text:?} must be http://host:port without a path"));
-    }
-    Ok(uri)
 }
 
 #[cfg(test)]
