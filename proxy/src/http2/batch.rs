@@ -5,12 +5,15 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use h2::Reason;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::frames::Frames;
 use super::guard::{Guard, Verdict};
@@ -293,6 +296,28 @@ impl<S> Outbox<S> {
     /// Whether the peer has said anything at all.
     pub(crate) fn has_begun(&self) -> bool {
         self.0.borrow().begun
+    }
+}
+
+impl Outbox<TcpStream> {
+    /// Something that looks at the socket and keeps nothing of it open.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch(Rc::downgrade(&self.0))
+    }
+}
+
+/// Looks at a connection's socket.
+pub(crate) struct Watch(Weak<RefCell<Gathering<TcpStream>>>);
+
+impl Watch {
+    /// Whether the kernel holds nothing that came, not even the connection's end. Always a system call.
+    pub(crate) fn is_quiet_now(&self) -> bool {
+        self.0.upgrade().is_some_and(|gathering| {
+            let gathering = gathering.borrow();
+            let peeked = SockRef::from(&gathering.stream).peek(&mut [MaybeUninit::uninit(); 1]);
+            let nothing = peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            nothing && gathering.failed.is_none()
+        })
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::h1::{Failed, MAX_INFORMATIONAL};
 use crate::error::{Kind, ProxyError};
 use crate::hop::spelling;
-use crate::http2::batch::{Batched, Outbox, batched};
+use crate::http2::batch::{Batched, Outbox, Watch, batched};
 use crate::http2::body::{Broken, Receiving, Sending};
 use crate::http2::guard::{Guard, Side};
 use crate::http2::hpack;
@@ -67,6 +67,7 @@ struct State {
     news: Notify,
     /// The peer is a sidecar that has proved who it is.
     hop: bool,
+    watch: Watch,
 }
 
 impl Clone for Sender {
@@ -167,6 +168,7 @@ pub(crate) async fn h2(stream: TcpStream, hop: bool, open: Share) -> Result<Send
         heard: Cell::new(false),
         news: Notify::new(),
         hop,
+        watch: outbox.watch(),
     });
     let driven = drive(connection, outbox, Rc::clone(&state));
     tokio::task::spawn_local(async move {
@@ -234,6 +236,12 @@ impl Sender {
     /// Whether no request can be sent any more.
     pub(crate) fn is_closed(&self) -> bool {
         self.state.closed.get()
+    }
+
+    /// Whether the peer has neither closed nor said anything that its connection's task has not heard yet: a request that crosses its
+    /// end is lost. Asks the kernel; where streams are open, something to read says nothing.
+    pub(crate) fn is_open_now(&self) -> bool {
+        !self.is_closed() && (self.streams() > 0 || self.state.watch.is_quiet_now())
     }
 
     /// Streams that are open.

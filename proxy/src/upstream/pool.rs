@@ -117,7 +117,9 @@ impl Pool {
         let mut endpoints = self.endpoints.borrow_mut();
         let kept = endpoints.get_mut(&endpoint.id)?;
         if http2 {
-            return kept.shared(false, now).map(Connection::H2);
+            let sender = kept.shared(false, now)?;
+            let open = !careful || sender.is_open_now();
+            return open.then_some(Connection::H2(sender));
         }
         while let Some(idle) = kept.h1.pop() {
             let age = now - idle.since;

@@ -143,9 +143,31 @@ impl Sidecar {
 
     /// Asks it to end, as an orchestrator does.
     pub(crate) fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Stops it where it stands, until it goes on.
+    pub(crate) fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let path = format!("/proc/{}/stat", self.process.id());
+        let start = Instant::now();
+        loop {
+            let stat = std::fs::read_to_string(&path).expect("the process lives");
+            if stat.contains(") T ") {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not stop: {stat}");
+        }
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
         let process = rustix::process::Pid::from_child(&self.process);
-        rustix::process::kill_process(process, rustix::process::Signal::TERM)
-            .expect("the child is ours");
+        rustix::process::kill_process(process, signal).expect("the child is ours");
     }
 
     /// Waits for its end; whether it says that all was well.

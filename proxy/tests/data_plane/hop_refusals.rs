@@ -1,12 +1,13 @@
 //! An application that answers something and then refuses: what was begun is not said to be undelivered, and runs once.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::channel;
 
 use crate::common::{Sidecar, exchange};
-use crate::hop::post;
+use crate::hop::{head, post};
 
 const HOST: u8 = 92;
 
@@ -150,4 +151,43 @@ fn what_a_goaway_declares_unprocessed_is_sent_elsewhere_whatever_its_code() {
         assert_eq!(right.executed(), sent);
     }
     assert!(leaving.executed() > 0, "it was never asked");
+}
+
+/// Sends a POST on a connection that stays.
+fn post_on(client: &mut TcpStream) {
+    let post = "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 0\r\n\r\n";
+    client.write_all(post.as_bytes()).expect("written");
+}
+
+#[test]
+fn a_post_is_not_sent_on_a_connection_whose_end_nobody_has_heard() {
+    let goaway = frame(GOAWAY, 0, 0, &[[0, 0, 0, 1], [0; 4]].concat());
+    for (number, last_words) in [(5, Vec::new()), (6, goaway)] {
+        let socket = TcpListener::bind(SocketAddr::from(([127, HOST, number, 1], 0)));
+        let socket = socket.expect("loopback can be bound");
+        let origin = socket.local_addr().expect("bound").to_string();
+        let listener = crate::common::free([127, HOST, number, 2]);
+        let sidecar = Sidecar::speaking("http2", listener, "", &origin, "");
+        let executed = Arc::<AtomicUsize>::default();
+        let (accepted, connections) = channel();
+        let count = Arc::clone(&executed);
+        std::thread::spawn(move || {
+            for stream in socket.incoming().flatten() {
+                let (count, own) = (Arc::clone(&count), stream.try_clone().expect("cloned"));
+                std::thread::spawn(move || serve(own, |id| frame(HEADERS, 5, id, OK), &count));
+                let _ = accepted.send(stream);
+            }
+        });
+        let mut client = sidecar.connect();
+        post_on(&mut client);
+        let mut first = connections.recv().expect("it connects");
+        assert!(head(&client).starts_with("HTTP/1.1 200 "));
+        sidecar.freeze();
+        post_on(&mut client);
+        first.write_all(&last_words).expect("written");
+        first.shutdown(Shutdown::Both).expect("it is open");
+        sidecar.thaw();
+        assert!(head(&client).starts_with("HTTP/1.1 200 "));
+        assert_eq!(executed.load(SeqCst), 2);
+    }
 }
