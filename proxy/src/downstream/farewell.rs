@@ -14,6 +14,7 @@ use super::listener::Place;
 use super::protocol::{Speaks, Stream, detect};
 use crate::deadline::Deadline;
 use crate::error::{Kind, ProxyError};
+use crate::hop::hello::{self, Heard};
 use crate::http1::buffers::SMALL;
 use crate::http1::head::write_response;
 use crate::request;
@@ -54,7 +55,10 @@ async fn tell(worker: &Worker, listener: &ListenerPolicy, mut stream: Stream) {
                 let whole = pin!(first_head(worker, &mut stream));
                 deadline.bound(whole).await;
             }
-            http1(worker, listener, stream.prefix().starts_with(b"HEAD "))
+            match (&listener.hop, hello::hear(stream.prefix())) {
+                (Some(_), Heard::Hello { .. }) => hello::BUSY.into(),
+                _ => http1(worker, listener, stream.prefix().starts_with(b"HEAD ")),
+            }
         }
         Some(Speaks::Http2) => http2(listener),
         Some(Speaks::Tcp) | None => return,

@@ -16,7 +16,7 @@ use super::leaves;
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::error::{Kind, ProxyError};
-use crate::hop::Try;
+use crate::hop::{Try, VERDICT, verdict};
 use crate::http1;
 use crate::http1::body::Framing;
 use crate::http1::head::{Limits, Parsed, Refused};
@@ -311,7 +311,7 @@ impl Connection {
         };
         let (name, flag, source) = (&self.listener.name, kind.flag(), kind.source());
         let text = format!("outrigger: {name}: {refused} ({flag}, {source:?})\n");
-        self.close_with(status, text).await
+        self.close_with(kind, status, text).await
     }
 
     /// Answers a head that did not come to its end (RFC 9110 section 15.5.9), and closes.
@@ -320,11 +320,14 @@ impl Connection {
         self.listener.metrics.shard(self.worker.id).error(kind);
         let (name, error) = (&self.listener.name, ProxyError::new(kind));
         let text = format!("outrigger: {name}: {error}\n");
-        self.close_with(kind.status(), text).await
+        self.close_with(kind, kind.status(), text).await
     }
 
-    async fn close_with(&self, status: StatusCode, text: String) -> Next {
+    async fn close_with(&self, kind: Kind, status: StatusCode, text: String) -> Next {
         let mut head = ResponseHead::of_text(status);
+        if self.hop {
+            head.fields.push(VERDICT, verdict(kind).as_bytes());
+        }
         self.worker.date.stamp(&mut head);
         let mut body = ResponseBody::Local(Bytes::from(text));
         let framing = frame(&mut head, &body, &Method::GET, Version::HTTP_11);

@@ -19,7 +19,7 @@ use super::protocol::Stream;
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::error::{Kind, ProxyError};
-use crate::hop::spelling;
+use crate::hop::{VERDICT, spelling, verdict};
 use crate::http2::batch::batched;
 use crate::http2::body::{Receiving, Sending};
 use crate::http2::guard::{Guard, Side};
@@ -166,7 +166,7 @@ pub(super) async fn serve(
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     if let Err(unfit) = RequestHead::check_h2(&request, max_target) {
                         let bodiless = request.method() == Method::HEAD;
-                        refuse(worker, listener, respond, (unfit, bodiless));
+                        refuse(worker, (listener, hop), respond, (unfit, bodiless));
                         continue;
                     }
                     let guard = InFlight::enter(&state);
@@ -248,7 +248,7 @@ pub(super) async fn serve(
 /// Ends a stream whose request is not one: with an answer where RFC 9110 has one, else it is malformed (RFC 9113 section 8.1.1).
 fn refuse(
     worker: &Worker,
-    listener: &ListenerPolicy,
+    (listener, hop): (&ListenerPolicy, bool),
     mut respond: SendResponse<Bytes>,
     (unfit, bodiless): (Unfit, bool),
 ) {
@@ -264,6 +264,9 @@ fn refuse(
     let (flag, source) = (kind.flag(), kind.source());
     let text = format!("outrigger: {name}: {unfit} ({flag}, {source:?})\n");
     let mut head = ResponseHead::of_text(status);
+    if hop {
+        head.fields.push(VERDICT, verdict(kind).as_bytes());
+    }
     head.fields
         .push("content-length", text.len().to_string().as_bytes());
     worker.date.stamp(&mut head);

@@ -48,7 +48,7 @@ pub(crate) async fn serve(
     };
     let (speaks, hop) = match (speaks, &listener.hop) {
         (Speaks::Http1, Some(identity)) => {
-            let greeting = greet(&mut stream, identity, &worker.buffers, &deadline);
+            let greeting = greet(&mut stream, identity, &worker.buffers, &deadline, &drain);
             match Box::pin(greeting).await {
                 Greeted::Stranger => (speaks, false),
                 Greeted::Hop(speaks) => (speaks, true),
@@ -143,13 +143,23 @@ async fn greet(
     identity: &Identity,
     buffers: &Buffers,
     deadline: &Deadline,
+    drain: &Drain,
 ) -> Greeted {
     loop {
         let (answer, length) = match hello::hear(&stream.prefix) {
             Heard::Other => return Greeted::Stranger,
             Heard::Part => {
+                let last = drain.is(Phase::Stopped);
                 let fill = pin!(stream.fill(buffers));
-                match deadline.bound(fill).await {
+                let filled = tokio::select! {
+                    biased;
+                    filled = deadline.bound(fill) => filled,
+                    () = drain.reached(Phase::Stopped), if !last => {
+                        deadline.set_after(SILENCE);
+                        continue;
+                    }
+                };
+                match filled {
                     Some(Ok(1..)) => continue,
                     // What began like one and goes on in no way is answered like any head that is not complete.
                     Some(Ok(0)) | None => return Greeted::Stranger,
@@ -172,7 +182,20 @@ async fn greet(
         if stream.prefix.is_empty() {
             stream.prefix = BytesMut::new();
         }
-        let detected = detect(stream, buffers, deadline).await;
+        let last = drain.is(Phase::Stopped);
+        let detected = tokio::select! {
+            biased;
+            detected = detect(stream, buffers, deadline) => Some(detected),
+            () = drain.reached(Phase::Stopped), if !last => None,
+        };
+        let detected = match detected {
+            Some(detected) => detected,
+            None => {
+                // The first request may be on its way.
+                deadline.set_after(SILENCE);
+                detect(stream, buffers, deadline).await
+            }
+        };
         return detected.or_http().map_or(Greeted::Mistaken, Greeted::Hop);
     }
 }

@@ -21,6 +21,9 @@ const END: &str = "\r\n\r\n";
 /// To whoever is mistaken.
 pub(crate) const MISDIRECTED: &str = "HTTP/1.1 421 Misdirected Request\r\nconnection: close\r\ncontent-length: 0\r\n\
     outrigger-verdict: undelivered\r\n\r\n";
+/// To whoever asks a sidecar that is full.
+pub(crate) const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\
+    outrigger-verdict: undelivered UO\r\n\r\n";
 
 /// Asks a new connection's peer whether it is the one that is meant. On any error nothing of a request has been sent.
 pub(crate) async fn ask<S>(
@@ -35,9 +38,12 @@ where
     if mutants::is(Mutant::HopWithoutProof) {
         return Ok(());
     }
+    let words = format!("{ASKED}{target}{TOKEN}{}{END}", tokens.request);
+    if words.len() > MOST {
+        let long = format!("the hello to {target} has more than {MOST} bytes");
+        return Err(ProxyError::caused(Kind::ConnectFailed, long));
+    }
     let asking = async {
-        let request = tokens.request;
-        let words = format!("{ASKED}{target}{TOKEN}{request}{END}");
         stream.write_all(words.as_bytes()).await?;
         let mut answer = BytesMut::with_capacity(MOST);
         while memchr::memmem::find(&answer, END.as_bytes()).is_none() && answer.len() < MOST {
@@ -71,6 +77,9 @@ fn judge(answer: &[u8], target: &str, tokens: &Tokens) -> Result<(), ProxyError>
         .and_then(|rest| rest.strip_suffix(END.as_bytes()));
     if proof.is_some_and(|proof| tokens.verdict.is(proof)) {
         return Ok(());
+    }
+    if answer == BUSY.as_bytes() {
+        return Err(ProxyError::caused(Kind::Unsent, "the sidecar is full"));
     }
     let line = answer.split(|byte| *byte == b'\r').next();
     let line = String::from_utf8_lossy(line.unwrap_or_default());
@@ -109,12 +118,14 @@ pub(crate) fn hear(bytes: &[u8]) -> Heard<'_> {
         return part_or_other(bytes.len() < MOST);
     };
     let (token, rest) = rest.split_at(end);
-    match rest.strip_prefix(END.as_bytes()) {
-        Some(rest) => Heard::Hello {
+    let over = rest.strip_prefix(END.as_bytes());
+    match over.map(|over| bytes.len() - over.len()) {
+        Some(length) if length <= MOST => Heard::Hello {
             target,
             token,
-            length: bytes.len() - rest.len(),
+            length,
         },
+        Some(_) => Heard::Other,
         None => part_or_other(END.as_bytes().starts_with(rest)),
     }
 }
@@ -128,7 +139,7 @@ pub(crate) fn answer(identity: &Identity, target: &[u8], token: &[u8]) -> Option
     let mut targets = identity.targets.iter();
     let tokens = &identity.tokens;
     let meant = targets.any(|own| own.as_bytes() == target);
-    // Both are looked at in any case: how long it takes says nothing.
+    // Both are looked at in any case, and the token in constant time: who is meant is no secret.
     let known = tokens.request.is(token);
     let believed = meant & known || mutants::is(Mutant::HopForAnybody);
     believed.then(|| format!("{GRANTED}{TOKEN}{}{END}", tokens.verdict))
@@ -203,6 +214,8 @@ mod tests {
             words.replace("\r\nOutrigger-Token", "\r\nX: 1\r\nOutrigger-Token"),
             words.replace(END, "\r\nX: 1\r\n\r\n"),
             format!("{ASKED}{}", "a".repeat(MOST)),
+            // However it is cut.
+            words.replace(TARGET, &"a".repeat(MOST)),
         ] {
             assert_eq!(hear(other.as_bytes()), Heard::Other, "{other}");
         }
@@ -235,6 +248,8 @@ mod tests {
         let verdict = tokens().verdict.to_string();
         assert_eq!(kind(&proof), Ok(()));
         assert_eq!(kind(""), Err(Kind::ConnectFailed));
+        // One that is full is not one that is mistaken.
+        assert_eq!(kind(BUSY), Err(Kind::Unsent));
         for other in [
             MISDIRECTED.to_owned(),
             "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned(),
@@ -246,6 +261,16 @@ mod tests {
         ] {
             assert_eq!(kind(&other), Err(Kind::Misdirected), "{other}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_hello_that_nobody_would_hear_is_not_said() {
+        let (mut near, mut far) = tokio::io::duplex(MOST);
+        let long = "a".repeat(MOST);
+        let asked = ask(&mut near, &long, &tokens(), Duration::from_secs(9)).await;
+        assert_eq!(asked.unwrap_err().kind, Kind::ConnectFailed);
+        drop(near);
+        assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 0);
     }
 
     #[tokio::test(start_paused = true)]

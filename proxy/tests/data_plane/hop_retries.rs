@@ -171,3 +171,54 @@ fn each_attempt_says_which_it_is_and_what_is_left() {
     assert!(answer.starts_with("HTTP/1.1 503 Busy\r\n"), "{answer}");
     assert!(!answer.contains("outrigger"), "{answer}");
 }
+
+#[test]
+fn what_an_ingress_refuses_by_itself_is_final() {
+    let task = Task::start([127, HOST, 6, 1], Does::Answer(OK));
+    let ingress = Sidecar::ingress([127, HOST, 6, 2], "one", task.address);
+    let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(60_000));
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", "400"),
+        (&long, "414"),
+    ] {
+        let answer = by_hop(&ingress, request);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(
+            answer.contains("\r\noutrigger-verdict: final DPE\r\n"),
+            "{answer}"
+        );
+        let answer = exchange(ingress.listener, request);
+        assert!(!answer.contains("outrigger-verdict"), "{answer}");
+    }
+    assert!(task.heads().is_empty());
+}
+
+#[test]
+fn a_task_that_is_full_is_passed_over_and_not_blamed() {
+    let full = Task::start([127, HOST, 7, 1], Does::Answer(OK));
+    let right = Task::start([127, HOST, 7, 2], Does::Answer(OK));
+    let fields = format!("max_connections = 1\n{}", crate::common::hop_table("one"));
+    let one = free([127, HOST, 7, 11]);
+    let one = Sidecar::start(one, &fields, &full.address.to_string(), "");
+    let two = Sidecar::ingress([127, HOST, 7, 12], "two", right.address);
+    let mut only = connect(one.listener);
+    only.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .expect("written");
+    assert!(head(&only).starts_with("HTTP/1.1 200 "));
+    let tasks = [(one.listener, "one"), (two.listener, "two")];
+    let egress = Sidecar::egress([127, HOST, 7, 13], "http", &tasks, "lb = \"round_robin\"");
+    for sent in 1..=20 {
+        let answer = post(egress.listener);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert_eq!(right.heads().len(), sent);
+    }
+    let page = egress.page("/clusters").replace(' ', "");
+    assert!(
+        page.contains("\"ejected\":false") && !page.contains("\"ejected\":true"),
+        "{page}"
+    );
+    assert!(one.metric("outrigger_errors_total", &["flag=\"UO\""]) >= 5);
+}
