@@ -73,7 +73,7 @@ pub struct Options {
     /// Applications close their keep-alive connections at SIGTERM at once: POSTs of unknown fate are told as 502
     #[arg(long)]
     pub close_at_once: bool,
-    /// Start debug builds of the sidecar without this safeguard, to see the run fail
+    /// Start debug builds of the sidecars without these safeguards, to see the run fail
     #[arg(long)]
     pub mutant: Option<String>,
     /// Print JSON

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use clap::ValueEnum;
 
-/// Read once, at the start; the value is a mutant's name in kebab-case.
+/// Read once, at the start; the value is mutants' names in kebab-case, with commas between.
 const VARIABLE: &str = "OUTRIGGER_MUTANT";
 
 /// A safeguard that is left out.
@@ -40,28 +40,31 @@ pub(crate) enum Mutant {
     HopDeafVerdict,
 }
 
-static CHOSEN: OnceLock<Mutant> = OnceLock::new();
+static CHOSEN: OnceLock<Vec<Mutant>> = OnceLock::new();
 
 /// Takes the choice from the environment. Anything that cannot be honoured is an error, so that no proof is green by mistake.
 pub fn choose() -> Result<(), String> {
-    let Ok(name) = std::env::var(VARIABLE) else {
+    let Ok(names) = std::env::var(VARIABLE) else {
         return Ok(());
     };
     if !cfg!(debug_assertions) {
         return Err(format!(
-            "{VARIABLE}={name:?}: a release build leaves no safeguard out"
+            "{VARIABLE}={names:?}: a release build leaves no safeguard out"
         ));
     }
-    let mutant = Mutant::from_str(&name, false)
-        .map_err(|error| format!("{VARIABLE}={name:?}: not a mutant's name: {error}"))?;
-    tracing::warn!(?mutant, "a safeguard is left out, for a test");
+    let mutant = |name: &str| {
+        Mutant::from_str(name, false)
+            .map_err(|error| format!("{VARIABLE}={names:?}: not a mutant's name: {error}"))
+    };
+    let mutants: Vec<_> = names.split(',').map(mutant).collect::<Result<_, _>>()?;
+    tracing::warn!(?mutants, "safeguards are left out, for a test");
     CHOSEN
-        .set(mutant)
+        .set(mutants)
         .map_err(|_| format!("{VARIABLE} is read once"))
 }
 
 /// Whether this safeguard is left out; never, and at no cost, in a release build.
 #[inline]
 pub(crate) fn is(mutant: Mutant) -> bool {
-    cfg!(debug_assertions) && CHOSEN.get() == Some(&mutant)
+    cfg!(debug_assertions) && CHOSEN.get().is_some_and(|chosen| chosen.contains(&mutant))
 }
