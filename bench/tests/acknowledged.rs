@@ -122,12 +122,7 @@ async fn beside(
     app: SocketAddr,
     port: u16,
 ) -> anyhow::Result<Sidecar> {
-    let declared = Port {
-        name: "orders",
-        container: app.port(),
-        alias: port,
-    };
-    let document = document("demo", &[declared]);
+    let document = orders_document(app.port(), port);
     Sidecar::start(fleet, id, number, [127, number], &document).await
 }
 

@@ -61,12 +61,7 @@ async fn beside(
     app: SocketAddr,
     policy: Value,
 ) -> anyhow::Result<Sidecar> {
-    let port = Port {
-        name: "orders",
-        container: app.port(),
-        alias,
-    };
-    let mut document = document("demo", &[port]);
+    let mut document = orders_document(app.port(), alias);
     document["serviceConnectConfiguration"]["services"][0]["policy"] = policy;
     let beside = Beside {
         document: Some(document),

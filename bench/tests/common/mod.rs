@@ -176,6 +176,16 @@ pub(crate) fn document(namespace: &str, ports: &[Port<'_>]) -> Value {
     })
 }
 
+/// A document with the service `orders`.
+pub(crate) fn orders_document(container: u16, alias: u16) -> Value {
+    let port = Port {
+        name: "orders",
+        container,
+        alias,
+    };
+    document("demo", &[port])
+}
+
 /// An HTTP service whose alias has its own name.
 pub(crate) fn http_service(name: &str, port: u16) -> Service {
     Service {

@@ -13,12 +13,13 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use outrigger_bench::fleet::call;
+use outrigger_bench::fleet::{call, wait_for};
 use outrigger_bench::load::{Load, Plan, Wire};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::interval;
 
 use super::common::PATIENCE;
 
@@ -84,19 +85,15 @@ impl Traffic {
     /// Until each kind has done some more.
     pub(super) async fn goes_on(&mut self) -> anyhow::Result<()> {
         let before = self.done();
-        let more = async {
-            loop {
-                self.broken()?;
-                let done = self.done();
-                if done.iter().zip(&before).all(|(now, then)| *now > then + 20) {
-                    return Ok(());
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, more)
-            .await
-            .context("more traffic of every kind")?
+        let waited = wait_for("more traffic of every kind", PATIENCE, || {
+            let done = self.done();
+            let more = done.iter().zip(&before).all(|(now, then)| *now > then + 20);
+            std::future::ready(Ok(more.then_some(())))
+        })
+        .await;
+        // What broke is why nothing goes on.
+        self.broken()?;
+        waited
     }
 
     pub(super) fn broken(&mut self) -> anyhow::Result<()> {
@@ -133,27 +130,29 @@ impl Traffic {
 
 /// A connection for each request.
 pub(super) async fn churn(address: SocketAddr, done: Arc<AtomicU64>) -> anyhow::Result<()> {
+    // Not to run out of ports.
+    let mut pace = interval(Duration::from_millis(2));
     loop {
+        pace.tick().await;
         let request = Request::post("/echo");
         let (status, body) = call(address, request, "once".to_owned())
             .await
             .context("a request on a new connection")?;
         ensure!(status.is_success() && body == "once", "{status}: {body}");
         done.fetch_add(1, Ordering::Relaxed);
-        // Not to run out of ports.
-        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
 /// What an orchestrator asks.
 pub(super) async fn probe(admin: SocketAddr, done: Arc<AtomicU64>) -> anyhow::Result<()> {
+    let mut pace = interval(Duration::from_millis(5));
     loop {
+        pace.tick().await;
         let (status, body) = call(admin, Request::get("/ready"), String::new())
             .await
             .context("a probe of /ready")?;
         ensure!(status.is_success(), "/ready says {status}: {body}");
         done.fetch_add(1, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

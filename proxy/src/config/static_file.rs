@@ -267,6 +267,10 @@ fn listener(
     let max_header_bytes = fields.count("max_header_bytes", 256, errors);
     let max_uri_bytes = fields.count("max_uri_bytes", 64, errors);
     let hop = Hop::read(&mut fields, errors);
+    if hop.is_some() && protocol == Protocol::Tcp {
+        let reason = "is spoken by HTTP alone, and this listener takes opaque TCP";
+        errors.push(ConfigError::new(fields.at("hop"), "", reason));
+    }
     no_tls(&mut fields, errors);
     let path = fields.at("name");
     let at_address = fields.at("address");

@@ -4,9 +4,9 @@ pub(crate) mod hello;
 pub(crate) mod spelling;
 
 use std::fmt;
+use std::io::Write;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 
 use crate::error::Kind;
@@ -85,7 +85,12 @@ impl Try {
         if says_nothing {
             return None;
         }
-        HeaderValue::from_maybe_shared(Bytes::from(self.to_string())).ok()
+        // The longest is two numbers of 32 and 64 bits with a word.
+        let mut text = [0; 48];
+        let mut rest = &mut text[..];
+        write!(rest, "{self}").ok()?;
+        let left = rest.len();
+        HeaderValue::from_bytes(&text[..text.len() - left]).ok()
     }
 
     /// Says it in a request of HTTP/1.1, in place of what another attempt said.

@@ -156,6 +156,16 @@ pub(crate) mod tests {
         Arc::new(Endpoint::new(address, &from, ""))
     }
 
+    /// Members of weight 1, by the last octet of their address.
+    pub(crate) fn members(of: &[(u8, EndpointHealth)]) -> Vec<(SocketAddr, model::Endpoint)> {
+        of.iter()
+            .map(|(n, health)| {
+                let address = SocketAddr::from(([127, 0, 0, *n], 80));
+                (address, model_endpoint(address, 1, *health))
+            })
+            .collect()
+    }
+
     pub(crate) fn model_endpoint(
         address: SocketAddr,
         weight: u32,

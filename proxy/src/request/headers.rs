@@ -43,7 +43,9 @@ pub(crate) fn may_become(protocol: &[u8]) -> bool {
         .get(..4)
         .is_some_and(|start| start.eq_ignore_ascii_case(b"h2c-"));
     let http = drafts || is(b"h2c") || is(b"h2") || is(b"http") || is(b"tls");
-    is_token(name) && version.is_none_or(is_token) && !http
+    // Two sidecars become a hop by a hello of their own, and nobody else (`proxy/HOP.md`).
+    let hop = is(b"outrigger-hop");
+    is_token(name) && version.is_none_or(is_token) && !http && !hop
 }
 
 /// RFC 9110 section 5.6.2.
@@ -175,8 +177,21 @@ mod tests {
             assert!(may_become(protocol.as_bytes()), "{protocol}");
         }
         for protocol in [
-            "h2c", "H2C", "h2c/1", "h2c-14", "h2", "HTTP/2.0", "TLS/1.0", "h2c;q=1", "\"h2c\"",
-            "h2c foo", "", "a/", "/a", "a/b/c",
+            "h2c",
+            "H2C",
+            "h2c/1",
+            "h2c-14",
+            "h2",
+            "HTTP/2.0",
+            "TLS/1.0",
+            "h2c;q=1",
+            "\"h2c\"",
+            "h2c foo",
+            "",
+            "a/",
+            "/a",
+            "a/b/c",
+            "outrigger-hop/1",
         ] {
             assert!(!may_become(protocol.as_bytes()), "{protocol}");
         }

@@ -17,7 +17,16 @@ type Labels = [(&'static str, String)];
 /// One family being written.
 struct Family<'a>(MetricEncoder<'a>);
 
-impl Family<'_> {
+impl<'a> Family<'a> {
+    fn begin(
+        encoder: &'a mut DescriptorEncoder<'_>,
+        name: &'a str,
+        help: &'a str,
+        kind: MetricType,
+    ) -> Result<Self, fmt::Error> {
+        encoder.encode_descriptor(name, help, None, kind).map(Self)
+    }
+
     fn counter(&mut self, labels: &Labels, value: u64) -> fmt::Result {
         self.0
             .encode_family(&labels)?
@@ -63,19 +72,13 @@ impl Metrics {
             ),
         ];
         for (name, help, of) in counters {
-            let mut family =
-                Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+            let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
             for listener in &listeners {
                 family.counter(&listener.labels, listener.sum(of))?;
             }
         }
         let help = "Connections open now";
-        let mut family = Family(encoder.encode_descriptor(
-            "ActiveConnectionCount",
-            help,
-            None,
-            MetricType::Gauge,
-        )?);
+        let mut family = Family::begin(encoder, "ActiveConnectionCount", help, MetricType::Gauge)?;
         for listener in &listeners {
             let closed = listener.sum(|shard| &shard.closed_connections);
             let opened = listener.sum(|shard| &shard.connections);
@@ -85,8 +88,7 @@ impl Metrics {
             "outrigger_errors",
             "Requests that the sidecar itself answered, by response flag",
         );
-        let mut family =
-            Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+        let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
         for listener in &listeners {
             for kind in Kind::ALL {
                 let errors = listener.sum(|shard| &shard.errors[kind as usize]);
@@ -147,20 +149,15 @@ impl Metrics {
             ),
         ];
         for (name, help, of) in counters {
-            let mut family =
-                Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+            let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
             for (cluster, _) in &clusters {
                 family.counter(&cluster.labels, cluster.sum(of))?;
             }
         }
         encode_ejections(encoder, &clusters)?;
         let help = "Requests handed to each target";
-        let mut family = Family(encoder.encode_descriptor(
-            "RequestCountPerTarget",
-            help,
-            None,
-            MetricType::Counter,
-        )?);
+        let mut family =
+            Family::begin(encoder, "RequestCountPerTarget", help, MetricType::Counter)?;
         for (cluster, gauges) in &clusters {
             for (address, requests) in gauges.iter().flat_map(|gauges| gauges.endpoints()) {
                 family.counter(&with(&cluster.labels, "Target", &address), requests)?;
@@ -176,7 +173,7 @@ fn encode_breakers(encoder: &mut DescriptorEncoder<'_>, clusters: &[Exposed]) ->
         "outrigger_overflow",
         "Refused because a circuit breaker was open, by breaker",
     );
-    let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+    let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
     for (cluster, gauges) in clusters {
         for (breaker, refused) in gauges.iter().flat_map(|gauges| gauges.refused()) {
             family.counter(&with(&cluster.labels, "breaker", breaker), refused)?;
@@ -192,7 +189,7 @@ fn encode_breakers(encoder: &mut DescriptorEncoder<'_>, clusters: &[Exposed]) ->
         "outrigger_concurrency_limit",
         "Requests that adaptive concurrency lets through at once",
     );
-    let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?);
+    let mut family = Family::begin(encoder, name, help, MetricType::Gauge)?;
     for (labels, (limit, _)) in found() {
         family.gauge(&labels, u64::from(limit))?;
     }
@@ -222,7 +219,7 @@ fn encode_ejections(encoder: &mut DescriptorEncoder<'_>, clusters: &[Exposed]) -
         "outrigger_ejections",
         "Endpoints ejected by outlier detection, by rule",
     );
-    let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+    let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
     for (cluster, gauges) in watched() {
         for (rule, count) in gauges.ejections() {
             family.counter(&with(&cluster.labels, "rule", rule), count)?;
@@ -232,12 +229,12 @@ fn encode_ejections(encoder: &mut DescriptorEncoder<'_>, clusters: &[Exposed]) -
         "outrigger_ejections_prevented",
         "Ejections not made: as many endpoints were out as may be",
     );
-    let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Counter)?);
+    let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
     for (cluster, gauges) in watched() {
         family.counter(&cluster.labels, gauges.ejections_prevented())?;
     }
     let (name, help) = ("outrigger_ejected_endpoints", "Endpoints ejected now");
-    let mut family = Family(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?);
+    let mut family = Family::begin(encoder, name, help, MetricType::Gauge)?;
     for (cluster, gauges) in watched() {
         family.gauge(&cluster.labels, gauges.ejected_now())?;
     }

@@ -1,6 +1,6 @@
 //! Membership, offering and ejection, in virtual time.
 
-use super::super::endpoint::tests::model_endpoint;
+use super::super::endpoint::tests::{self as endpoint, model_endpoint};
 use super::*;
 
 fn cluster() -> Cluster {
@@ -13,11 +13,10 @@ fn address(n: u8) -> SocketAddr {
 }
 
 fn set(cluster: &Cluster, members: &[(u8, EndpointHealth)]) -> bool {
-    let endpoints: Vec<_> = members
+    let members = endpoint::members(members);
+    let set = members
         .iter()
-        .map(|(n, health)| model_endpoint(address(*n), 1, *health))
-        .collect();
-    let set = members.iter().map(|(n, _)| address(*n)).zip(&endpoints);
+        .map(|(address, endpoint)| (*address, endpoint));
     cluster.set_endpoints(set, Duration::ZERO)
 }
 

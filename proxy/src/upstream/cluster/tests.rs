@@ -3,23 +3,19 @@
 use model::EndpointHealth::{self, Healthy};
 
 use super::*;
-use crate::policy::endpoint::tests::model_endpoint;
+use crate::policy::endpoint::tests as endpoint;
 
 fn cluster() -> Arc<Cluster> {
     let policy = model::Cluster::new("shop/orders", model::Protocol::Http);
     Cluster::new(policy, "", ClusterMetrics::unregistered())
 }
 
-fn address(n: u8) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, n], 80))
-}
-
 fn set(cluster: &Cluster, members: &[(u8, EndpointHealth)]) -> bool {
-    let endpoints: Vec<_> = members
+    let members = endpoint::members(members);
+    let set = members
         .iter()
-        .map(|(n, health)| model_endpoint(address(*n), 1, *health))
-        .collect();
-    cluster.set_endpoints(members.iter().map(|(n, _)| address(*n)).zip(&endpoints))
+        .map(|(address, endpoint)| (*address, endpoint));
+    cluster.set_endpoints(set)
 }
 
 #[tokio::test(start_paused = true)]
