@@ -284,6 +284,8 @@ fn a_hop_says_who_is_meant_and_a_wrong_one_is_named_without_its_token() {
     assert!(!errors.contains("0011223X"), "{errors}");
     let other = hop.replace("orders", "cart");
     assert_eq!(fields_of(&text(hop, &other)), ["cluster[0].endpoints"]);
+    let opaque = text(hop, hop).replacen("\"http\"", "\"tcp\"", 1);
+    assert_eq!(fields_of(&opaque), ["listener[0].hop"]);
 }
 
 #[test]
