@@ -66,6 +66,7 @@ pub(crate) fn listener(message: lds::Listener, problems: &mut Problems) -> Optio
         max_uri_bytes: parsed(&metadata, "max_uri_bytes", problems),
         // A sidecar alone says who it is.
         hop: None,
+        inbound: None,
     })
 }
 

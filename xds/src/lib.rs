@@ -9,6 +9,7 @@ pub mod encode;
 mod encode_endpoints;
 mod encode_policy;
 pub mod hop;
+pub mod identity;
 pub mod model;
 mod rejections;
 pub mod resource;

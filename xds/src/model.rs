@@ -21,6 +21,7 @@ pub use self::policy::{
 pub use self::policy_check::{MAX_PRIORITY, MAX_RETRIES};
 pub use self::service_policy::{PolicyError, ServicePolicy};
 use crate::hop::{Identity, Tokens};
+use crate::identity::{Authorization, SpiffeId, TlsMode};
 
 /// Service Connect's default for one HTTP request, from the complete request to the response head (ECS `TimeoutConfiguration`).
 pub const DEFAULT_PER_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -146,6 +147,9 @@ pub struct Listener {
     /// Whom hops are taken for (ingress, never pushed); `None` takes none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hop: Option<Identity>,
+    /// Who takes TLS on it and who may call (ingress, never pushed): an [`Inbound`] by name; `None` is plaintext for everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inbound: Option<String>,
 }
 
 impl Listener {
@@ -173,6 +177,7 @@ impl Listener {
             max_header_bytes: None,
             max_uri_bytes: None,
             hop: None,
+            inbound: None,
         }
     }
 }
@@ -268,6 +273,9 @@ pub struct Cluster {
     pub zone_aware: bool,
     /// The registry's service behind it; `None` for clusters of a static file.
     pub service: Option<ServiceRef>,
+    /// The identities that its endpoints may have. Those that speak TLS ([`Endpoint::tls`]) and prove none of these are not used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub identities: Vec<SpiffeId>,
 }
 
 const fn yes() -> bool {
@@ -291,6 +299,7 @@ impl Cluster {
             slow_start: None,
             zone_aware: true,
             service: None,
+            identities: Vec::new(),
         }
     }
 }
@@ -357,6 +366,9 @@ pub struct Endpoint {
     /// The sidecar speaks the hop protocol, and knows itself by these tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hop: Option<Tokens>,
+    /// It takes mutual TLS, and is never spoken to without.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
 }
 
 impl Endpoint {
@@ -371,8 +383,29 @@ impl Endpoint {
             instance: String::new(),
             sidecar: false,
             hop: None,
+            tls: false,
         }
     }
+}
+
+/// What the tasks of one service do with those who call them. It has no address: each sidecar applies it to its own listeners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inbound {
+    /// `namespace/service`, by the discovery name.
+    pub name: String,
+    /// What connections are taken.
+    pub tls: TlsMode,
+    /// Who may call; `None` is everybody.
+    pub authorization: Option<Authorization>,
+}
+
+/// The roots of a trust domain, as SDS carries them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustBundle {
+    /// Unique name: [`crate::identity::TRUST_BUNDLE`].
+    pub name: String,
+    /// Certificates, PEM, one after the other.
+    pub roots: String,
 }
 
 /// An IP address with port, or a host name with port (only in a [`Discovery::StrictDns`] cluster).

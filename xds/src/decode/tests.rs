@@ -49,7 +49,7 @@ prop_compose! {
         let (header_timeout, body_timeout, idle_timeout) = times;
         Listener {
             name, direction, address, names, vip_offset, protocol, target, header_timeout, body_timeout, idle_timeout,
-            max_connections: limits[0], max_requests: limits[1], max_header_bytes: limits[2], max_uri_bytes: limits[3], hop: None,
+            max_connections: limits[0], max_requests: limits[1], max_header_bytes: limits[2], max_uri_bytes: limits[3], hop: None, inbound: None,
         }
     }
 }

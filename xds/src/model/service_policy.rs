@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::{
     CircuitBreakers, Cluster, HealthCheck, LbPolicy, OutlierDetection, Protocol, RetryPolicy,
 };
+use crate::identity::{Authorization, TlsMode};
 
 /// What is said of one service; what is not said has the default of [`Cluster::new`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,10 @@ pub struct ServicePolicy {
     pub slow_start: Option<Duration>,
     /// See [`Cluster::zone_aware`].
     pub zone_aware: bool,
+    /// What connections its tasks take.
+    pub tls: TlsMode,
+    /// Who may call it; `None` is everybody.
+    pub authorization: Option<Authorization>,
 }
 
 impl Default for ServicePolicy {
@@ -50,6 +55,8 @@ impl Default for ServicePolicy {
             panic_threshold: 0,
             slow_start: None,
             zone_aware: true,
+            tls: TlsMode::default(),
+            authorization: None,
         }
     }
 }
@@ -75,7 +82,7 @@ impl PolicyError {
 
 impl ServicePolicy {
     /// The names of the settings at the top.
-    pub const FIELDS: [&str; 9] = [
+    pub const FIELDS: [&str; 11] = [
         "lb",
         "connect_timeout",
         "retry",
@@ -85,6 +92,8 @@ impl ServicePolicy {
         "panic_threshold",
         "slow_start",
         "zone_aware",
+        "tls",
+        "authorization",
     ];
 
     /// What the cluster says; of retries it says nothing.
@@ -99,6 +108,8 @@ impl ServicePolicy {
             panic_threshold: cluster.panic_threshold,
             slow_start: cluster.slow_start,
             zone_aware: cluster.zone_aware,
+            tls: TlsMode::default(),
+            authorization: None,
         }
     }
 
