@@ -25,4 +25,5 @@ mod request;
 mod restart;
 mod routing;
 mod spare;
+mod tls;
 pub mod upstream;

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each wing may use, itself aside. `app` and `main` know everything.
-const MAY_USE: [(&str, &[&str]); 22] = [
+const MAY_USE: [(&str, &[&str]); 23] = [
     (
         "downstream",
         &[
+            "tls",
             "request",
             "hop",
             "http1",
@@ -25,6 +26,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     (
         "mesh",
         &[
+            "tls",
             "routing",
             "upstream",
             "observe::ready",
@@ -43,6 +45,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     (
         "request",
         &[
+            "tls",
             "routing",
             "hop",
             "http1",
@@ -62,6 +65,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     (
         "routing",
         &[
+            "tls",
             "upstream",
             "policy",
             "observe::metrics",
@@ -73,6 +77,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     (
         "upstream",
         &[
+            "tls",
             "policy",
             "hop",
             "observe::metrics",
@@ -93,6 +98,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     ("date", &["message"]),
     ("deadline", &["error"]),
     ("spare", &[]),
+    ("tls", &["error"]),
     ("restart", &[]),
     // The service-connect document is part of the command line: its model lives with its parser, in mesh.
     (

@@ -18,6 +18,7 @@ mod samples;
 pub mod server;
 pub mod set;
 pub mod subscription;
+pub mod tls;
 pub mod transport;
 
 pub use resource::{Rejection, Resource, ResourceType};

@@ -197,6 +197,7 @@ impl Connection {
         let came = Came {
             slot: self.slot,
             told,
+            peer: None,
         };
         let story = request::serve(&self.worker, came, head, source, &inform);
         let story = pin!(story);

@@ -297,7 +297,11 @@ async fn answer(
     } else {
         (RequestHead::from_h2(parts), None)
     };
-    let came = Came { slot, told };
+    let came = Came {
+        slot,
+        told,
+        peer: None,
+    };
     let in_h2 = |head: &mut ResponseHead| match hop {
         true => spelling::h2_response(head),
         false => head.h2_response(()),

@@ -41,6 +41,7 @@ use crate::policy::endpoint::Endpoint;
 use crate::policy::outlier::Outcome;
 use crate::routing::route::{self, Route};
 use crate::routing::snapshot::{ListenerPolicy, Slot};
+use crate::tls::peer::Peer;
 
 /// What a client is answered with.
 pub(crate) struct Response {
@@ -66,11 +67,13 @@ type Answer = (ResponseHead, UpstreamBody);
 pub(crate) type Inform<'a> = &'a dyn Fn(&mut ResponseHead);
 
 /// Where a request comes from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Came {
     pub(crate) slot: Slot,
     /// By a hop: what its egress says of it.
     pub(crate) told: Option<Try>,
+    /// By TLS: who asks.
+    pub(crate) peer: Option<Rc<Peer>>,
 }
 
 /// Answers one request. It never fails: what goes wrong becomes a response that says so.
