@@ -70,6 +70,7 @@ impl Subscriber {
         let config = SubscribeConfig {
             servers: vec![format!("http://{xds}")],
             node,
+            always: Vec::new(),
             initial: Vec::new(),
         };
         let dial: Dial = Arc::new(move |_| Box::pin(TcpStream::connect(xds)));

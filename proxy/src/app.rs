@@ -428,6 +428,7 @@ impl Joining {
         let subscribing = SubscribeConfig {
             servers: self.servers,
             node: self.node,
+            always: self.subscription.always(),
             initial: self.subscription.initial(),
         };
         let dial = client::dial(Arc::clone(&parts.resolver));

@@ -102,14 +102,14 @@ fn decode_1000(bencher: Bencher, kind: &str) {
         });
 }
 
-/// A subscriber's first connection: every request and response of 1,000 services until all four types are in force.
+/// A subscriber's first connection: every request and response of 1,000 services until all of them are in force.
 #[divan::bench]
 fn take_1000_services(bencher: Bencher) {
     let set = update();
     bencher
         .with_inputs(|| {
             (
-                Client::new(node(), Vec::new()),
+                Client::new(node(), Vec::new(), Vec::new()),
                 Stream::new("epoch".to_owned()),
             )
         })

@@ -29,7 +29,9 @@ pub type Apply<'a> = &'a mut dyn FnMut(Vec<Resource>, Removed) -> Vec<Rejection>
 #[derive(Debug)]
 pub struct Client {
     node: NodeInfo,
-    types: [TypeState; 4],
+    /// Names that are wanted whoever refers to them.
+    always: Vec<(ResourceType, String)>,
+    types: [TypeState; ResourceType::COUNT],
     epoch: Option<String>,
     connected_at: Option<Instant>,
     grace_until: Option<Instant>,
@@ -59,9 +61,13 @@ struct Held {
 }
 
 impl Client {
-    /// Starts from what was last accepted.
-    pub fn new(node: NodeInfo, initial: Vec<Resource>) -> Self {
-        let mut types: [TypeState; 4] = Default::default();
+    /// Starts from what was last accepted; the names of `always` are asked for whoever refers to them.
+    pub fn new(
+        node: NodeInfo,
+        always: Vec<(ResourceType, String)>,
+        initial: Vec<Resource>,
+    ) -> Self {
+        let mut types: [TypeState; ResourceType::COUNT] = Default::default();
         let endpoints: BTreeMap<&str, &EndpointSet> = initial
             .iter()
             .filter_map(|resource| match resource {
@@ -80,6 +86,7 @@ impl Client {
         }
         Self {
             node,
+            always,
             types,
             epoch: None,
             connected_at: None,
@@ -255,7 +262,7 @@ impl Client {
         let state = &mut self.types[kind as usize];
         state.waiting.remove(&name);
         state.absent.insert(name.clone());
-        if !state.held.contains_key(&name) {
+        if !state.held.contains_key(&name) || kind.is_kept() {
             return None;
         }
         if not_believed {
@@ -359,6 +366,8 @@ impl Client {
             ResourceType::Routes,
             ResourceType::Cluster,
             ResourceType::Endpoints,
+            ResourceType::Secret,
+            ResourceType::Inbound,
         ];
         for kind in kinds {
             let strict_dns = self.strict_dns();
@@ -404,7 +413,7 @@ impl Client {
     }
 
     fn resubscribe(&mut self) -> Vec<DeltaDiscoveryRequest> {
-        let wanted = wanted(|kind| {
+        let wanted = wanted(&self.always, |kind| {
             let state = &self.types[kind as usize];
             let all = state.held.values().chain(state.waiting.values());
             all.map(|held| &held.resource)

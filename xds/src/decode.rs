@@ -8,6 +8,7 @@ use envoy_types::pb::google::protobuf::{self, Any, UInt32Value, value::Kind};
 use prost::Message;
 
 use crate::decode_cluster::{cluster, load_assignment};
+use crate::decode_identity::{inbound, secret};
 use crate::decode_listener::{listener, route_config};
 use crate::encode::METADATA;
 use crate::model::{EndpointSet, Metadata, Protocol};
@@ -69,9 +70,17 @@ fn by_type(kind: ResourceType, any: &Any, problems: &mut Problems) -> Option<Dec
             let message = parse(any, "cluster_load_assignment", problems)?;
             load_assignment(message, false, problems).map(|set| plain(Resource::Endpoints(set)))
         }
+        ResourceType::Secret => {
+            let message = parse(any, "secret", problems)?;
+            secret(message, problems).map(|bundle| plain(Resource::Secret(bundle)))
+        }
         ResourceType::Routes => {
             let message = parse(any, "route_configuration", problems)?;
             route_config(message, problems).map(|routes| plain(Resource::Routes(routes)))
+        }
+        ResourceType::Inbound => {
+            let message = parse(any, "typed_extension_config", problems)?;
+            inbound(message, problems).map(|value| plain(Resource::Inbound(value)))
         }
         ResourceType::Listener => {
             let message = parse(any, "listener", problems)?;

@@ -16,6 +16,7 @@ use envoy_types::pb::google::protobuf::{self, Any, Struct, UInt32Value, Value};
 use envoy_types::util::pack_any;
 
 use crate::encode_endpoints::{load_assignment, socket_address};
+use crate::encode_identity;
 use crate::encode_policy;
 use crate::model::{
     Cluster, DEFAULT_CONNECT_TIMEOUT, Direction, Discovery, EndpointSet, LbPolicy, Listener,
@@ -33,7 +34,9 @@ pub fn encode(resource: &Resource) -> Any {
     match resource {
         Resource::Cluster(value) => pack_any(cluster(value)),
         Resource::Endpoints(value) => pack_any(load_assignment(value)),
+        Resource::Secret(value) => pack_any(encode_identity::secret(value)),
         Resource::Routes(value) => pack_any(route_config(value)),
+        Resource::Inbound(value) => pack_any(encode_identity::inbound(value)),
         Resource::Listener(value) => pack_any(listener(value)),
     }
 }

@@ -3,10 +3,12 @@
 pub mod client;
 pub mod decode;
 mod decode_cluster;
+mod decode_identity;
 mod decode_listener;
 mod decode_policy;
 pub mod encode;
 mod encode_endpoints;
+mod encode_identity;
 mod encode_policy;
 pub mod hop;
 pub mod identity;

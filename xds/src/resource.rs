@@ -1,9 +1,9 @@
-//! The four resource types in publishing order, and the content hash that is a resource's version.
+//! The resource types in publishing order, and the content hash that is a resource's version.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::model::{Cluster, Discovery, EndpointSet, Listener, RouteConfig};
+use crate::model::{Cluster, Discovery, EndpointSet, Inbound, Listener, RouteConfig, TrustBundle};
 
 /// Raised whenever `encode` writes the same model differently, so that old versions do not hide the change.
 const ENCODER_VERSION: u8 = 2;
@@ -16,22 +16,38 @@ pub enum ResourceType {
     Cluster,
     /// EDS.
     Endpoints,
+    /// SDS.
+    Secret,
     /// RDS.
     Routes,
+    /// ECDS. A sidecar applies it to listeners of its own, which no other resource refers to.
+    Inbound,
     /// LDS.
     Listener,
 }
 
 impl ResourceType {
     /// Every type, in publishing order.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Routes, Self::Listener];
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Cluster,
+        Self::Endpoints,
+        Self::Secret,
+        Self::Routes,
+        Self::Inbound,
+        Self::Listener,
+    ];
+
+    /// How many there are.
+    pub(crate) const COUNT: usize = 6;
 
     /// Envoy's v3 type URL.
     pub const fn type_url(self) -> &'static str {
         match self {
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::Inbound => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
         }
     }
@@ -39,6 +55,15 @@ impl ResourceType {
     /// The type with this URL, if it is one of ours.
     pub fn from_type_url(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.type_url() == url)
+    }
+
+    /// Whether what was received once stays in force when the server has it no longer: who may call, and whom to believe, never
+    /// falls back to everybody.
+    pub const fn is_kept(self) -> bool {
+        match self {
+            Self::Secret | Self::Inbound => true,
+            Self::Cluster | Self::Endpoints | Self::Routes | Self::Listener => false,
+        }
     }
 }
 
@@ -50,8 +75,12 @@ pub enum Resource {
     Cluster(Cluster),
     /// The endpoints of one cluster.
     Endpoints(EndpointSet),
+    /// Whom to believe.
+    Secret(TrustBundle),
     /// The routes of one listener.
     Routes(RouteConfig),
+    /// Who may call one service.
+    Inbound(Inbound),
     /// An address to listen on.
     Listener(Listener),
 }
@@ -62,7 +91,9 @@ impl Resource {
         match self {
             Self::Cluster(cluster) => &cluster.name,
             Self::Endpoints(set) => &set.cluster,
+            Self::Secret(bundle) => &bundle.name,
             Self::Routes(routes) => &routes.name,
+            Self::Inbound(inbound) => &inbound.name,
             Self::Listener(listener) => &listener.name,
         }
     }
@@ -72,7 +103,9 @@ impl Resource {
         match self {
             Self::Cluster(_) => ResourceType::Cluster,
             Self::Endpoints(_) => ResourceType::Endpoints,
+            Self::Secret(_) => ResourceType::Secret,
             Self::Routes(_) => ResourceType::Routes,
+            Self::Inbound(_) => ResourceType::Inbound,
             Self::Listener(_) => ResourceType::Listener,
         }
     }

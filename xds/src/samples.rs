@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::hop::{Token, Tokens};
+use crate::identity::{Authorization, Rule, TRUST_BUNDLE, TlsMode};
 use crate::model::{
-    Address, Cluster, Direction, Endpoint, EndpointSet, Listener, PathMatch, Protocol, RetryPolicy,
-    Route, RouteConfig, ServiceRef, Target,
+    Address, Cluster, Direction, Endpoint, EndpointSet, Inbound, Listener, PathMatch, Protocol,
+    RetryPolicy, Route, RouteConfig, ServiceRef, Target, TrustBundle,
 };
 use crate::resource::Resource;
 use crate::set::ResourceSet;
@@ -80,7 +81,32 @@ pub(crate) fn listener(service: &str) -> Listener {
     }
 }
 
-/// The four resources of one service, listener first: the order that nobody may rely on.
+/// The roots, told apart by what is between the lines.
+pub(crate) fn trust(root: &str) -> Resource {
+    Resource::Secret(TrustBundle {
+        name: TRUST_BUNDLE.to_owned(),
+        roots: format!("-----BEGIN CERTIFICATE-----\n{root}\n-----END CERTIFICATE-----\n"),
+    })
+}
+
+/// Mutual TLS alone, for one caller.
+pub(crate) fn inbound(service: &str, caller: &str) -> Resource {
+    let rule = Rule {
+        from: vec![caller.parse().expect("the sample is a caller")],
+        methods: vec!["GET".to_owned()],
+        paths: vec!["/v1/".to_owned()],
+    };
+    Resource::Inbound(Inbound {
+        name: format!("prod/{service}"),
+        tls: TlsMode::Strict,
+        authorization: Some(Authorization {
+            allow: vec![rule],
+            ..Authorization::default()
+        }),
+    })
+}
+
+/// The four resources of one service that its callers see, listener first: the order that nobody may rely on.
 pub(crate) fn service(name: &str, hosts: &[u8]) -> Vec<Resource> {
     let routes = RouteConfig {
         name: format!("prod/{name}:80"),

@@ -21,7 +21,7 @@ pub const MAX_NAMES: usize = 100_000;
 pub struct Stream {
     epoch: String,
     nonces: u64,
-    types: [TypeState; 4],
+    types: [TypeState; ResourceType::COUNT],
 }
 
 #[derive(Debug, Default)]

@@ -41,10 +41,12 @@ pub struct Diff {
     pub removed: Vec<(ResourceType, String)>,
 }
 
+type Models = [BTreeMap<String, Resource>; ResourceType::COUNT];
+
 /// Resources by type and name. Cloning shares the encodings.
 #[derive(Debug, Clone, Default)]
 pub struct ResourceSet {
-    types: [BTreeMap<String, Arc<Encoded>>; 4],
+    types: [BTreeMap<String, Arc<Encoded>>; ResourceType::COUNT],
 }
 
 impl ResourceSet {
@@ -60,7 +62,7 @@ impl ResourceSet {
         &self,
         resources: impl IntoIterator<Item = Resource>,
     ) -> Result<Self, Vec<Inconsistency>> {
-        let mut models: [BTreeMap<String, Resource>; 4] = Default::default();
+        let mut models: Models = Default::default();
         let mut problems = Vec::new();
         for mut resource in resources {
             if let Resource::Endpoints(set) = &mut resource {
@@ -148,7 +150,8 @@ impl ResourceSet {
         self.len() == 0
     }
 
-    /// Every reference that leads nowhere.
+    /// Every reference that leads nowhere. Clusters may lack the trust bundle: who has none then speaks to none of their
+    /// endpoints, and the other services need not wait for it.
     pub fn consistent(&self) -> Vec<Inconsistency> {
         let all = self.types.iter().flat_map(BTreeMap::values);
         all.flat_map(|encoded| self.problems_of(&encoded.resource))
@@ -174,6 +177,7 @@ impl ResourceSet {
                 .into_iter()
                 .collect(),
             Resource::Endpoints(set) => self.host_names_in_eds(set).into_iter().collect(),
+            Resource::Secret(_) | Resource::Inbound(_) => Vec::new(),
         };
         let inconsistency = |reason| Inconsistency {
             resource_type: resource.resource_type(),
@@ -232,10 +236,7 @@ fn is_strict_dns(resource: &Resource) -> bool {
     )
 }
 
-fn inline_endpoints<'a>(
-    resource: &Resource,
-    models: &'a [BTreeMap<String, Resource>; 4],
-) -> Option<&'a EndpointSet> {
+fn inline_endpoints<'a>(resource: &Resource, models: &'a Models) -> Option<&'a EndpointSet> {
     if !is_strict_dns(resource) {
         return None;
     }

@@ -1,7 +1,9 @@
-//! Which names a subscriber wants, from what it has: listeners name routes, routes name clusters, clusters name endpoints.
+//! Which names a subscriber wants, from what it has: listeners name routes, routes name clusters, clusters name endpoints and the
+//! roots that their identities are checked against.
 
 use std::collections::BTreeSet;
 
+use crate::identity::TRUST_BUNDLE;
 use crate::model::{Discovery, EndpointSet, Target};
 use crate::resource::{Resource, ResourceType, sort_endpoints};
 
@@ -16,22 +18,31 @@ pub fn references(resource: &Resource) -> Vec<(ResourceType, &str)> {
             let clusters = config.routes.iter().map(|route| route.cluster.as_str());
             clusters.map(|name| (ResourceType::Cluster, name)).collect()
         }
-        Resource::Cluster(cluster) => match cluster.discovery {
-            Discovery::Eds => vec![(ResourceType::Endpoints, cluster.name.as_str())],
-            Discovery::StrictDns => Vec::new(),
-        },
-        Resource::Endpoints(_) => Vec::new(),
+        Resource::Cluster(cluster) => {
+            let endpoints = (ResourceType::Endpoints, cluster.name.as_str());
+            let endpoints = (cluster.discovery == Discovery::Eds).then_some(endpoints);
+            let roots = (ResourceType::Secret, TRUST_BUNDLE);
+            let roots = (!cluster.identities.is_empty()).then_some(roots);
+            endpoints.into_iter().chain(roots).collect()
+        }
+        Resource::Endpoints(_) | Resource::Secret(_) | Resource::Inbound(_) => Vec::new(),
     }
 }
 
-/// The names to subscribe to, by type. Listeners are subscribed to as a whole, so theirs stay empty.
+/// The names to subscribe to, by type: `always` and what is referred to. Listeners are subscribed to as a whole, so theirs stay empty.
 ///
 /// `resources` gives every version in play of one name: the one in force and the one that waits.
-pub(crate) fn wanted<'a, I>(resources: impl Fn(ResourceType) -> I) -> [BTreeSet<String>; 4]
+pub(crate) fn wanted<'a, I>(
+    always: &[(ResourceType, String)],
+    resources: impl Fn(ResourceType) -> I,
+) -> [BTreeSet<String>; ResourceType::COUNT]
 where
     I: Iterator<Item = &'a Resource>,
 {
-    let mut wanted: [BTreeSet<String>; 4] = Default::default();
+    let mut wanted: [BTreeSet<String>; ResourceType::COUNT] = Default::default();
+    for (kind, name) in always {
+        wanted[*kind as usize].insert(name.clone());
+    }
     // From those who refer to those referred to: what nobody wants any more wants nothing itself.
     let referring = [
         ResourceType::Listener,

@@ -77,6 +77,8 @@ pub struct SubscribeConfig {
     pub servers: Vec<String>,
     /// Who we are.
     pub node: NodeInfo,
+    /// Wanted whoever refers to them: the trust bundle and the policies of this sidecar's own services.
+    pub always: Vec<(ResourceType, String)>,
     /// What was accepted last (from disk): not sent again if it has not changed.
     pub initial: Vec<Resource>,
 }

@@ -5,7 +5,7 @@ use outrigger_xds::decode::decode;
 use outrigger_xds::encode::{encode, encode_with};
 use outrigger_xds::{Resource, ResourceType};
 
-/// Every one of the four resources has its name in field 1.
+/// Every resource has its name in field 1.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Named {
     #[prost(string, tag = "1")]

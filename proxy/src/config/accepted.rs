@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use outrigger_xds::model::{Cluster, EndpointSet, Listener, RouteConfig};
+use outrigger_xds::identity::TRUST_BUNDLE;
+use outrigger_xds::model::{Cluster, EndpointSet, Inbound, Listener, RouteConfig, TrustBundle};
 use serde::{Deserialize, Serialize};
 
 /// Resources of one type by name; shared by everyone who keeps them, for they are most of what a sidecar keeps.
@@ -24,11 +25,26 @@ pub struct Accepted {
     /// The endpoints of each cluster, by the cluster's name.
     #[serde(with = "named")]
     pub endpoints: Named<EndpointSet>,
+    /// Who takes TLS and who may call, by `namespace/service`; what a listener's `inbound` refers to.
+    #[serde(default, with = "named")]
+    pub inbound: Named<Inbound>,
+    /// The roots that are trusted; only the one named [`TRUST_BUNDLE`] is used.
+    #[serde(default, with = "named")]
+    pub trust: Named<TrustBundle>,
 }
 
 impl Accepted {
-    /// Adds everything of `other`; on equal names `other` wins.
+    /// The roots that are trusted, once they are known.
+    pub fn trust_bundle(&self) -> Option<&Arc<TrustBundle>> {
+        self.trust.get(TRUST_BUNDLE)
+    }
+
+    /// Adds everything of `other`, a sidecar's own part. On equal names `other` wins, but for inbound policies: what is declared
+    /// in the registry is newer than what this task was started with.
     pub fn merge(&mut self, other: Self) {
+        let declared = std::mem::replace(&mut self.inbound, other.inbound);
+        self.inbound.extend(declared);
+        self.trust.extend(other.trust);
         self.listeners.extend(other.listeners);
         self.routes.extend(other.routes);
         self.clusters.extend(other.clusters);
@@ -47,6 +63,8 @@ impl Accepted {
             routes: copied(&self.routes),
             clusters: copied(&self.clusters),
             endpoints: copied(&self.endpoints),
+            inbound: copied(&self.inbound),
+            trust: copied(&self.trust),
         }
     }
 
@@ -56,7 +74,9 @@ impl Accepted {
         Change {
             structure: self.listeners != before.listeners
                 || self.routes != before.routes
-                || self.clusters != before.clusters,
+                || self.clusters != before.clusters
+                || self.inbound != before.inbound,
+            trust: self.trust != before.trust,
             endpoints: names
                 .filter(|name| self.endpoints.get(*name) != before.endpoints.get(*name))
                 .cloned()
@@ -68,8 +88,10 @@ impl Accepted {
 /// What differs between two accepted configurations.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Listeners, routes or clusters changed: the snapshot is rebuilt.
+    /// Listeners, routes, clusters or inbound policies changed: the snapshot is rebuilt.
     pub structure: bool,
+    /// The roots changed: no snapshot is rebuilt for them.
+    pub trust: bool,
     /// Clusters whose endpoints changed: no snapshot is rebuilt for them.
     pub endpoints: BTreeSet<String>,
 }
@@ -77,7 +99,7 @@ pub struct Change {
 impl Change {
     /// Whether nothing changed at all.
     pub fn is_empty(&self) -> bool {
-        !self.structure && self.endpoints.is_empty()
+        !self.structure && !self.trust && self.endpoints.is_empty()
     }
 }
 
@@ -106,6 +128,8 @@ mod named {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_xds::identity::TlsMode;
+
     use super::*;
 
     fn set(name: &str) -> Arc<EndpointSet> {
@@ -130,5 +154,43 @@ mod tests {
             ["gone", "new"]
         );
         assert!(before.change_from(&before).is_empty());
+    }
+
+    fn inbound(tls: TlsMode) -> Named<Inbound> {
+        let name = "n/s".to_owned();
+        let policy = Inbound {
+            name: name.clone(),
+            tls,
+            authorization: None,
+        };
+        Named::from([(name, Arc::new(policy))])
+    }
+
+    #[test]
+    fn what_is_declared_of_a_service_wins_over_what_its_task_was_started_with() {
+        let with = |inbound| Accepted {
+            inbound,
+            ..Accepted::default()
+        };
+        let mut next = Accepted::default();
+        next.merge(with(inbound(TlsMode::Strict)));
+        assert_eq!(next.inbound["n/s"].tls, TlsMode::Strict);
+        let mut next = with(inbound(TlsMode::Permissive));
+        next.merge(with(inbound(TlsMode::Strict)));
+        assert_eq!(next.inbound["n/s"].tls, TlsMode::Permissive);
+        assert!(next.change_from(&Accepted::default()).structure);
+    }
+
+    #[test]
+    fn roots_change_without_the_structure() {
+        let bundle = TrustBundle {
+            name: TRUST_BUNDLE.to_owned(),
+            roots: "pem".to_owned(),
+        };
+        let mut after = Accepted::default();
+        after.trust.insert(bundle.name.clone(), Arc::new(bundle));
+        let change = after.change_from(&Accepted::default());
+        assert!(change.trust && !change.structure && !change.is_empty());
+        assert!(after.trust_bundle().is_some());
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use outrigger_xds::identity::TRUST_BUNDLE;
 use outrigger_xds::model::{Address, Direction, EndpointHealth, EndpointSet, Listener};
 use outrigger_xds::transport::{ConnectionState, Sink};
 use outrigger_xds::{Rejection, Resource, ResourceType};
@@ -128,13 +129,28 @@ impl<A: Apply> Subscription<A> {
         }
         let clusters = owned(wire.clusters).map(Resource::Cluster);
         let endpoints = owned(wire.endpoints).map(Resource::Endpoints);
+        let trust = owned(wire.trust).map(Resource::Secret);
         let routes = owned(wire.routes).map(Resource::Routes);
+        let inbound = owned(wire.inbound).map(Resource::Inbound);
         let listeners = owned(wire.listeners).map(Resource::Listener);
         clusters
             .chain(endpoints)
+            .chain(trust)
             .chain(routes)
+            .chain(inbound)
             .chain(listeners)
             .collect()
+    }
+
+    /// What is asked for whoever refers to it: the roots, and the policies of the services of this task.
+    pub fn always(&self) -> Vec<(ResourceType, String)> {
+        let listeners = self.config.base.listeners.values();
+        let own: BTreeSet<_> = listeners
+            .filter_map(|listener| listener.inbound.clone())
+            .collect();
+        let policies = own.into_iter().map(|name| (ResourceType::Inbound, name));
+        let roots = (ResourceType::Secret, TRUST_BUNDLE.to_owned());
+        [roots].into_iter().chain(policies).collect()
     }
 
     /// Makes `wire` what runs, except what is refused.
@@ -315,8 +331,14 @@ impl<A: Apply> Sink for Subscription<A> {
                     wire.clusters
                         .insert(cluster.name.clone(), Arc::new(cluster)),
                 ),
+                Resource::Secret(bundle) => {
+                    drop(wire.trust.insert(bundle.name.clone(), Arc::new(bundle)))
+                }
                 Resource::Routes(routes) => {
                     drop(wire.routes.insert(routes.name.clone(), Arc::new(routes)))
+                }
+                Resource::Inbound(inbound) => {
+                    drop(wire.inbound.insert(inbound.name.clone(), Arc::new(inbound)))
                 }
                 Resource::Listener(listener) => drop(
                     wire.listeners
@@ -377,7 +399,9 @@ fn remove(wire: &mut Accepted, kind: ResourceType, name: &str) {
     match kind {
         ResourceType::Cluster => drop(wire.clusters.remove(name)),
         ResourceType::Endpoints => drop(wire.endpoints.remove(name)),
+        ResourceType::Secret => drop(wire.trust.remove(name)),
         ResourceType::Routes => drop(wire.routes.remove(name)),
+        ResourceType::Inbound => drop(wire.inbound.remove(name)),
         ResourceType::Listener => drop(wire.listeners.remove(name)),
     }
 }
@@ -393,6 +417,8 @@ fn revert(wire: &mut Accepted, before: &Accepted, rejection: &Rejection) {
     match ResourceType::from_type_url(&rejection.type_url) {
         Some(ResourceType::Cluster) => back(&mut wire.clusters, &before.clusters, name),
         Some(ResourceType::Endpoints) => back(&mut wire.endpoints, &before.endpoints, name),
+        Some(ResourceType::Secret) => back(&mut wire.trust, &before.trust, name),
+        Some(ResourceType::Inbound) => back(&mut wire.inbound, &before.inbound, name),
         Some(ResourceType::Routes) => back(&mut wire.routes, &before.routes, name),
         Some(ResourceType::Listener) => back(&mut wire.listeners, &before.listeners, name),
         None => {}

@@ -1,6 +1,7 @@
 use super::*;
+use crate::identity::TRUST_BUNDLE;
 use crate::model::{Address, Discovery, Endpoint};
-use crate::samples::{by_name, endpoints, node, service, set};
+use crate::samples::{by_name, endpoints, inbound, node, service, set, trust};
 use crate::server::Stream;
 use crate::set::ResourceSet;
 
@@ -18,8 +19,15 @@ struct Pair {
 
 impl Pair {
     fn new(initial: Vec<Resource>) -> Self {
+        Self::wants(&[], initial)
+    }
+
+    fn wants(always: &[(ResourceType, &str)], initial: Vec<Resource>) -> Self {
+        let always = always
+            .iter()
+            .map(|(kind, name)| (*kind, (*name).to_owned()));
         Self {
-            client: Client::new(node("task-1"), initial),
+            client: Client::new(node("task-1"), always.collect(), initial),
             stream: Stream::new("epoch-1".to_owned()),
             now: Instant::now(),
             applied: Vec::new(),
@@ -191,7 +199,7 @@ fn strict_dns() -> Vec<Resource> {
                     ..crate::samples::endpoint(1)
                 }];
             }
-            Resource::Routes(_) | Resource::Listener(_) => {}
+            _ => {}
         }
     }
     resources
@@ -300,7 +308,7 @@ fn what_a_new_epoch_tells_again_within_the_grace_stays() {
 
 #[test]
 fn a_response_of_an_unknown_type_is_refused() {
-    let mut client = Client::new(node("task-1"), Vec::new());
+    let mut client = Client::new(node("task-1"), Vec::new(), Vec::new());
     client.on_connect(Instant::now());
     let response = DeltaDiscoveryResponse {
         type_url: "x".to_owned(),
@@ -308,4 +316,83 @@ fn a_response_of_an_unknown_type_is_refused() {
     };
     let answers = client.on_response(Instant::now(), response, &mut |_, _| Vec::new());
     assert!(answers[0].error_detail.is_some());
+}
+
+/// What a sidecar of `orders` asks for, whoever refers to it.
+const OWN: [(ResourceType, &str); 2] = [
+    (ResourceType::Secret, TRUST_BUNDLE),
+    (ResourceType::Inbound, "prod/orders"),
+];
+
+fn secured(caller: &str, root: &str) -> ResourceSet {
+    let mut resources = service("stock", &[1]);
+    resources.extend([inbound("orders", caller), trust(root)]);
+    ResourceSet::from_model(resources).expect("the sample is consistent")
+}
+
+#[test]
+fn what_is_always_wanted_comes_changes_and_is_not_sent_again() {
+    let mut pair = Pair::wants(&OWN, Vec::new());
+    pair.connect("epoch-1");
+    let old = secured("cart", "one");
+    pair.run(&old, 1);
+    assert_eq!(pair.held(), all(&old));
+    let listener = pair
+        .applied
+        .iter()
+        .position(|one| one == "+Listener prod/stock:80");
+    assert_eq!(listener, Some(pair.applied.len() - 1), "{:?}", pair.applied);
+    let new = secured("cart", "two");
+    pair.run(&new, 2);
+    assert_eq!(pair.held(), all(&new));
+    assert_eq!(pair.stream.acknowledged(), 2);
+    let mut again = Pair::wants(&OWN, all(&new).into_values().collect());
+    again.connect("epoch-1");
+    again.run(&new, 3);
+    assert_eq!((again.resources_sent, again.applied.len()), (0, 0));
+    assert_eq!(again.stream.acknowledged(), 3);
+}
+
+#[test]
+fn a_policy_that_the_server_has_no_longer_stays_in_force() {
+    let old = secured("cart", "one");
+    for epoch in ["epoch-1", "epoch-2"] {
+        let mut pair = Pair::wants(&OWN, Vec::new());
+        pair.connect("epoch-1");
+        pair.run(&old, 1);
+        pair.connect(epoch);
+        pair.run(&ResourceSet::default(), 2);
+        pair.pass(NEW_EPOCH_GRACE);
+        let expected = by_name(&[inbound("orders", "cart"), trust("one")]);
+        assert_eq!(pair.held(), expected, "{epoch}");
+        assert_eq!(pair.stream.acknowledged(), 2);
+        // Nor does it come back by itself, or stay when there is another.
+        pair.run(&secured("ops", "two"), 3);
+        assert_eq!(pair.held(), all(&secured("ops", "two")));
+    }
+}
+
+#[test]
+fn a_policy_that_does_not_decode_leaves_the_last_one_in_force() {
+    let mut pair = Pair::wants(&OWN, Vec::new());
+    pair.connect("epoch-1");
+    pair.run(&secured("cart", "one"), 1);
+    let new = secured("ops", "one");
+    while let Some(mut response) = pair.stream.poll(&new, 2) {
+        let any = response.resources[0].resource.as_mut();
+        any.expect("responses carry resources").value = vec![0xff];
+        pair.deliver(response);
+    }
+    assert_eq!(pair.rejected[0].name, "prod/orders");
+    assert_eq!(pair.held(), all(&secured("cart", "one")));
+}
+
+#[test]
+fn a_policy_of_a_service_that_is_not_ours_any_more_goes() {
+    let old = secured("cart", "one");
+    let mut pair = Pair::wants(&OWN[..1], all(&old).into_values().collect());
+    pair.connect("epoch-1");
+    pair.run(&secured("cart", "two"), 1);
+    let expected = ["+Secret outrigger-trust-bundle", "-Inbound prod/orders"];
+    assert_eq!(pair.applied, expected);
 }

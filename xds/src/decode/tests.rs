@@ -10,10 +10,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::encode::{encode, encode_with};
+use crate::identity::{Access, Authorization, Rule, TlsMode};
 use crate::model::*;
 use crate::resource::sort_endpoints;
 use crate::samples;
 
+mod identities;
 mod policies;
 
 fn name() -> impl Strategy<Value = String> {
@@ -99,6 +101,34 @@ fn endpoint_set(hosts: bool) -> impl Strategy<Value = EndpointSet> {
     })
 }
 
+fn rule() -> impl Strategy<Value = Rule> {
+    let caller = prop_oneof![
+        Just("*".to_owned()),
+        "[a-z]{1,5}(/[a-z]{1,5}|/\\*)?",
+        "spiffe://[a-z]{1,5}/[a-z]{1,5}",
+    ];
+    let from = vec(
+        caller.prop_map(|text| text.parse().expect("is a caller")),
+        1..3,
+    );
+    let (methods, paths) = (vec("[A-Z]{1,5}", 0..2), vec("(/[a-z]{1,5}){0,2}/", 0..2));
+    (from, methods, paths).prop_map(|(from, methods, paths)| Rule {
+        from,
+        methods,
+        paths,
+    })
+}
+
+prop_compose! {
+    fn inbound()(
+        name in name(), tls in 0usize..3, rules in option::of(vec(rule(), 0..3)), open in any::<bool>(), dry_run in any::<bool>(),
+    ) -> Inbound {
+        let default = if open { Access::Allow } else { Access::Deny };
+        let authorization = rules.map(|allow| Authorization { default, dry_run, allow });
+        Inbound { name, tls: [TlsMode::Disable, TlsMode::Permissive, TlsMode::Strict][tls], authorization }
+    }
+}
+
 fn resource() -> impl Strategy<Value = Resource> {
     prop_oneof![
         listener().prop_map(Resource::Listener),
@@ -106,6 +136,8 @@ fn resource() -> impl Strategy<Value = Resource> {
             .prop_map(|(name, routes)| Resource::Routes(RouteConfig { name, routes })),
         cluster().prop_map(Resource::Cluster),
         endpoint_set(false).prop_map(Resource::Endpoints),
+        inbound().prop_map(Resource::Inbound),
+        "[a-zA-Z]{0,20}".prop_map(|root| samples::trust(&root)),
     ]
 }
 
@@ -125,7 +157,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_that_are_no_resource_are_rejected_without_a_panic(kind in 0usize..4, value in vec(any::<u8>(), 0..64)) {
+    fn bytes_that_are_no_resource_are_rejected_without_a_panic(kind in 0usize..ResourceType::COUNT, value in vec(any::<u8>(), 0..64)) {
         let type_url = ResourceType::ALL[kind].type_url().to_owned();
         let _ = decode("x", &Any { type_url, value });
     }

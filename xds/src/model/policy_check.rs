@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::identity::Authorization;
+
 use super::{
     AdaptiveConcurrency, CircuitBreakers, HealthCheck, LbPolicy, OutlierDetection, PolicyError,
     Probe, Protocol, RetryPolicy, ServicePolicy,
@@ -35,6 +37,7 @@ impl ServicePolicy {
         checks.circuit_breakers(&self.circuit_breakers);
         checks.outlier_detection(self.outlier_detection.as_ref());
         checks.health_check(self.health_check.as_ref(), protocol);
+        checks.authorization(self.authorization.as_ref(), protocol);
         checks.0
     }
 }
@@ -207,6 +210,31 @@ impl Checks {
         );
     }
 
+    fn authorization(&mut self, authorization: Option<&Authorization>, protocol: Protocol) {
+        let rules = authorization.map_or(&[][..], |authorization| &authorization.allow);
+        for (index, rule) in rules.iter().enumerate() {
+            let field = |name: &str| format!("authorization.allow[{index}].{name}");
+            if rule.from.is_empty() {
+                self.add(&field("from"), "[]", "must have at least one caller");
+            }
+            for (name, texts) in [("methods", &rule.methods), ("paths", &rule.paths)] {
+                if !protocol.is_http() && !texts.is_empty() {
+                    let reason = format!("needs requests, and {protocol} has none");
+                    self.add(&field(name), texts.join(", "), reason);
+                }
+            }
+            for method in rule.methods.iter().filter(|method| !is_token(method)) {
+                let reason = "must be a method (RFC 9110 section 9.1)";
+                self.add(&field("methods"), method, reason);
+            }
+            for path in &rule.paths {
+                if let Err(reason) = path_prefix(path) {
+                    self.add(&field("paths"), path, reason);
+                }
+            }
+        }
+    }
+
     fn percent(&mut self, field: &str, value: u32) {
         if value > 100 {
             self.add(field, value, "must be a percentage from 0 to 100");
@@ -237,4 +265,36 @@ impl Checks {
             self.add(&field, shown, format!("is less than {}", least.0));
         }
     }
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(text: &str) -> bool {
+    let tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(tchar)
+}
+
+/// Only one spelling of a path: what requests are compared with is written so, too.
+fn path_prefix(path: &str) -> Result<(), &'static str> {
+    let Some(rest) = path.strip_prefix('/') else {
+        return Err("must begin with /");
+    };
+    if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("must have printable ASCII characters only");
+    }
+    if path.contains(['?', '#']) {
+        return Err("must have no query and no fragment");
+    }
+    if path.contains(['%', '\\']) {
+        return Err("must have no percent-encoding and no backslash");
+    }
+    if rest
+        .split('/')
+        .any(|segment| segment == "." || segment == "..")
+    {
+        return Err("must have no segments . and ..");
+    }
+    if path.contains("//") {
+        return Err("must have no empty segments");
+    }
+    Ok(())
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{
     CircuitBreakers, Cluster, HealthCheck, LbPolicy, OutlierDetection, Protocol, RetryPolicy,
 };
-use crate::identity::{Authorization, TlsMode};
+use crate::identity::{Authorization, Rule, TlsMode};
 
 /// What is said of one service; what is not said has the default of [`Cluster::new`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct ServicePolicy {
     /// Who may call it; `None` is everybody.
     pub authorization: Option<Authorization>,
 }
+
+/// Where the rules stand.
+const RULES: [&str; 2] = ["authorization", "allow"];
 
 impl Default for ServicePolicy {
     fn default() -> Self {
@@ -117,6 +120,10 @@ impl ServicePolicy {
     pub fn from_json(mut table: Value, protocol: Protocol) -> Result<Self, Vec<PolicyError>> {
         let mut errors = Vec::new();
         each_setting(&table, &mut Vec::new(), &mut |path, value| {
+            if path == RULES && value.is_array() {
+                errors.extend(rule_errors(value));
+                return;
+            }
             // Serde stops at the first error. No setting needs another one beside it, so each can be read alone.
             let alone = path.iter().rev().fold(value.clone(), |inner, name| {
                 Value::Object(Map::from_iter([((*name).to_owned(), inner)]))
@@ -186,7 +193,39 @@ fn shown(value: &Value) -> String {
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// A list of tables: which of them is wrong, and what in it, serde does not tell.
+fn rule_errors(list: &Value) -> Vec<PolicyError> {
+    let mut errors = Vec::new();
+    for (index, rule) in list.as_array().into_iter().flatten().enumerate() {
+        let mut wrong = |field: &str, value: &Value, reason: String| {
+            errors.push(PolicyError {
+                field: format!("{}[{index}]{field}", RULES.join(".")),
+                value: shown(value),
+                reason,
+            });
+        };
+        let Some(settings) = rule.as_object() else {
+            wrong("", rule, "must be a table".to_owned());
+            continue;
+        };
+        if !settings.contains_key("from") {
+            wrong(".from", &Value::Null, "is missing".to_owned());
+        }
+        for (name, value) in settings {
+            let alone = [("from", Value::Array(Vec::new())), (name, value.clone())];
+            let alone = alone.map(|(name, value)| (name.to_owned(), value));
+            if let Err(error) =
+                serde_json::from_value::<Rule>(Value::Object(alone.into_iter().collect()))
+            {
+                wrong(&format!(".{name}"), value, error.to_string());
+            }
+        }
+    }
+    errors
+}
+
 fn remove(table: &mut Value, field: &str) {
+    let field = field.split('[').next().unwrap_or(field);
     let (within, name) = field.rsplit_once('.').unwrap_or(("", field));
     let mut inner = within.split('.').filter(|name| !name.is_empty());
     let parent = inner.try_fold(table, |value, name| value.get_mut(name));

@@ -58,7 +58,10 @@ fn the_order_of_endpoints_does_not_change_the_version() {
 
 #[test]
 fn removals_are_listed_in_reverse() {
-    let diff = ResourceSet::default().diff(&set(&[("orders", &[1])]));
+    let mut resources = service("orders", &[1]);
+    resources.extend([samples::inbound("orders", "cart"), samples::trust("one")]);
+    let set = ResourceSet::from_model(resources).expect("the sample is consistent");
+    let diff = ResourceSet::default().diff(&set);
     let kinds: Vec<ResourceType> = diff.removed.iter().map(|(kind, _)| *kind).collect();
     let mut reverse = ResourceType::ALL;
     reverse.reverse();

@@ -33,7 +33,7 @@ const REQUESTS: usize = 16;
 
 /// Subscribes for ever; reconnects with a jittered back-off.
 pub async fn subscribe(config: SubscribeConfig, dial: Dial, mut sink: impl Sink) -> ! {
-    let mut client = Client::new(config.node, config.initial);
+    let mut client = Client::new(config.node, config.always, config.initial);
     let mut failures = 0;
     let mut turn = 0;
     loop {

@@ -197,6 +197,7 @@ impl Subscriber {
         let config = SubscribeConfig {
             servers: vec!["http://control:8472".to_owned()],
             node: node("task-1"),
+            always: Vec::new(),
             initial: Vec::new(),
         };
         let port = Arc::new(AtomicU16::new(address.port()));

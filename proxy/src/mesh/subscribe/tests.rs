@@ -1,7 +1,8 @@
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
 
-use outrigger_xds::model::{Endpoint, Protocol, Target};
+use outrigger_xds::identity::{Authorization, TlsMode};
+use outrigger_xds::model::{Endpoint, Inbound, Protocol, Target, TrustBundle};
 
 use super::*;
 
@@ -295,4 +296,94 @@ async fn the_last_configuration_of_one_process_is_on_disk_when_it_ends_and_reloa
     assert_eq!(address("n/orders:80"), "127.9.0.1:80");
     assert_eq!(address("n/cart:80"), "127.9.0.2:80");
     assert_eq!(address("n/web:80"), "127.9.0.3:80");
+}
+
+fn policy(tls: TlsMode) -> Resource {
+    Resource::Inbound(Inbound {
+        name: "n/own".to_owned(),
+        tls,
+        authorization: Some(Authorization::default()),
+    })
+}
+
+fn roots(roots: &str) -> Resource {
+    Resource::Secret(TrustBundle {
+        name: TRUST_BUNDLE.to_owned(),
+        roots: roots.to_owned(),
+    })
+}
+
+#[tokio::test]
+async fn a_sidecar_asks_for_the_roots_and_for_the_policies_of_its_own_services() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = config(dir.path());
+    for port in [15000, 15001] {
+        let target = Target::Cluster("own".to_owned());
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        let name = format!("own:{port}");
+        let listener = Listener {
+            inbound: Some("n/own".to_owned()),
+            ..Listener::new(&name, Direction::Ingress, address, Protocol::Tcp, target)
+        };
+        config.base.listeners.insert(name, Arc::new(listener));
+    }
+    let subscription = Subscription::new(config, Recorder::default());
+    let expected = [
+        (ResourceType::Secret, TRUST_BUNDLE.to_owned()),
+        (ResourceType::Inbound, "n/own".to_owned()),
+    ];
+    assert_eq!(subscription.always(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_without_control_server_keeps_the_tls_mode_the_callers_and_the_roots() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut first = Subscription::new(config(dir.path()), Recorder::default());
+    let writing = first.writing().expect("there is a state directory");
+    let all = vec![roots("one"), policy(TlsMode::Strict)];
+    assert!(Sink::apply(&mut first, all.clone(), Vec::new()).is_empty());
+    drop(first);
+    writing.await.expect("ends");
+    let recorder = Recorder::default();
+    let second = Subscription::new(config(dir.path()), recorder.clone());
+    assert_eq!(second.initial(), all);
+    let (accepted, _) = recorder.last();
+    let inbound = &accepted.inbound["n/own"];
+    assert_eq!(inbound.tls, TlsMode::Strict);
+    assert!(inbound.authorization.is_some());
+    assert_eq!(
+        accepted.trust_bundle().map(|one| one.roots.as_str()),
+        Some("one")
+    );
+}
+
+#[tokio::test]
+async fn a_policy_that_the_data_plane_refuses_leaves_the_one_before_in_force() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let recorder = Recorder::default();
+    let mut subscription = Subscription::new(config(dir.path()), recorder.clone());
+    Sink::apply(
+        &mut subscription,
+        vec![policy(TlsMode::Strict), roots("one")],
+        Vec::new(),
+    );
+    for (kind, new) in [
+        (ResourceType::Inbound, policy(TlsMode::Disable)),
+        (ResourceType::Secret, roots("two")),
+    ] {
+        *recorder.refuse.lock().expect("not poisoned") = Some(Rejection {
+            type_url: kind.type_url().to_owned(),
+            name: new.name().to_owned(),
+            field: "f".to_owned(),
+            reason: "r".to_owned(),
+        });
+        assert_eq!(
+            Sink::apply(&mut subscription, vec![new], Vec::new()).len(),
+            1
+        );
+    }
+    assert_eq!(
+        subscription.initial(),
+        [roots("one"), policy(TlsMode::Strict)]
+    );
 }

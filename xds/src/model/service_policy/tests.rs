@@ -157,3 +157,83 @@ fn a_table_names_exactly_the_fields_there_are() {
     names.sort_unstable();
     assert_eq!(names, fields);
 }
+
+#[test]
+fn who_may_call_is_read_and_written_again() {
+    let table = json!({"tls": "strict", "authorization": {
+        "dry_run": true,
+        "allow": [{"from": ["cart", "ops/*"], "methods": ["GET"], "paths": ["/v1", "/shop.Orders/"]}, {"from": ["*"]}],
+    }});
+    let policy = ServicePolicy::from_json(table, Protocol::Http).expect("it is in order");
+    assert_eq!(policy.tls, TlsMode::Strict);
+    let rules = &policy.authorization.as_ref().expect("it was said").allow;
+    assert_eq!((rules.len(), rules[0].paths.len()), (2, 2));
+    let again = ServicePolicy::from_json(policy.to_json(), Protocol::Http);
+    assert_eq!(again, Ok(policy));
+}
+
+#[test]
+fn a_rule_that_cannot_be_is_named_by_its_place() {
+    let found = errors(
+        json!({"tls": "on", "authorization": {"default": "deny", "allow": [
+            {"from": ["cart"]},
+            {"from": [], "methods": ["GET", "G T"], "paths": ["v1", "/a?b", "/a/../b", "/a//b", "/%61", "/.", "/ok/"]},
+        ]}}),
+    );
+    let expected = [
+        ("tls", "on"),
+        ("authorization.allow[1].from", "[]"),
+        ("authorization.allow[1].methods", "G T"),
+        ("authorization.allow[1].paths", "v1"),
+        ("authorization.allow[1].paths", "/a?b"),
+        ("authorization.allow[1].paths", "/a/../b"),
+        ("authorization.allow[1].paths", "/a//b"),
+        ("authorization.allow[1].paths", "/%61"),
+        ("authorization.allow[1].paths", "/."),
+    ];
+    let expected = expected.map(|(field, value)| (field.to_owned(), value.to_owned()));
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_rule_that_cannot_be_read_is_named_by_its_place() {
+    let found = errors(json!({"authorization": {"allow": [
+        {"paths": ["/"]},
+        ["cart"],
+        {"from": ["a b"], "path": ["/"]},
+        {"from": "cart"},
+    ]}}));
+    let fields: Vec<&str> = found.iter().map(|(field, _)| field.as_str()).collect();
+    let expected = [
+        "authorization.allow[0].from",
+        "authorization.allow[1]",
+        "authorization.allow[2].from",
+        "authorization.allow[2].path",
+        "authorization.allow[3].from",
+    ];
+    assert_eq!(fields, expected);
+    assert_eq!(
+        errors(json!({"authorization": {"allow": {}}}))[0].0,
+        "authorization.allow"
+    );
+    assert_eq!(errors(json!({"authorization": []}))[0].0, "authorization");
+}
+
+#[test]
+fn bytes_have_callers_and_neither_methods_nor_paths() {
+    let rule = |rule| json!({"authorization": {"allow": [rule]}});
+    let read = |table| ServicePolicy::from_json(table, Protocol::Tcp);
+    assert!(read(rule(json!({"from": ["cart"]}))).is_ok());
+    let errors = read(rule(
+        json!({"from": ["cart"], "methods": ["GET"], "paths": ["/"]}),
+    ));
+    let errors = errors.expect_err("there is no request to look at");
+    let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "authorization.allow[0].methods",
+            "authorization.allow[0].paths"
+        ]
+    );
+}
