@@ -1,6 +1,7 @@
 //! Load, origins and fleets of local processes: what shows that the sidecar and its control server do their work.
 
 pub mod attack;
+pub mod certificates;
 pub mod compare;
 pub mod demo;
 pub mod deploy;

@@ -11,6 +11,7 @@ mod http1;
 mod pace;
 mod record;
 mod stream;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,6 +85,8 @@ pub struct Plan {
     pub duration: Option<Duration>,
     /// A request without a complete answer after so long has failed; it may take twice that to notice.
     pub timeout: Duration,
+    /// Around [`Wire::Http1`]; the others go without.
+    pub tls: Option<tls::Tls>,
 }
 
 impl Plan {
@@ -107,6 +110,7 @@ impl Plan {
             requests: None,
             duration: None,
             timeout: Duration::from_secs(20),
+            tls: None,
         }
     }
 
@@ -224,7 +228,8 @@ pub async fn hold_idle(plan: &Plan, count: usize) -> Result<Idle, String> {
         socket2::SockRef::from(&stream)
             .set_linger(Some(Duration::ZERO))
             .map_err(|error| format!("SO_LINGER: {error}"))?;
-        let mut connection = http1::Connection::new(stream);
+        let mut tls = plan.tls.as_ref().map(tls::Client::new);
+        let mut connection = exchange::connect(stream, &mut tls).await?;
         let (answer, kept) = connection.exchange(request.bytes(), false).await?;
         match (kept, answer.status.is_success()) {
             (true, true) => Ok(connection),

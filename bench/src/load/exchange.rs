@@ -17,6 +17,7 @@ use super::deferred::{Deferred, Spawner};
 use super::http1::{self, Connection};
 use super::record::Answer;
 use super::stream::{self, Fed};
+use super::tls::{Client, Socket};
 use super::{Plan, Wire};
 use crate::ledger;
 
@@ -27,15 +28,26 @@ pub(super) type Shared = Arc<tokio::sync::Mutex<Option<http2::SendRequest<Reques
 
 /// A worker's way to the server.
 pub(super) enum Link {
-    Http1(Option<Connection>, http1::Request),
+    Http1(Http1),
     Http2(Shared),
     Tcp(Option<TcpStream>),
+}
+
+/// A worker's HTTP/1.1: the connection it keeps, the request it sends, and how connections begin.
+pub(super) struct Http1 {
+    kept: Option<Connection>,
+    request: http1::Request,
+    tls: Option<Client>,
 }
 
 impl Link {
     pub(super) fn new(plan: &Plan, shared: &Shared) -> Self {
         match plan.wire {
-            Wire::Http1 => Self::Http1(None, http1::Request::render(plan)),
+            Wire::Http1 => Self::Http1(Http1 {
+                kept: None,
+                request: http1::Request::render(plan),
+                tls: plan.tls.as_ref().map(Client::new),
+            }),
             Wire::Http2 | Wire::Grpc | Wire::Bidi => Self::Http2(Arc::clone(shared)),
             Wire::Tcp => Self::Tcp(None),
         }
@@ -44,7 +56,7 @@ impl Link {
     /// After a timeout nothing on the connection can be trusted; an HTTP/2 stream is reset alone.
     pub(super) fn abandon(&mut self) {
         match self {
-            Self::Http1(connection, _) => *connection = None,
+            Self::Http1(http1) => http1.kept = None,
             Self::Http2(_) => {}
             Self::Tcp(stream) => *stream = None,
         }
@@ -52,9 +64,7 @@ impl Link {
 
     pub(super) async fn exchange(&mut self, plan: &Plan, number: u64) -> Result<Answer, String> {
         match self {
-            Self::Http1(connection, request) => {
-                http1_exchange(connection, request.numbered(number), plan).await
-            }
+            Self::Http1(http1) => http1.exchange(plan, number).await,
             Self::Http2(shared) if plan.wire == Wire::Bidi => {
                 stream::exchange(shared, plan, number).await
             }
@@ -64,20 +74,36 @@ impl Link {
     }
 }
 
-async fn http1_exchange(
-    kept: &mut Option<Connection>,
-    request: &[u8],
-    plan: &Plan,
-) -> Result<Answer, String> {
-    // A kept connection may have been closed since.
-    let mut connection = match kept.take() {
-        Some(connection) if !connection.is_closed() => connection,
-        _ => Connection::new(dial(plan.address).await?),
+impl Http1 {
+    async fn exchange(&mut self, plan: &Plan, number: u64) -> Result<Answer, String> {
+        // A kept connection may have been closed since.
+        let mut kept = self.kept.take();
+        let mut connection = match kept.take_if(|kept| !kept.is_closed()) {
+            Some(connection) => connection,
+            None => connect(dial(plan.address).await?, &mut self.tls).await?,
+        };
+        let head_only = plan.method == http::Method::HEAD;
+        let request = self.request.numbered(number);
+        let (answer, keep) = connection.exchange(request, head_only).await?;
+        if self.tls.as_ref().is_some_and(|tls| !tls.keeps()) {
+            connection.close().await;
+        } else if keep {
+            self.kept = Some(connection);
+        }
+        Ok(answer)
+    }
+}
+
+/// Begins what is spoken on a new stream.
+pub(super) async fn connect(
+    stream: TcpStream,
+    tls: &mut Option<Client>,
+) -> Result<Connection, String> {
+    let socket = match tls {
+        Some(client) => client.connect(stream).await?,
+        None => Socket::Plain(stream),
     };
-    let head_only = plan.method == http::Method::HEAD;
-    let (answer, keep) = connection.exchange(request, head_only).await?;
-    *kept = keep.then_some(connection);
-    Ok(answer)
+    Ok(Connection::new(socket))
 }
 
 async fn http2_exchange(shared: &Shared, plan: &Plan, number: u64) -> Result<Answer, String> {

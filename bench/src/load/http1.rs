@@ -4,12 +4,13 @@ use std::io;
 use std::ops::Range;
 
 use bytes::{Buf, BytesMut};
+use futures_util::FutureExt;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::Plan;
 use super::record::Answer;
+use super::tls::Socket;
 use crate::ledger;
 
 const HEADERS: usize = 64;
@@ -66,7 +67,7 @@ impl Request {
 /// One connection, kept between requests.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Socket,
     buffer: BytesMut,
     scratch: Vec<u8>,
 }
@@ -86,7 +87,7 @@ struct Head {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Socket) -> Self {
         Self {
             stream,
             buffer: BytesMut::new(),
@@ -95,13 +96,22 @@ impl Connection {
     }
 
     /// Whether the server has closed it, as far as is known without asking the kernel: tokio reads only when an event has come.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&mut self) -> bool {
         let mut byte = [0];
-        match self.stream.try_read(&mut byte) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            // Closed, broken, or bytes that nobody asked for.
-            _ => true,
+        // If there is anything: closed, broken, or bytes that nobody asked for.
+        match &mut self.stream {
+            Socket::Plain(stream) => {
+                let read = stream.try_read(&mut byte);
+                !read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Socket::Tls(stream) => stream.read(&mut byte).now_or_never().is_some(),
         }
+    }
+
+    /// Says that no more comes, and ends it.
+    pub(super) async fn close(mut self) {
+        // The answer is there already; a server that has gone first is no failure.
+        let _ = self.stream.shutdown().await;
     }
 
     /// Sends the request and reads the whole answer; `true` when the connection may be used again.
@@ -120,14 +130,22 @@ impl Connection {
         self.receive(head_only).await
     }
 
-    /// Reads while it writes: an echo of a large body would otherwise wait for us as we wait for it.
+    /// Reads while it writes: an echo of a large body would otherwise wait for us as we wait for it. Not over TLS, where requests
+    /// are small.
     async fn send(&mut self, mut request: &[u8]) -> io::Result<()> {
+        let stream = match &mut self.stream {
+            Socket::Plain(stream) => stream,
+            Socket::Tls(stream) => {
+                stream.write_all(request).await?;
+                return stream.flush().await;
+            }
+        };
         loop {
-            match self.stream.try_write(request) {
+            match stream.try_write(request) {
                 Ok(written) if written == request.len() => return Ok(()),
                 Ok(written) => request = &request[written..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let (mut read, mut write) = self.stream.split();
+                    let (mut read, mut write) = stream.split();
                     self.buffer.reserve(READ);
                     tokio::select! {
                         written = write.write(request) => request = &request[written?..],
@@ -309,7 +327,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     /// What the client makes of these bytes, sent in pieces of `piece`, before the server closes.
     async fn receive(answer: &str, piece: usize) -> Result<(Answer, bool), String> {
@@ -324,7 +342,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         });
-        let received = Connection::new(stream).receive(false).await;
+        let received = Connection::new(Socket::Plain(stream)).receive(false).await;
         server.await.unwrap();
         received
     }
