@@ -12,7 +12,7 @@ use common::*;
 use outrigger_bench::fleet::{Fleet, Process, Sidecar, Task, wait_for};
 use outrigger_bench::load::{Load, Plan};
 use outrigger_xds::model::{Address, Endpoint, EndpointSet};
-use outrigger_xds::transport::{NodeEvents, Published, StreamId, serve_ads};
+use outrigger_xds::transport::{NodeEvents, Published, StreamId, plain, serve_ads};
 use outrigger_xds::{NodeInfo, Rejection, Resource, ResourceSet};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -398,7 +398,15 @@ impl Fake {
         .await?;
         let serving = async move {
             let epoch = "nonsense".to_owned();
-            drop(serve_ads(listener, Arc::new(fake), epoch, std::future::pending()).await);
+            drop(
+                serve_ads(
+                    plain(listener),
+                    Arc::new(fake),
+                    epoch,
+                    std::future::pending(),
+                )
+                .await,
+            );
         };
         Ok((tokio::spawn(serving), heard))
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_xds::transport::serve_ads;
+use outrigger_xds::transport::{plain, serve_ads};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
@@ -118,7 +118,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let stopped = self::stopped(&stop);
     let events = Arc::clone(&nodes);
     servers.spawn(async move {
-        serve_ads(xds, events, loaded.epoch, stopped)
+        serve_ads(plain(xds), events, loaded.epoch, stopped)
             .await
             .map_err(|error| format!("xds: {error}"))
     });

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use outrigger_control::app::{self, Options, Running};
 use outrigger_xds::model::{EndpointHealth, ServicePolicy, Target};
-use outrigger_xds::transport::{ConnectionState, Dial, Sink, SubscribeConfig, subscribe};
+use outrigger_xds::transport::{BoxedIo, ConnectionState, Dial, Sink, SubscribeConfig, subscribe};
 use outrigger_xds::{NodeInfo, Rejection, Resource, ResourceType};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -73,7 +73,9 @@ impl Subscriber {
             always: Vec::new(),
             initial: Vec::new(),
         };
-        let dial: Dial = Arc::new(move |_| Box::pin(TcpStream::connect(xds)));
+        let dial: Dial = Arc::new(move |_| {
+            Box::pin(async move { Ok(Box::new(TcpStream::connect(xds).await?) as BoxedIo) })
+        });
         let (seen, watched) = watch::channel(Seen::new());
         let (connection, connected) = watch::channel(None);
         let sink = Keep { seen, connection };

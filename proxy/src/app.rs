@@ -378,6 +378,7 @@ fn join_mesh(
         namespace: mesh.namespace.clone(),
         incarnation: random_hex(8),
         secret,
+        identity: None,
     };
     let reconnected = Arc::new(watch::Sender::new(0));
     let standing = Standing {

@@ -141,5 +141,6 @@ fn node() -> NodeInfo {
         namespace: "prod".to_owned(),
         incarnation: "1".to_owned(),
         secret: "c0ffee".to_owned(),
+        identity: None,
     }
 }

@@ -253,6 +253,7 @@ pub(crate) fn node(node: core::Node) -> NodeInfo {
             .locality
             .map(|locality| locality.zone)
             .unwrap_or_default(),
+        identity: None,
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) fn node(id: &str) -> NodeInfo {
         namespace: "prod".to_owned(),
         incarnation: "1".to_owned(),
         secret: "c0ffee".to_owned(),
+        identity: None,
     }
 }
 

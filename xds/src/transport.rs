@@ -1,5 +1,6 @@
 //! ADS over gRPC, the only part with I/O: what its two ends promise each other and their owners.
 
+mod io;
 mod serve;
 mod subscribe;
 #[cfg(test)]
@@ -7,19 +8,19 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 pub use tonic::transport::Uri;
 
+pub use io::{Accepted, BoxedIo, Io, PeerIdentity, plain};
 pub use serve::serve_ads;
 pub use subscribe::subscribe;
 
+use crate::identity::SpiffeId;
 use crate::resource::{Rejection, Resource, ResourceType};
 use crate::set::ResourceSet;
 
@@ -47,6 +48,9 @@ pub struct NodeInfo {
     pub incarnation: String,
     /// Kept in the sidecar's state directory; proves that a new incarnation is the same node.
     pub secret: String,
+    /// Whom the certificate of its connection is for. A server knows it of the connection: the wire says nothing of it.
+    #[serde(skip)]
+    pub identity: Option<SpiffeId>,
 }
 
 /// One ADS stream, unique within the control server's life.
@@ -73,7 +77,7 @@ pub trait NodeEvents: Send + Sync + 'static {
 /// What a subscriber wants and has.
 #[derive(Debug, Clone)]
 pub struct SubscribeConfig {
-    /// `http://host:port`, tried in turn.
+    /// `http://host:port` or `https://host:port`, tried in turn.
     pub servers: Vec<String>,
     /// Who we are.
     pub node: NodeInfo,
@@ -114,8 +118,9 @@ pub trait Sink: Send {
     fn connection(&mut self, state: ConnectionState);
 }
 
-/// Opens a TCP connection to the host and port of a URI; the sidecar resolves and tries all addresses.
-pub type Dial = Arc<dyn Fn(Uri) -> BoxFuture<'static, io::Result<TcpStream>> + Send + Sync>;
+/// Opens a connection to the host and port of a server's URL, without Nagle's delay and in TLS where the URL is `https`; the sidecar
+/// resolves and tries all addresses.
+pub type Dial = Arc<dyn Fn(Uri) -> BoxFuture<'static, std::io::Result<BoxedIo>> + Send + Sync>;
 
 /// Silence after which either end sends an HTTP/2 PING.
 const PING_INTERVAL: Duration = Duration::from_secs(10);

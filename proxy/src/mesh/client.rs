@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
-use outrigger_xds::transport::Dial;
+use outrigger_xds::transport::{BoxedIo, Dial};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -226,6 +226,6 @@ pub async fn connect(resolver: &Resolver, uri: &Uri) -> io::Result<TcpStream> {
 pub fn dial(resolver: Arc<Resolver>) -> Dial {
     Arc::new(move |uri| {
         let resolver = resolver.clone();
-        Box::pin(async move { connect(&resolver, &uri).await })
+        Box::pin(async move { Ok(Box::new(connect(&resolver, &uri).await?) as BoxedIo) })
     })
 }

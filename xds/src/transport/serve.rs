@@ -1,20 +1,23 @@
 //! The server's end: one task per stream, woken by its client, by a publication or by the owner.
 
 use std::future::Future;
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server as ads;
 use futures_util::Stream as Streamed;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{EPOCH_HEADER, MAX_MESSAGE, NodeEvents, PING_INTERVAL, PING_TIMEOUT, StreamId};
+use super::{
+    EPOCH_HEADER, Io, MAX_MESSAGE, NodeEvents, NodeInfo, PING_INTERVAL, PING_TIMEOUT, PeerIdentity,
+    StreamId,
+};
 use crate::decode;
 use crate::resource::ResourceType;
 use crate::server::Stream;
@@ -24,13 +27,17 @@ const RESPONSES: usize = 8;
 
 type Reply = Result<discovery::DeltaDiscoveryResponse, Status>;
 
-/// Serves ADS on `listener` until `shutdown`; `epoch` goes out as `control_plane.identifier`.
-pub async fn serve_ads(
-    listener: TcpListener,
+/// Serves ADS on `incoming` connections until `shutdown`; `epoch` goes out as `control_plane.identifier`. Who a node is proved to be
+/// ([`NodeInfo::identity`]) it takes from connections whose [`Connected::ConnectInfo`] is a [`PeerIdentity`].
+pub async fn serve_ads<IO>(
+    incoming: impl Streamed<Item = io::Result<IO>> + Send,
     events: Arc<impl NodeEvents>,
     epoch: String,
     shutdown: impl Future<Output = ()> + Send,
-) -> Result<(), tonic::transport::Error> {
+) -> Result<(), tonic::transport::Error>
+where
+    IO: Io + Connected + 'static,
+{
     let (stop, stopped) = watch::channel(false);
     let service = ads::AggregatedDiscoveryServiceServer::new(Ads {
         events,
@@ -49,7 +56,7 @@ pub async fn serve_ads(
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), signal)
+        .serve_with_incoming_shutdown(incoming, signal)
         .await
 }
 
@@ -81,9 +88,12 @@ impl<E: NodeEvents> ads::AggregatedDiscoveryService for Ads<E> {
         let (responses, stream) = mpsc::channel(RESPONSES);
         let events = Arc::clone(&self.events);
         let (epoch, stopped) = (self.epoch.clone(), self.stopped.clone());
+        let peer = request.extensions().get().cloned().unwrap_or_default();
         let requests = request.into_inner();
         tokio::spawn(async move {
-            if let Err(status) = converse(&*events, epoch, requests, &responses, stopped).await {
+            if let Err(status) =
+                converse(&*events, epoch, peer, requests, &responses, stopped).await
+            {
                 // A client that is gone does not read why.
                 let _ = responses.try_send(Err(status));
             }
@@ -97,12 +107,12 @@ impl<E: NodeEvents> ads::AggregatedDiscoveryService for Ads<E> {
 }
 
 /// Says `disconnected` however the stream ends.
-struct Connected<'a, E: NodeEvents> {
+struct Conversing<'a, E: NodeEvents> {
     events: &'a E,
     id: StreamId,
 }
 
-impl<E: NodeEvents> Drop for Connected<'_, E> {
+impl<E: NodeEvents> Drop for Conversing<'_, E> {
     fn drop(&mut self) {
         self.events.disconnected(self.id);
     }
@@ -111,6 +121,7 @@ impl<E: NodeEvents> Drop for Connected<'_, E> {
 async fn converse<E: NodeEvents>(
     events: &E,
     epoch: String,
+    PeerIdentity(identity): PeerIdentity,
     mut requests: Streaming<discovery::DeltaDiscoveryRequest>,
     responses: &mpsc::Sender<Reply>,
     mut stopped: watch::Receiver<bool>,
@@ -122,13 +133,16 @@ async fn converse<E: NodeEvents>(
     let Some(mut first) = first else {
         return Ok(());
     };
-    let node = first.node.take().map(decode::node);
+    let node = first.node.take().map(|node| NodeInfo {
+        identity,
+        ..decode::node(node)
+    });
     let node = node.filter(|node| !node.id.is_empty());
     let node = node.ok_or_else(|| Status::invalid_argument("node.id: is missing"))?;
     let id = events
         .connected(&node)
         .map_err(Status::failed_precondition)?;
-    let connected = Connected { events, id };
+    let connected = Conversing { events, id };
     let mut closed = pin!(events.closed(id));
     let mut published = events.namespace(&node.namespace);
     let mut stream = Stream::new(epoch);

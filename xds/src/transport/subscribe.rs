@@ -143,20 +143,19 @@ async fn next(
 }
 
 async fn connect(server: &str, dial: &Dial) -> Result<Channel, String> {
-    let endpoint = Endpoint::from_shared(server.to_owned())
-        .map_err(|error| format!("{server:?} is not a URL: {error}"))?
+    let uri: Uri = server
+        .parse()
+        .map_err(|error| format!("{server:?} is not a URL: {error}"))?;
+    let endpoint = Endpoint::from(uri.clone())
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true);
     let dial = dial.clone();
-    let connector = tower::service_fn(move |uri: Uri| {
-        let connecting = dial(uri);
-        async move {
-            let stream = connecting.await?;
-            stream.set_nodelay(true)?;
-            Ok::<_, std::io::Error>(TokioIo::new(stream))
-        }
+    // Whether it is in TLS is for `dial` alone: tonic is built without.
+    let connector = tower::service_fn(move |_: Uri| {
+        let connecting = dial(uri.clone());
+        async move { connecting.await.map(TokioIo::new) }
     });
     let connected = endpoint.connect_with_connector(connector).await;
     connected.map_err(|error| with_causes(&error))

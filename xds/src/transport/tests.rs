@@ -3,8 +3,11 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use tokio::net::TcpListener;
+use futures_util::{Stream as Streamed, StreamExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
+
+use tonic::transport::server::Connected;
 
 use super::subscribe::back_off;
 use super::*;
@@ -13,6 +16,7 @@ use crate::samples::{by_name, endpoints, node, set};
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
     Connected(String),
+    Identity(Option<SpiffeId>),
     Acknowledged(u64),
     Rejected(String),
     Disconnected,
@@ -28,6 +32,7 @@ struct Owner {
 
 impl NodeEvents for Owner {
     fn connected(&self, node: &NodeInfo) -> Result<StreamId, String> {
+        let _ = self.heard.try_send(Heard::Identity(node.identity.clone()));
         let _ = self.heard.try_send(Heard::Connected(node.id.clone()));
         if self.refuse {
             return Err("another node has this id".to_owned());
@@ -67,6 +72,14 @@ struct Server {
 
 impl Server {
     async fn start(refuse: bool) -> Self {
+        Self::with(refuse, plain).await
+    }
+
+    async fn with<IO, I>(refuse: bool, incoming: impl FnOnce(TcpListener) -> I) -> Self
+    where
+        IO: Io + Connected + 'static,
+        I: Streamed<Item = std::io::Result<IO>> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .expect("loopback has a free port");
@@ -84,9 +97,10 @@ impl Server {
         });
         let (stop, stopped) = oneshot::channel();
         let events = Arc::clone(&owner);
+        let incoming = incoming(listener);
         let serving = tokio::spawn(async move {
             let shutdown = async move { _ = stopped.await };
-            serve_ads(listener, events, "epoch-1".to_owned(), shutdown).await
+            serve_ads(incoming, events, "epoch-1".to_owned(), shutdown).await
         });
         Self {
             owner,
@@ -188,6 +202,10 @@ impl Drop for Subscriber {
 
 impl Subscriber {
     fn start(address: SocketAddr) -> Self {
+        Self::of("http://control:8472", address)
+    }
+
+    fn of(url: &'static str, address: SocketAddr) -> Self {
         let (sender, seen) = mpsc::channel(1024);
         let held = Held::default();
         let recorder = Recorder {
@@ -195,7 +213,7 @@ impl Subscriber {
             held: Arc::clone(&held),
         };
         let config = SubscribeConfig {
-            servers: vec!["http://control:8472".to_owned()],
+            servers: vec![url.to_owned()],
             node: node("task-1"),
             always: Vec::new(),
             initial: Vec::new(),
@@ -203,9 +221,12 @@ impl Subscriber {
         let port = Arc::new(AtomicU16::new(address.port()));
         let current = Arc::clone(&port);
         let dial: Dial = Arc::new(move |uri| {
-            assert_eq!(uri.host(), Some("control"));
+            assert_eq!(uri, url);
             let port = current.load(Ordering::SeqCst);
-            Box::pin(TcpStream::connect(("127.0.0.1", port)))
+            Box::pin(async move {
+                let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+                Ok(Box::new(stream) as BoxedIo)
+            })
         });
         let running = tokio::spawn(async move { subscribe(config, dial, recorder).await });
         Self {
@@ -282,6 +303,21 @@ async fn a_change_is_pushed_and_a_restarted_server_sends_only_what_has_changed()
         Seen::Removed(vec!["Listener prod/orders:80".to_owned()])
     );
     assert_eq!(subscriber.endpoints("orders"), None);
+}
+
+/// What is in TLS, and whose certificate it shows, is for those who make the connections.
+#[tokio::test]
+async fn a_node_is_whom_its_connection_proves_and_nobody_without_proof() {
+    let id: SpiffeId = "spiffe://td/ns/prod/svc/shop".parse().expect("is an id");
+    let peer = PeerIdentity(Some(id.clone()));
+    let proved =
+        move |listener| plain(listener).map(move |io| io.map(|io| Accepted::new(io, peer.clone())));
+    let mut server = Server::with(false, proved).await;
+    let _subscriber = Subscriber::of("https://control:8472", server.address);
+    assert_eq!(server.heard.recv().await, Some(Heard::Identity(Some(id))));
+    let mut server = Server::start(false).await;
+    let _subscriber = Subscriber::start(server.address);
+    assert_eq!(server.heard.recv().await, Some(Heard::Identity(None)));
 }
 
 #[tokio::test]
