@@ -172,7 +172,7 @@ impl Publisher {
 pub(crate) fn from_registry<'a, G: std::ops::Deref<Target = Registry>>(
     read: impl Fn() -> G + 'a,
 ) -> impl Fn(&str) -> Vec<outrigger_xds::Resource> + 'a {
-    move |namespace| translate::resources(&read(), namespace)
+    move |namespace| translate::resources(&read(), namespace, None)
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use outrigger_xds::Resource;
+use outrigger_xds::identity::TlsMode;
 use outrigger_xds::model::{
     Address, Cluster, Direction, Discovery, Endpoint, EndpointHealth, EndpointSet, HealthCheck,
-    Listener, PathMatch, Probe, Route, RouteConfig, ServiceRef, Target,
+    Inbound, Listener, PathMatch, Probe, Route, RouteConfig, ServiceRef, Target, TrustBundle,
 };
 
 use crate::registry::{Declaration, Instance, InstanceHealth, Registry, Service, declaration};
@@ -13,14 +14,19 @@ use crate::registry::{Declaration, Instance, InstanceHealth, Registry, Service, 
 /// Where an instance without AWS_INSTANCE_PORT is reached, if its service has no alias either.
 const DEFAULT_PORT: u16 = 80;
 
-/// The resources of a namespace; none for a namespace that does not exist.
-pub(crate) fn resources(registry: &Registry, namespace: &str) -> Vec<Resource> {
+/// The resources of a namespace, with the roots that are trusted; none for a namespace that does not exist.
+pub(crate) fn resources(
+    registry: &Registry,
+    namespace: &str,
+    trust: Option<&TrustBundle>,
+) -> Vec<Resource> {
     let Ok(row) = registry.namespace_named(namespace) else {
         return Vec::new();
     };
     registry
         .services_in(&row.id)
         .flat_map(|service| of_service(registry, namespace, service))
+        .chain(trust.cloned().map(Resource::Secret))
         .collect()
 }
 
@@ -42,6 +48,7 @@ fn of_service(registry: &Registry, namespace: &str, service: &Service) -> Vec<Re
             namespace: namespace.to_owned(),
             name: service.name.clone(),
         }),
+        identities: declared.identities.clone(),
         ..Cluster::new(name.clone(), declared.protocol)
     };
     declared.policy.apply(&mut cluster);
@@ -52,8 +59,22 @@ fn of_service(registry: &Registry, namespace: &str, service: &Service) -> Vec<Re
             endpoints,
         }),
     ];
+    resources.extend(inbound(&name, &declared));
     resources.extend(alias(registry, namespace, name, &declared));
     resources
+}
+
+/// What its tasks do with those who call them, also where that is nothing: a sidecar is to know. Of a declaration that cannot be
+/// read nothing is said, so that what was said before stays.
+fn inbound(name: &str, declared: &Declaration<'_>) -> Option<Resource> {
+    let policy = &declared.policy;
+    declared.is_read.then(|| {
+        Resource::Inbound(Inbound {
+            name: name.to_owned(),
+            tls: policy.tls,
+            authorization: policy.authorization.clone(),
+        })
+    })
 }
 
 /// The listener of the service's alias, and its routes if requests can be told apart.
@@ -147,6 +168,7 @@ fn endpoints(registry: &Registry, service: &Service, declared: &Declaration<'_>)
             instance: instance.id.clone(),
             sidecar: instance.sidecar(),
             hop: instance.hop(),
+            tls: takes_tls(instance, declared),
             ..Endpoint::new(address)
         })
     };
@@ -155,3 +177,12 @@ fn endpoints(registry: &Registry, service: &Service, declared: &Declaration<'_>)
         .filter_map(|instance| of(instance))
         .collect()
 }
+
+/// The service wants it, and the task says that it has one of the service's identities.
+fn takes_tls(instance: &Instance, declared: &Declaration<'_>) -> bool {
+    let of_service = |id: &str| declared.identities.iter().any(|own| own.as_str() == id);
+    declared.policy.tls != TlsMode::Disable && instance.tls().is_some_and(of_service)
+}
+
+#[cfg(test)]
+mod tests;

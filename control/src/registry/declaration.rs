@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use outrigger_xds::identity::SpiffeId;
 use outrigger_xds::model::{LbPolicy, MAX_RETRIES, PolicyError, Protocol, ServicePolicy};
 
 use super::{Error, Service, invalid};
@@ -16,6 +17,7 @@ const IDLE_TIMEOUT: &str = "OUTRIGGER_IDLE_TIMEOUT";
 const LB: &str = "OUTRIGGER_LB";
 const RETRIES: &str = "OUTRIGGER_RETRIES";
 const POLICY: &str = "OUTRIGGER_POLICY";
+const IDENTITY: &str = "OUTRIGGER_IDENTITY";
 
 /// The longest timeout a declaration may ask for (ECS: 2147483647 seconds).
 const MAX_TIMEOUT_SECONDS: u64 = i32::MAX as u64;
@@ -29,6 +31,10 @@ pub(crate) struct Declaration<'a> {
     pub(crate) per_request_timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) policy: ServicePolicy,
+    /// What its tasks may prove to be.
+    pub(crate) identities: Vec<SpiffeId>,
+    /// Otherwise all of this is defaults.
+    pub(crate) is_read: bool,
 }
 
 impl<'a> Declaration<'a> {
@@ -54,6 +60,8 @@ pub(crate) fn declaration(service: &Service) -> Declaration<'_> {
         per_request_timeout: None,
         idle_timeout: None,
         policy: ServicePolicy::default(),
+        identities: Vec::new(),
+        is_read: false,
     })
 }
 
@@ -92,7 +100,19 @@ fn read(attributes: &BTreeMap<String, String>) -> Result<Declaration<'_>, Error>
         per_request_timeout,
         idle_timeout: seconds(IDLE_TIMEOUT, get(IDLE_TIMEOUT))?,
         policy: policy(attributes, protocol)?,
+        identities: get(IDENTITY).map_or_else(|| Ok(Vec::new()), identities)?,
+        is_read: true,
     })
+}
+
+/// SPIFFE ids with spaces between them.
+fn identities(text: &str) -> Result<Vec<SpiffeId>, Error> {
+    let ids: Result<Vec<SpiffeId>, String> = text.split_whitespace().map(str::parse).collect();
+    let ids = ids.map_err(|reason| invalid(IDENTITY, reason))?;
+    if ids.is_empty() {
+        return Err(invalid(IDENTITY, "is empty"));
+    }
+    Ok(ids)
 }
 
 /// `OUTRIGGER_POLICY`, or what the two attributes that are older than it say.
@@ -179,4 +199,35 @@ fn alias(text: &str) -> Result<(&str, &str, u16), Error> {
         return Err(refuse("has a dnsName that cannot be given to a service"));
     }
     Ok((text, name, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_one_or_more_ids_and_nothing_else() {
+        let read = |text: &str| {
+            let attributes = BTreeMap::from([(IDENTITY.to_owned(), text.to_owned())]);
+            read(&attributes).map(|declared| declared.identities)
+        };
+        let ids = read("spiffe://a/ns/shop/svc/orders spiffe://b/orders").expect("two ids");
+        let shown: Vec<&str> = ids.iter().map(SpiffeId::as_str).collect();
+        assert_eq!(
+            shown,
+            ["spiffe://a/ns/shop/svc/orders", "spiffe://b/orders"]
+        );
+        for wrong in [
+            "",
+            " ",
+            "orders",
+            "spiffe://A/x",
+            "spiffe://a/x,spiffe://b/x",
+        ] {
+            let Err(Error::InvalidInput { field, .. }) = read(wrong) else {
+                panic!("{wrong:?} is taken")
+            };
+            assert_eq!(field, IDENTITY, "{wrong}");
+        }
+    }
 }

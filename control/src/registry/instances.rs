@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use outrigger_xds::hop::Tokens;
-
+use outrigger_xds::identity::SpiffeId;
 use outrigger_xds::model::MAX_PRIORITY;
 
 use super::operations::Target;
@@ -29,6 +29,8 @@ const PRIORITY: &str = "OUTRIGGER_PRIORITY";
 const SIDECAR: &str = "OUTRIGGER_SIDECAR";
 /// The tokens of the hop protocol (`proxy/HOP.md`): shown to nobody but the sidecars of the namespace.
 pub(crate) const HOP: &str = "OUTRIGGER_HOP";
+/// The SPIFFE id of a task that takes mutual TLS.
+const TLS: &str = "OUTRIGGER_TLS";
 
 /// What `RegisterInstance` was given.
 pub(crate) struct Registration {
@@ -87,6 +89,11 @@ impl Instance {
         let version = || self.get(HOP).and_then(|text| text.split(' ').next());
         let tokens = self.hop().map(|tokens| tokens.shown());
         tokens.unwrap_or_else(|| version().unwrap_or_default().to_owned())
+    }
+
+    /// The SPIFFE id under which it takes mutual TLS.
+    pub(crate) fn tls(&self) -> Option<&str> {
+        self.get(TLS)
     }
 
     pub(crate) fn zone(&self) -> &str {
@@ -334,6 +341,7 @@ fn check(attributes: &BTreeMap<String, String>) -> Result<(), Error> {
                 Ok(_) => continue,
                 Err(reason) => return Err(invalid(format!("Attributes.{key}"), reason)),
             },
+            TLS if value.parse::<SpiffeId>().is_err() => "a SPIFFE id",
             WEIGHT
                 if !value
                     .parse::<u32>()
