@@ -11,7 +11,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use tokio::process::Command;
 
+use crate::certificates::Certificates;
 use crate::fleet::{Process, wait_for};
+use crate::load::tls::{self, Group, Session};
 use crate::load::{Load, Plan, Wire};
 
 pub use install::{Peer, find};
@@ -74,6 +76,80 @@ pub struct Job {
     pub workers: usize,
     /// The endpoints of each service.
     pub services: Vec<Vec<SocketAddr>>,
+    /// Mutual TLS: between the two proxies of a pair, or before a single one.
+    pub tls: Option<Tls>,
+    /// Whether two of ours speak the hop protocol, which has HTTP/2 between them whatever `middle` says.
+    pub hop: bool,
+}
+
+/// Mutual TLS 1.3 with certificates of P-256.
+#[derive(Debug, Clone, Serialize)]
+pub struct Tls {
+    /// Who has what.
+    pub certificates: Certificates,
+    /// The only key exchange group.
+    pub group: Group,
+    /// How the load's connections begin, where it speaks TLS itself.
+    pub session: Session,
+    /// Whether sessions may be resumed.
+    pub resumes: bool,
+}
+
+impl Tls {
+    /// Servers that are measured in full handshakes make no tickets, where they can do without.
+    pub fn new(certificates: Certificates, group: Group, session: Session) -> Self {
+        Self {
+            certificates,
+            group,
+            session,
+            resumes: session != Session::Full,
+        }
+    }
+
+    fn of_load(&self) -> anyhow::Result<tls::Tls> {
+        tls::Tls::new(&self.certificates, self.group, self.session)
+    }
+}
+
+/// One proxy's part of a job.
+#[derive(Debug, Clone)]
+struct Part {
+    job: Job,
+    /// As our static file has it: an ingress is called by others, and an egress calls them.
+    direction: &'static str,
+    tls_front: bool,
+    tls_back: bool,
+    hop_front: bool,
+    hop_back: bool,
+}
+
+impl Part {
+    /// That of number `hop` of `hops` proxies, counted from the client; `next` is where the following one listens.
+    fn of(job: &Job, hop: u8, hops: u8, next: SocketAddr) -> Self {
+        let mut job = job.clone();
+        let (first, last) = (hop == 1, hop == hops);
+        if !first {
+            job.front = job.middle;
+        }
+        if !last {
+            job.back = job.middle;
+            job.services = vec![vec![next]];
+        }
+        let tls = job.tls.is_some();
+        let tls_front = tls && (!first || last);
+        Self {
+            direction: if first && !tls_front {
+                "egress"
+            } else {
+                "ingress"
+            },
+            tls_front,
+            tls_back: tls && !last,
+            hop_front: job.hop && !first,
+            hop_back: job.hop && !last,
+            job,
+        }
+    }
 }
 
 /// Processes of one peer in a row.
@@ -83,6 +159,8 @@ pub struct Chain {
     pub processes: Vec<Process>,
     /// Where the load goes.
     pub entry: SocketAddr,
+    /// What the load speaks TLS with, if the entry does.
+    pub tls: Option<tls::Tls>,
     /// Name and text of the configuration files.
     pub configuration: Vec<(String, String)>,
 }
@@ -92,6 +170,11 @@ struct Values<'a> {
     workers: usize,
     folder: &'a Path,
     direction: &'a str,
+    tls: &'a Option<Tls>,
+    tls_front: bool,
+    tls_back: bool,
+    hop_front: bool,
+    hop_back: bool,
     front: Protocol,
     back: Protocol,
     balance: Balance,
@@ -123,41 +206,30 @@ impl Chain {
         let mut chain = Self {
             processes: Vec::new(),
             entry: origin,
+            tls: None,
             configuration: Vec::new(),
         };
         for hop in (1..=hops).rev() {
-            let mut own = job.clone();
-            if hop != 1 {
-                own.front = job.middle;
-            }
-            if hop != hops {
-                own.back = job.middle;
-                own.services = vec![vec![chain.entry]];
-            }
-            chain.add(peer, hop, hops, &own, folder)?;
+            let part = Part::of(job, hop, hops, chain.entry);
+            chain.add(peer, &format!("{}-{hops}-{hop}", peer.name), &part, folder)?;
+            chain.tls = match &job.tls {
+                Some(tls) if part.tls_front => Some(tls.of_load()?),
+                _ => None,
+            };
         }
         Ok(chain)
     }
 
-    fn add(
-        &mut self,
-        peer: &Peer,
-        hop: u8,
-        hops: u8,
-        job: &Job,
-        folder: &Path,
-    ) -> anyhow::Result<()> {
+    fn add(&mut self, peer: &Peer, name: &str, part: &Part, folder: &Path) -> anyhow::Result<()> {
         let program = peer.program.as_deref().context("a peer that is there")?;
         let listen = free_port()?;
-        let direction = if hop == 1 { "egress" } else { "ingress" };
-        let text = render(peer.kind, job, listen, direction, folder)?;
-        let name = format!("{}-{hops}-{hop}", peer.name);
+        let text = render(peer.kind, part, listen, folder)?;
         let file = folder.join(format!("{name}.{}", extension(peer.kind)));
         std::fs::write(&file, &text)?;
-        let command = command(peer.kind, program, &file, folder, job.workers);
-        self.processes.push(Process::spawn(&name, command, folder)?);
+        let command = command(peer.kind, program, &file, folder, part.job.workers);
+        self.processes.push(Process::spawn(name, command, folder)?);
         self.entry = listener(0, listen);
-        self.configuration.push((name, text));
+        self.configuration.push((name.to_owned(), text));
         Ok(())
     }
 
@@ -180,6 +252,7 @@ impl Chain {
                 connections: 1,
                 requests: Some(1),
                 timeout: Duration::from_secs(2),
+                tls: self.tls.clone(),
                 body: match wire {
                     Wire::Tcp => bytes::Bytes::from_static(b"x"),
                     _ => bytes::Bytes::new(),
@@ -224,13 +297,8 @@ fn is_zombie(id: u32) -> bool {
 }
 
 /// The configuration of one proxy.
-fn render(
-    kind: Kind,
-    job: &Job,
-    listen: u16,
-    direction: &str,
-    folder: &Path,
-) -> anyhow::Result<String> {
+fn render(kind: Kind, part: &Part, listen: u16, folder: &Path) -> anyhow::Result<String> {
+    let job = &part.job;
     let template = match kind {
         Kind::Outrigger => include_str!("../peers/outrigger.toml"),
         Kind::Envoy => include_str!("../peers/envoy.yaml"),
@@ -242,7 +310,12 @@ fn render(
     let context = Values {
         workers: job.workers,
         folder,
-        direction,
+        direction: part.direction,
+        tls: &job.tls,
+        tls_front: part.tls_front,
+        tls_back: part.tls_back,
+        hop_front: part.hop_front,
+        hop_back: part.hop_back,
         front: job.front,
         back: job.back,
         balance: job.balance,

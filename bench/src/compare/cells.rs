@@ -1,8 +1,13 @@
 //! The jobs that every peer is given.
 
+mod tls;
+
+pub(super) use tls::PLAIN;
+
 use super::targets;
 use super::verdict::Target;
 use crate::load::Wire;
+use crate::load::tls::{Group, Session};
 use crate::peers::{Balance, Kind, Protocol};
 
 /// One peer of a cell: how many proxies in a row, what they speak between them, how they spread requests.
@@ -12,6 +17,10 @@ pub(super) struct Variant {
     pub(super) hops: u8,
     pub(super) middle: Protocol,
     pub(super) balance: Balance,
+    /// Whether it speaks the cell's TLS.
+    pub(super) tls: bool,
+    /// Whether two of ours speak the hop protocol.
+    pub(super) hop: bool,
     /// Added to the peer's name.
     pub(super) suffix: &'static str,
 }
@@ -25,6 +34,8 @@ pub(super) enum Measure {
     Gigabytes,
     /// Resident memory after the first request.
     Idle,
+    /// CPU of connections of one request each.
+    Handshakes,
     /// The growth of resident memory with this many connections that have done one request each.
     IdleConnections(usize),
 }
@@ -48,6 +59,8 @@ pub(super) struct CellPlan {
     pub(super) workers: usize,
     /// Added to the first endpoint's answers, ms; 0 is none.
     pub(super) slow_ms: u64,
+    /// Of the variants that speak it: before a single proxy, or between two.
+    pub(super) tls: Option<(Group, Session)>,
     pub(super) variants: Vec<Variant>,
     pub(super) notes: Vec<&'static str>,
 }
@@ -58,6 +71,8 @@ pub(super) const fn variant(kind: Kind, hops: u8) -> Variant {
         hops,
         middle: Protocol::Http,
         balance: Balance::Shipped,
+        tls: false,
+        hop: false,
         suffix: "",
     }
 }
@@ -112,6 +127,7 @@ fn h1(name: &'static str, title: &'static str) -> CellPlan {
         endpoints: 1,
         workers: 1,
         slow_ms: 0,
+        tls: None,
         variants: one_hop(),
         notes: Vec::new(),
     }
@@ -123,6 +139,7 @@ impl CellPlan {
         match self.measure {
             Measure::Requests => "100k requests",
             Measure::Gigabytes => "GB",
+            Measure::Handshakes => "1,000 handshakes",
             Measure::Idle => "MiB",
             Measure::IdleConnections(_) => "KiB per connection",
         }
@@ -131,7 +148,7 @@ impl CellPlan {
     /// The name of its memory figure.
     pub(super) fn memory_figure(&self) -> Option<&'static str> {
         match self.measure {
-            Measure::Requests | Measure::Gigabytes => None,
+            Measure::Requests | Measure::Gigabytes | Measure::Handshakes => None,
             Measure::Idle if self.services > 1 => Some("rss_services_mib"),
             Measure::Idle => Some("rss_idle_mib"),
             Measure::IdleConnections(_) => Some("idle_connection_kib"),
@@ -140,7 +157,8 @@ impl CellPlan {
 
     /// Whether the load also goes to the origin without a proxy.
     pub(super) fn has_direct(&self) -> bool {
-        self.memory_figure().is_none() && self.slow_ms == 0
+        let alike = matches!(self.measure, Measure::Requests | Measure::Gigabytes);
+        alike && self.slow_ms == 0
     }
 
     /// The ratios that are aimed at.
@@ -192,6 +210,7 @@ pub(super) fn all() -> Vec<CellPlan> {
     ];
     all.extend(http2());
     all.extend(pairs());
+    all.extend(tls::cells());
     all.extend(bodies());
     all.extend(shapes());
     all.extend([

@@ -14,9 +14,10 @@ use super::results::{self, Cell, Results};
 use super::stats::median;
 use super::subject::{SLOW, Subject, Surroundings, curve, empty};
 use super::{cells, cost, verdict};
+use crate::certificates::Certificates;
 use crate::fleet::Process;
 use crate::load::Wire;
-use crate::peers::{Balance, Job, Kind, Peer};
+use crate::peers::{Balance, Job, Kind, Peer, Tls};
 
 const START: Duration = Duration::from_secs(20);
 
@@ -250,6 +251,10 @@ async fn origins(plan: &CellPlan, folder: &Path) -> anyhow::Result<(Vec<Process>
         }
         processes.push(process);
     }
+    let tls = plan.tls.map(|(group, session)| {
+        let certificates = Certificates::write(folder)?;
+        anyhow::Ok(Tls::new(certificates, group, session))
+    });
     let job = Job {
         front: plan.front,
         back: plan.back,
@@ -257,6 +262,8 @@ async fn origins(plan: &CellPlan, folder: &Path) -> anyhow::Result<(Vec<Process>
         balance: Balance::Shipped,
         workers: plan.workers,
         services: vec![endpoints; plan.services],
+        tls: tls.transpose()?,
+        hop: false,
     };
     Ok((processes, job))
 }

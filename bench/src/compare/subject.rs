@@ -72,6 +72,8 @@ impl Subject {
         let job = Job {
             middle: self.variant.middle,
             balance: self.variant.balance,
+            tls: around.job.tls.clone().filter(|_| self.variant.tls),
+            hop: self.variant.hop,
             ..around.job.clone()
         };
         let hops = match self.peer.kind {
@@ -127,7 +129,7 @@ impl Subject {
                     ..Round::default()
                 });
             }
-            Measure::Requests | Measure::Gigabytes => {}
+            Measure::Requests | Measure::Gigabytes | Measure::Handshakes => {}
         }
         let load = Load::start(load);
         // Every connection is open and has done a few requests.
@@ -261,14 +263,16 @@ fn load_plan(around: &Surroundings<'_>, chain: &Chain, round: u64) -> crate::loa
         body: body(plan),
         method: method(plan),
         path: path(plan).to_owned(),
+        tls: chain.tls.clone(),
         ..crate::load::Plan::new(chain.entry, "orders")
     }
 }
 
-/// What CPU seconds are divided by: hundreds of thousands of requests, or GB.
+/// What CPU seconds are divided by: [`CellPlan::per`].
 fn unit(plan: &CellPlan, record: &Record) -> f64 {
     match plan.measure {
         Measure::Gigabytes => record.bytes as f64 / 1e9,
+        Measure::Handshakes => record.sent as f64 / 1000.0,
         _ => record.sent as f64 / 100_000.0,
     }
 }

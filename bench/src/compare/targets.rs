@@ -1,6 +1,7 @@
 //! The ratios that are aimed at in each cell.
 
-use super::verdict::Against::{Best, Figure, Peer};
+use super::cells::PLAIN;
+use super::verdict::Against::{Best, Figure, Own, Peer};
 use super::verdict::Metric::{AddedP50, AddedP99, Cpu, CpuUser, Memory, P99, SlowShare};
 use super::verdict::{Against, Metric, Target};
 
@@ -26,6 +27,14 @@ pub(super) fn of(cell: &str) -> Vec<Target> {
         "two-hops-h1" | "two-hops-h2" => vec![
             target(Cpu, Peer("nginx", 2), 0.75),
             target(Cpu, Peer("envoy", 1), 0.75),
+        ],
+        "tls-handshake" | "tls-handshake-hybrid" => vec![target(Cpu, Peer("envoy", 1), 1.0)],
+        "two-hops-mtls-h1" | "two-hops-mtls-h1-2000rps" => {
+            vec![target(Cpu, Best(&[]), 1.0), target(Cpu, Own(PLAIN), 1.25)]
+        }
+        "two-hops-mtls-h2" | "two-hops-mtls-h2-2000rps" => vec![
+            target(Cpu, Peer("haproxy", 2), 1.0),
+            target(Cpu, Own(PLAIN), 1.25),
         ],
         "h1-64-100k" | "h1-16-10m" => vec![target(Cpu, Best(&[]), 1.0)],
         "tcp-10m" => vec![target(Cpu, Peer("envoy", 1), 0.6)],
@@ -53,6 +62,10 @@ mod tests {
         for plan in cells::all() {
             for target in of(plan.name) {
                 found += 1;
+                if let Own(suffix) = target.against {
+                    let mut own = plan.variants.iter();
+                    assert!(own.any(|one| one.suffix == suffix), "{}", plan.name);
+                }
                 if let Peer(name, hops) = target.against {
                     let variant = plan.variants.iter().find(|one| {
                         name == format!(

@@ -47,6 +47,8 @@ impl Metric {
 pub(super) enum Against {
     /// This peer with so many proxies in a row.
     Peer(&'static str, u8),
+    /// The variant of the same program of ours with this suffix.
+    Own(&'static str),
     /// Whichever of these has the lowest median; none named: of all.
     Best(&'static [&'static str]),
     /// A figure that needs no peer, in the metric's own unit.
@@ -129,6 +131,10 @@ fn verdict(cell: &Cell, ours: &Subject, target: &Target) -> Option<Verdict> {
     let (theirs, label) = match target.against {
         Against::Peer(name, hops) => {
             let subject = found(name, hops)?;
+            (subject, label(subject, ours.hops))
+        }
+        Against::Own(suffix) => {
+            let subject = found(&format!("{}{suffix}", ours.peer), ours.hops)?;
             (subject, label(subject, ours.hops))
         }
         Against::Best(names) => {
@@ -285,6 +291,25 @@ mod tests {
         assert_eq!(of("outrigger-old"), Some(0.8));
         assert_eq!(of("haproxy"), Some(0.5));
         assert_eq!(of("direct"), None);
+    }
+
+    #[test]
+    fn ours_is_measured_against_a_variant_of_itself_once() {
+        let all = verdicts(
+            &cell(),
+            &[target(Metric::Cpu, Against::Own("-plain"), 1.25)],
+        );
+        assert!(all.iter().all(|verdict| !verdict.against.contains("plain")));
+        let mut cell = cell();
+        cell.subjects
+            .push(subject("outrigger-new-plain", 1, 0.5, 100.0));
+        let all = verdicts(&cell, &[target(Metric::Cpu, Against::Own("-plain"), 1.25)]);
+        let plain = |verdict: &&Verdict| {
+            verdict.against == "outrigger-new-plain" && verdict.metric == "cpu"
+        };
+        let found: Vec<_> = all.iter().filter(plain).collect();
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].ratio, found[0].reading), (2.0, Reading::Missed));
     }
 
     #[test]

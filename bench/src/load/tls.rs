@@ -9,7 +9,7 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, HandshakeKind, RootCertStore};
+use rustls::{CipherSuite, ClientConfig, HandshakeKind, RootCertStore};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -31,7 +31,7 @@ pub enum Group {
 }
 
 /// How long connections live, and how they begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Session {
     /// Kept for many requests.
     Kept,
@@ -61,6 +61,9 @@ impl Tls {
             Group::X25519 => kx_group::X25519,
             Group::X25519MLKEM768 => kx_group::X25519MLKEM768,
         }];
+        // What Envoy and ours choose themselves: the same for everybody.
+        let aes = CipherSuite::TLS13_AES_128_GCM_SHA256;
+        provider.cipher_suites.retain(|one| one.suite() == aes);
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&certificates.ca)?)?;
         let client = &certificates.client;

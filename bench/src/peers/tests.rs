@@ -15,11 +15,19 @@ fn job(front: Protocol, back: Protocol, services: usize, endpoints: u16) -> Job 
         balance: Balance::Shipped,
         workers: 3,
         services: vec![endpoints; services],
+        tls: None,
+        hop: false,
     }
 }
 
 fn text(kind: Kind, job: &Job) -> String {
-    render(kind, job, 8000, "egress", Path::new("/run/x")).unwrap()
+    part_text(kind, job, 1, 1)
+}
+
+fn part_text(kind: Kind, job: &Job, hop: u8, hops: u8) -> String {
+    let next = SocketAddr::from(([127, 0, 0, 8], 8888));
+    let part = Part::of(job, hop, hops, next);
+    render(kind, &part, 8000, Path::new("/run/x")).unwrap()
 }
 
 #[test]
@@ -62,6 +70,94 @@ fn the_protocol_of_each_side_is_said_in_each_peers_words() {
     assert!(spoken(Kind::Nginx, Tcp, Tcp).contains("stream {"));
 }
 
+/// Certificates that are nowhere: only their names are looked at.
+fn tls(session: Session) -> Option<Tls> {
+    let leaf = |name: &str| crate::certificates::Leaf {
+        id: format!("spiffe://x/{name}"),
+        host: format!("{name}.x"),
+        cert: format!("/made/{name}.pem").into(),
+        key: format!("/made/{name}.key").into(),
+        both: format!("/made/{name}-both.pem").into(),
+    };
+    let certificates = Certificates {
+        ca: "/made/ca.pem".into(),
+        server: leaf("orders"),
+        client: leaf("web"),
+    };
+    Some(Tls::new(certificates, Group::X25519, session))
+}
+
+#[test]
+fn each_end_of_a_pair_has_its_own_certificate_and_verifies_the_others() {
+    for (kind, asks, verifies) in [
+        (
+            Kind::Outrigger,
+            "mode = \"strict\"",
+            "peer = \"spiffe://x/orders\"",
+        ),
+        (
+            Kind::Envoy,
+            "require_client_certificate: true",
+            "exact: \"spiffe://x/orders\"",
+        ),
+        (
+            Kind::HaProxy,
+            "ssl crt /made/orders-both.pem ca-file /made/ca.pem verify required",
+            "verifyhost orders.x",
+        ),
+        (Kind::Nginx, "ssl_verify_client on", "proxy_ssl_verify on"),
+    ] {
+        let mut job = job(Protocol::Http, Protocol::Http, 1, 1);
+        let has = |text: &str| (text.contains(asks), text.contains(verifies));
+        for hop in [1, 2] {
+            assert_eq!(
+                has(&part_text(kind, &job, hop, 2)),
+                (false, false),
+                "{kind:?}"
+            );
+        }
+        job.tls = tls(Session::Kept);
+        let (egress, ingress) = (part_text(kind, &job, 1, 2), part_text(kind, &job, 2, 2));
+        assert_eq!(has(&egress), (false, true), "{kind:?}: {egress}");
+        assert_eq!(has(&ingress), (true, false), "{kind:?}: {ingress}");
+        assert!(egress.contains("/made/web") && !egress.contains("/made/orders"));
+        assert!(ingress.contains("/made/orders") && !ingress.contains("/made/web"));
+        // A single one is the server.
+        assert_eq!(has(&part_text(kind, &job, 1, 1)), (true, false), "{kind:?}");
+    }
+}
+
+#[test]
+fn nobody_makes_tickets_in_full_handshakes() {
+    let mut job = job(Protocol::Http, Protocol::Http, 1, 1);
+    for (session, off) in [(Session::Full, true), (Session::Resumed, false)] {
+        job.tls = tls(session);
+        for (kind, words) in [
+            (Kind::Envoy, "disable_stateless_session_resumption: true"),
+            (Kind::HaProxy, "no-tls-tickets"),
+            (Kind::Nginx, "ssl_session_tickets off"),
+        ] {
+            let text = part_text(kind, &job, 1, 1);
+            assert_eq!(text.contains(words), off, "{kind:?}: {text}");
+        }
+    }
+}
+
+#[test]
+fn two_of_ours_speak_the_hop_protocol_between_them_alone() {
+    let mut job = job(Protocol::Http, Protocol::Http, 1, 1);
+    job.hop = true;
+    let (egress, ingress) = (
+        part_text(Kind::Outrigger, &job, 1, 2),
+        part_text(Kind::Outrigger, &job, 2, 2),
+    );
+    for (text, direction) in [(&egress, "egress"), (&ingress, "ingress")] {
+        assert_eq!(text.matches("hop = {").count(), 1, "{text}");
+        assert!(text.contains(&format!("direction = \"{direction}\"")));
+    }
+    assert!(egress.contains("8888\", hop = {"), "{egress}");
+}
+
 #[tokio::test]
 async fn a_peer_that_refuses_its_configuration_is_not_waited_for_and_says_why() {
     let folder = tempfile::tempdir().unwrap();
@@ -70,6 +166,7 @@ async fn a_peer_that_refuses_its_configuration_is_not_waited_for_and_says_why() 
     let chain = Chain {
         processes: vec![Process::spawn("refuses", command, folder.path()).unwrap()],
         entry: SocketAddr::from(([127, 0, 0, 1], 9)),
+        tls: None,
         configuration: Vec::new(),
     };
     let error = chain.answers(Wire::Http1).await.unwrap_err();
@@ -91,6 +188,7 @@ async fn the_children_of_a_peer_end_with_it() {
     let chain = Chain {
         processes: vec![Process::spawn("parent", command, folder.path()).unwrap()],
         entry: SocketAddr::from(([127, 0, 0, 1], 9)),
+        tls: None,
         configuration: Vec::new(),
     };
     let told = || async { Ok(std::fs::read_to_string(&pids).ok()) };
