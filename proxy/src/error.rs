@@ -33,6 +33,12 @@ pub(crate) enum Kind {
     ConnectFailed,
     /// The endpoint did not complete the connection in time.
     ConnectTimeout,
+    /// The TLS handshake with the endpoint failed.
+    TlsFailed,
+    /// The endpoint's certificate is good and of somebody else.
+    TlsIdentity,
+    /// The endpoint takes TLS alone, and this sidecar has no identity to show it.
+    NoIdentity,
     /// Whoever answers at the endpoint's address is not the task that is meant (`proxy/HOP.md`).
     Misdirected,
     /// The request was handed back before a byte of it was written.
@@ -67,16 +73,21 @@ pub(crate) enum Kind {
     MethodRefused,
     /// The protocol upgrade could not be completed.
     UpgradeFailed,
+    /// The service does not list the caller.
+    Unauthorized,
 }
 
 impl Kind {
     /// Every kind, for the metric's label set.
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::NoRoute,
         Self::NoCluster,
         Self::NoHealthyEndpoint,
         Self::ConnectFailed,
         Self::ConnectTimeout,
+        Self::TlsFailed,
+        Self::TlsIdentity,
+        Self::NoIdentity,
         Self::Misdirected,
         Self::Unsent,
         Self::RefusedStream,
@@ -94,6 +105,7 @@ impl Kind {
         Self::HeadTooLarge,
         Self::MethodRefused,
         Self::UpgradeFailed,
+        Self::Unauthorized,
     ];
 
     /// Whose fault it is.
@@ -103,6 +115,8 @@ impl Kind {
             Self::NoHealthyEndpoint
             | Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::TlsFailed
+            | Self::TlsIdentity
             | Self::Misdirected
             | Self::Unsent
             | Self::RefusedStream
@@ -118,8 +132,9 @@ impl Kind {
             | Self::DownstreamTermination
             | Self::DownstreamProtocol
             | Self::HeadTooLarge
-            | Self::MethodRefused => Source::Downstream,
-            Self::Overflow => Source::Internal,
+            | Self::MethodRefused
+            | Self::Unauthorized => Source::Downstream,
+            Self::Overflow | Self::NoIdentity => Source::Internal,
         }
     }
 
@@ -131,6 +146,9 @@ impl Kind {
             | Self::NoHealthyEndpoint
             | Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::TlsFailed
+            | Self::TlsIdentity
+            | Self::NoIdentity
             | Self::Misdirected
             | Self::Unsent
             | Self::RefusedStream
@@ -147,16 +165,24 @@ impl Kind {
             Self::DownstreamTermination | Self::DownstreamProtocol => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Unauthorized => StatusCode::FORBIDDEN,
         }
     }
 
-    /// The response flag, in Envoy's spelling (`%RESPONSE_FLAGS%` of Envoy's access log documentation).
+    /// The response flag, in Envoy's spelling (`%RESPONSE_FLAGS%` of Envoy's access log documentation). Envoy has none for its
+    /// RBAC filter, which says `rbac_access_denied` in `%RESPONSE_CODE_DETAILS%`.
     pub(crate) const fn flag(self) -> &'static str {
         match self {
             Self::NoRoute => "NR",
             Self::NoCluster => "NC",
             Self::NoHealthyEndpoint => "UH",
-            Self::ConnectFailed | Self::ConnectTimeout | Self::Misdirected | Self::Unsent => "UF",
+            Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::TlsFailed
+            | Self::TlsIdentity
+            | Self::NoIdentity
+            | Self::Misdirected
+            | Self::Unsent => "UF",
             Self::RefusedStream | Self::RemoteReset => "UR",
             Self::ConnectionTermination => "UC",
             Self::UpstreamProtocol | Self::UpgradeFailed => "UPE",
@@ -168,6 +194,7 @@ impl Kind {
             | Self::DownstreamProtocol
             | Self::HeadTooLarge
             | Self::MethodRefused => "DPE",
+            Self::Unauthorized => "RBAC",
         }
     }
 
@@ -176,6 +203,9 @@ impl Kind {
         match self {
             Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::TlsFailed
+            | Self::TlsIdentity
+            | Self::NoIdentity
             | Self::Misdirected
             | Self::Unsent
             | Self::RefusedStream => Retriable::Undelivered,
@@ -195,7 +225,8 @@ impl Kind {
             | Self::DownstreamProtocol
             | Self::HeadTooLarge
             | Self::MethodRefused
-            | Self::UpgradeFailed => Retriable::No,
+            | Self::UpgradeFailed
+            | Self::Unauthorized => Retriable::No,
         }
     }
 
@@ -204,6 +235,8 @@ impl Kind {
         match self {
             Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::TlsFailed
+            | Self::TlsIdentity
             | Self::Misdirected
             | Self::ConnectionTermination
             | Self::RemoteReset
@@ -213,6 +246,7 @@ impl Kind {
             Self::NoRoute
             | Self::NoCluster
             | Self::NoHealthyEndpoint
+            | Self::NoIdentity
             | Self::Unsent
             | Self::RefusedStream
             | Self::IdleTimeout
@@ -223,7 +257,8 @@ impl Kind {
             | Self::DownstreamProtocol
             | Self::HeadTooLarge
             | Self::MethodRefused
-            | Self::UpgradeFailed => false,
+            | Self::UpgradeFailed
+            | Self::Unauthorized => false,
         }
     }
 
@@ -234,6 +269,9 @@ impl Kind {
             Self::NoHealthyEndpoint => "no task can be offered",
             Self::ConnectFailed => "connecting to the task failed",
             Self::ConnectTimeout => "the task did not accept the connection in time",
+            Self::TlsFailed => "the TLS handshake with the task failed",
+            Self::TlsIdentity => "the task is not of the service that is meant, by its certificate",
+            Self::NoIdentity => "this sidecar has no identity yet to show the task",
             Self::Misdirected => "the task is not at its address any more",
             Self::Unsent => "the connection to the task closed before the request was sent",
             Self::RefusedStream => "the task refused the stream",
@@ -251,6 +289,7 @@ impl Kind {
             Self::HeadTooLarge => "the request's head is too large for HTTP/2 to the task",
             Self::MethodRefused => "CONNECT is not served here",
             Self::UpgradeFailed => "the protocol upgrade failed",
+            Self::Unauthorized => "access denied",
         }
     }
 }
@@ -326,6 +365,9 @@ mod tests {
             [
                 Kind::ConnectFailed,
                 Kind::ConnectTimeout,
+                Kind::TlsFailed,
+                Kind::TlsIdentity,
+                Kind::NoIdentity,
                 Kind::Misdirected,
                 Kind::Unsent,
                 Kind::RefusedStream

@@ -66,6 +66,8 @@ pub(crate) struct ClusterShard {
     pub(crate) retries: Count,
     /// Connections made.
     pub(crate) connects: Count,
+    /// TLS handshakes with the service's tasks that failed, for whatever reason.
+    pub(crate) tls_errors: Count,
 }
 
 impl ClusterShard {
@@ -102,6 +104,12 @@ pub(crate) struct ListenerShard {
     pub(crate) closed_connections: Count,
     pub(crate) refused_connections: Count,
     pub(crate) bytes: Count,
+    /// Connections whose TLS handshake is through.
+    pub(crate) tls_connections: Count,
+    /// Connections taken without TLS.
+    pub(crate) plaintext_connections: Count,
+    /// TLS handshakes of clients that failed, for whatever reason.
+    pub(crate) tls_errors: Count,
     errors: [Count; Kind::ALL.len()],
 }
 

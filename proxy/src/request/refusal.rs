@@ -43,10 +43,14 @@ const fn grpc_status(kind: Kind) -> &'static str {
         Kind::Overflow | Kind::HeadTooLarge => "8",
         Kind::DownstreamTermination => "1",
         Kind::DownstreamProtocol => "13",
+        Kind::Unauthorized => "7",
         Kind::NoCluster
         | Kind::NoHealthyEndpoint
         | Kind::ConnectFailed
         | Kind::ConnectTimeout
+        | Kind::TlsFailed
+        | Kind::TlsIdentity
+        | Kind::NoIdentity
         | Kind::Misdirected
         | Kind::Unsent
         | Kind::RefusedStream

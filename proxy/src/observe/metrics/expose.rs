@@ -54,7 +54,7 @@ impl Collector for Metrics {
 impl Metrics {
     fn encode_listeners(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let listeners: Vec<_> = locked(&self.listeners).values().cloned().collect();
-        let counters: [Counter<ListenerShard>; 5] = [
+        let counters: [Counter<ListenerShard>; 6] = [
             ("RequestCount", "Requests received", |shard| &shard.requests),
             ("GrpcRequestCount", "gRPC requests received", |shard| {
                 &shard.grpc_requests
@@ -70,6 +70,11 @@ impl Metrics {
                 "Connections over a limit",
                 |shard| &shard.refused_connections,
             ),
+            (
+                "ClientTLSNegotiationErrorCount",
+                "TLS handshakes of clients that failed",
+                |shard| &shard.tls_errors,
+            ),
         ];
         for (name, help, of) in counters {
             let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
@@ -77,6 +82,7 @@ impl Metrics {
                 family.counter(&listener.labels, listener.sum(of))?;
             }
         }
+        encode_security(encoder, &listeners)?;
         let help = "Connections open now";
         let mut family = Family::begin(encoder, "ActiveConnectionCount", help, MetricType::Gauge)?;
         for listener in &listeners {
@@ -103,7 +109,7 @@ impl Metrics {
 
     fn encode_clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let clusters: Vec<_> = locked(&self.clusters).values().cloned().collect();
-        let counters: [Counter<ClusterShard>; 9] = [
+        let counters: [Counter<ClusterShard>; 10] = [
             (
                 "HTTPCode_Target_2XX_Count",
                 "Responses 2xx of the target",
@@ -147,6 +153,11 @@ impl Metrics {
                 "Connections made to the target",
                 |shard| &shard.connects,
             ),
+            (
+                "TargetTLSNegotiationErrorCount",
+                "TLS handshakes with the target that failed",
+                |shard| &shard.tls_errors,
+            ),
         ];
         for (name, help, of) in counters {
             let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
@@ -166,6 +177,28 @@ impl Metrics {
         encode_breakers(encoder, &clusters)?;
         encode_response_times(encoder, &clusters)
     }
+}
+
+fn encode_security(
+    encoder: &mut DescriptorEncoder<'_>,
+    listeners: &[Arc<ListenerMetrics>],
+) -> fmt::Result {
+    let (name, help) = (
+        "outrigger_tls_connections",
+        "Connections taken, by whether they are mutual TLS",
+    );
+    let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
+    for listener in listeners {
+        let of: [(_, fn(&ListenerShard) -> &Count); 2] = [
+            ("tls", |shard| &shard.tls_connections),
+            ("plaintext", |shard| &shard.plaintext_connections),
+        ];
+        for (security, of) in of {
+            let labels = with(&listener.labels, "security", security);
+            family.counter(&labels, listener.sum(of))?;
+        }
+    }
+    Ok(())
 }
 
 fn encode_breakers(encoder: &mut DescriptorEncoder<'_>, clusters: &[Exposed]) -> fmt::Result {
