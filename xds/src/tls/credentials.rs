@@ -125,9 +125,13 @@ pub struct Roots {
 impl Roots {
     /// From PEM: at least one certificate.
     pub fn from_pem(pem: &[u8]) -> Result<Self, TlsError> {
-        let all = certificates("roots", pem)?;
+        Self::new(&certificates("roots", pem)?)
+    }
+
+    /// The same from DER.
+    pub fn new(all: &[CertificateDer<'static>]) -> Result<Self, TlsError> {
         let mut store = RootCertStore::empty();
-        for certificate in &all {
+        for certificate in all {
             store
                 .add(certificate.clone())
                 .map_err(|error| TlsError::new("roots", error))?;
@@ -145,7 +149,7 @@ impl Roots {
 }
 
 /// SHA-256 of a certificate in hex, as `openssl x509 -fingerprint -sha256` has it without the colons, in lower case.
-fn fingerprint(certificate: &[u8]) -> String {
+pub(super) fn fingerprint(certificate: &[u8]) -> String {
     let digest = Sha256::digest(certificate);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

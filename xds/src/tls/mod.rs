@@ -6,10 +6,12 @@
 
 mod config;
 mod credentials;
+mod pin;
 mod verify;
 
 pub use config::{Acceptor, Clients, Connector, Group, HOP_DOMAIN, hop_name};
 pub use credentials::{Credentials, Identity, Roots, TlsError};
+pub use pin::Pin;
 pub use verify::{CLOCK_SKEW, Peer, identity_of, is_current, reason};
 
 /// What is spoken inside (RFC 7301). Our sidecars, which speak the hop protocol to each other, say so by names of their own.

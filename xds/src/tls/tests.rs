@@ -20,6 +20,11 @@ fn ca() -> Ca {
 }
 
 fn leaf(ca: &Ca, names: &[&str], shift: i64) -> Credentials {
+    chain(ca, names, shift, "")
+}
+
+/// A leaf, and what else is sent with it.
+fn chain(ca: &Ca, names: &[&str], shift: i64, more: &str) -> Credentials {
     let mut params = CertificateParams::default();
     let uri = |name: &&str| SanType::URI((*name).try_into().unwrap());
     params.subject_alt_names = names.iter().map(uri).collect();
@@ -32,7 +37,8 @@ fn leaf(ca: &Ca, names: &[&str], shift: i64) -> Credentials {
     params.not_after = at(shift + 3600);
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, ca).unwrap();
-    Credentials::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap()
+    let pem = certificate.pem() + more;
+    Credentials::from_pem(pem.as_bytes(), key.serialize_pem().as_bytes()).unwrap()
 }
 
 fn identity(ca: &Ca, credentials: Credentials) -> Arc<Identity> {
@@ -48,9 +54,18 @@ fn id(service: &str) -> SpiffeId {
 
 /// What each end sees of one handshake and a byte each way: the error, or whether the session was resumed.
 async fn meet(acceptor: &Acceptor, connector: &Connector, name: &str) -> [Result<bool, String>; 2] {
+    let config = connector.config().expect("it has an identity");
+    meet_with(acceptor, config, name).await
+}
+
+async fn meet_with(
+    acceptor: &Acceptor,
+    connect: Arc<rustls::ClientConfig>,
+    name: &str,
+) -> [Result<bool, String>; 2] {
     let (client, server) = tokio::io::duplex(64 * 1024);
     let accept = TlsAcceptor::from(acceptor.config().expect("it has an identity"));
-    let connect = TlsConnector::from(connector.config().expect("it has an identity"));
+    let connect = TlsConnector::from(connect);
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let shown = |error: std::io::Error| reason(&error);
     let resumed = |kind| kind == Some(rustls::HandshakeKind::Resumed);
@@ -184,5 +199,48 @@ fn a_key_of_another_certificate_is_refused_and_no_key_is_shown() {
     assert!(!format!("{good:?}").contains("PRIVATE"));
     for wrong in ["", "no PEM", &one.serialize_pem()] {
         assert!(Roots::from_pem(wrong.as_bytes()).is_err(), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_first_contact_believes_the_pinned_root_alone() {
+    let (ca, foreign) = (ca(), ca());
+    let control = SpiffeId::control("td").unwrap();
+    let serving = |ca: &Ca, name: &str, with: &Ca| {
+        let chain = chain(ca, &[name], 0, &with.pem());
+        let clients = Clients::May(Peer::TrustDomain("td".to_owned()));
+        Acceptor::new(identity(ca, chain), clients, &[], &[], None)
+    };
+    let roots = |ca: &Ca| Roots::from_pem(ca.pem().as_bytes()).unwrap();
+    let shown = roots(&ca).fingerprints()[0].to_uppercase();
+    let pairs = shown.as_bytes().chunks(2);
+    let colons: Vec<_> = pairs
+        .map(|pair| std::str::from_utf8(pair).unwrap())
+        .collect();
+    let by_fingerprint: Pin = colons.join(":").parse().unwrap();
+    let good = serving(&ca, control.as_str(), &ca);
+    let impostor = serving(&foreign, control.as_str(), &foreign);
+    let lying = serving(&foreign, control.as_str(), &ca);
+    let sibling = serving(&ca, id("orders").as_str(), &ca);
+    for pin in [by_fingerprint, Pin::Roots(roots(&ca))] {
+        let connect = pin.connect(Peer::OneOf(vec![control.clone()]), &[]);
+        for (server, refused) in [
+            (&good, None),
+            (&impostor, Some("")),
+            (&lying, Some("")),
+            (&sibling, Some("svc/orders")),
+        ] {
+            let [_, client] = meet_with(server, Arc::clone(&connect), "a.test").await;
+            match refused {
+                None => assert_eq!(client, Ok(false)),
+                Some(why) => {
+                    let error = client.unwrap_err();
+                    assert!(error.contains(why), "{error}");
+                }
+            }
+        }
+    }
+    for wrong in ["", "00", &"x".repeat(64)] {
+        assert!(wrong.parse::<Pin>().is_err(), "{wrong}");
     }
 }
