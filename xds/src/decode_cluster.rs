@@ -6,6 +6,7 @@ use envoy_types::pb::envoy::config::endpoint::v3 as eds;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 
 use crate::decode::{Problems, duration, host_port, metadata, number, parse, parsed, protocol};
+use crate::decode_identity;
 use crate::decode_policy;
 use crate::encode::HTTP_OPTIONS;
 use crate::hop::Tokens;
@@ -37,6 +38,7 @@ pub(crate) fn cluster(
         _ => None,
     };
     let discovery = discovery(&message, problems);
+    let identities = decode_identity::identities(&mut message, problems);
     let lb = lb_policy(message.lb_policy, problems);
     let endpoints = match (discovery, message.load_assignment) {
         (Some(Discovery::StrictDns), Some(assignment)) => {
@@ -76,6 +78,7 @@ pub(crate) fn cluster(
         slow_start,
         zone_aware,
         service,
+        identities,
         ..Cluster::new(name, protocol)
     };
     for error in ServicePolicy::of(&value).check(value.protocol) {
@@ -189,6 +192,7 @@ fn endpoint(
     field: &str,
     problems: &mut Problems,
 ) -> Option<Endpoint> {
+    let tls = decode_identity::endpoint_tls(lb.metadata.as_ref(), field, problems);
     let mut metadata = metadata(lb.metadata);
     let Some(eds::lb_endpoint::HostIdentifier::Endpoint(inner)) = lb.host_identifier else {
         problems.add(format!("{field}.endpoint"), "is missing");
@@ -235,6 +239,7 @@ fn endpoint(
         sidecar: parsed(&metadata, "sidecar", problems).unwrap_or(false),
         hop: hop(&metadata, field, problems),
         instance: metadata.remove("instance").unwrap_or_default(),
+        tls,
         ..Endpoint::new(address)
     })
 }

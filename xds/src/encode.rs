@@ -24,6 +24,8 @@ use crate::model::{
 };
 use crate::resource::Resource;
 
+pub use crate::encode_identity::{CERT_AGENT, IDENTITY_SECRET};
+
 /// The key of our metadata in `filter_metadata`.
 pub(crate) const METADATA: &str = "outrigger";
 /// The key of a cluster's HTTP options in `typed_extension_protocol_options`.
@@ -91,6 +93,7 @@ fn cluster(value: &Cluster) -> cds::Cluster {
         circuit_breakers: Some(encode_policy::circuit_breakers(&value.circuit_breakers)),
         common_lb_config: Some(encode_policy::common_lb_config(value)),
         lb_config: encode_policy::lb_config(value),
+        transport_socket_matches: encode_identity::transport_sockets(value),
         metadata: envoy_metadata(metadata),
         ..Default::default()
     }
@@ -303,7 +306,7 @@ fn idle(value: Duration) -> core::HttpProtocolOptions {
     }
 }
 
-fn ads() -> core::ConfigSource {
+pub(crate) fn ads() -> core::ConfigSource {
     core::ConfigSource {
         resource_api_version: core::ApiVersion::V3.into(),
         config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(

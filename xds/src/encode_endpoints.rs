@@ -6,6 +6,7 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3 as eds;
 
 use crate::encode::{envoy_metadata, number, string_struct};
+use crate::encode_identity::{SOCKET_MATCH, takes_tls};
 use crate::model::{Address, Endpoint, EndpointHealth, EndpointSet, Metadata};
 use crate::transport::NodeInfo;
 
@@ -70,13 +71,18 @@ fn lb_endpoint(endpoint: &Endpoint, rank: u32) -> eds::LbEndpoint {
         metadata.insert("health".into(), health.as_str_name().to_owned());
         health = core::HealthStatus::Draining;
     }
+    let mut metadata = envoy_metadata(metadata).unwrap_or_default();
+    if endpoint.tls {
+        let keys = &mut metadata.filter_metadata;
+        keys.insert(SOCKET_MATCH.to_owned(), takes_tls());
+    }
     let address = match &endpoint.address {
         Address::Ip(address) => socket_address(&address.ip().to_string(), address.port()),
         Address::Host { host, port } => socket_address(host, *port),
     };
     eds::LbEndpoint {
         health_status: health.into(),
-        metadata: envoy_metadata(metadata),
+        metadata: Some(metadata),
         load_balancing_weight: Some(number(endpoint.weight.max(1))),
         host_identifier: Some(eds::lb_endpoint::HostIdentifier::Endpoint(eds::Endpoint {
             address: Some(address),

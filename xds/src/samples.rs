@@ -1,7 +1,7 @@
 //! Resources for the tests.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::hop::{Token, Tokens};
 use crate::identity::{Authorization, Rule, TRUST_BUNDLE, TlsMode};
@@ -82,11 +82,19 @@ pub(crate) fn listener(service: &str) -> Listener {
     }
 }
 
-/// The roots, told apart by what is between the lines.
+/// The root of this name, the same one every time.
 pub(crate) fn trust(root: &str) -> Resource {
+    static ROOTS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    let mut made = ROOTS.lock().expect("nobody panics with it");
+    let root = made.entry(root.to_owned()).or_insert_with(|| {
+        let key = rcgen::KeyPair::generate().expect("a key can be made");
+        let params = rcgen::CertificateParams::default();
+        let certificate = params.self_signed(&key);
+        certificate.expect("it signs itself").pem()
+    });
     Resource::Secret(TrustBundle {
         name: TRUST_BUNDLE.to_owned(),
-        roots: format!("-----BEGIN CERTIFICATE-----\n{root}\n-----END CERTIFICATE-----\n"),
+        roots: root.clone(),
     })
 }
 

@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::google::protobuf::{self, Any};
 use envoy_types::util::pack_any;
 use outrigger_xds::Resource;
-use outrigger_xds::encode::{encode, encode_with};
+use outrigger_xds::encode::{CERT_AGENT, encode, encode_with};
 use outrigger_xds::model::{
     AdaptiveConcurrency, Address, CircuitBreakers, Cluster, Direction, Discovery, Endpoint,
     EndpointSet, FailurePercentage, HealthCheck, LbPolicy, Listener, OutlierDetection, PathMatch,
@@ -89,6 +89,11 @@ fn every_rule(protocol: Protocol, lb: LbPolicy) -> Cluster {
         panic_threshold: 30,
         slow_start: (lb != LbPolicy::RingHash).then_some(Duration::from_secs(30)),
         zone_aware: lb != LbPolicy::RoundRobin,
+        identities: vec![
+            "spiffe://outrigger.internal/ns/shop/svc/orders"
+                .parse()
+                .expect("is an id"),
+        ],
         ..Cluster::new(format!("{protocol}-{lb:?}"), protocol)
     }
 }
@@ -116,6 +121,7 @@ fn endpoints(cluster: &str) -> EndpointSet {
         zone: zone.to_owned(),
         weight,
         priority,
+        tls: host % 2 == 0,
         ..Endpoint::new(Address::Ip(([10, 0, 0, host], 80).into()))
     };
     let endpoints = vec![
@@ -174,14 +180,15 @@ fn listener(cluster: &str) -> lds::Listener {
     listener
 }
 
-fn control_server() -> cds::Cluster {
+/// One of the bootstrap's own.
+fn grpc_server(name: &str) -> cds::Cluster {
     let any = encode_with(
         &Cluster {
             discovery: Discovery::StrictDns,
-            ..Cluster::new("control", Protocol::Grpc)
+            ..Cluster::new(name, Protocol::Grpc)
         },
         &EndpointSet {
-            cluster: "control".to_owned(),
+            cluster: name.to_owned(),
             endpoints: vec![Endpoint::new(Address::Ip(([127, 0, 0, 1], 1).into()))],
         },
     );
@@ -226,12 +233,14 @@ fn a_stock_envoy_accepts_every_setting() {
     let mut clusters: Vec<Cluster> = protocols.into_iter().flat_map(with).collect();
     clusters.push(no_rule());
     let name = clusters[0].name.clone();
-    let mut encoded = vec![control_server()];
+    let mut encoded = vec![grpc_server("control"), grpc_server(CERT_AGENT)];
     for cluster in clusters {
         let pushed = decoded(&encode(&Resource::Cluster(cluster.clone())));
         let named = Cluster {
             name: format!("{}-named", cluster.name),
             discovery: Discovery::StrictDns,
+            // Before there is an ADS stream no cluster of the bootstrap can take its roots from there; one that is pushed can.
+            identities: Vec::new(),
             ..cluster
         };
         let set = endpoints(&named.name);

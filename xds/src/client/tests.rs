@@ -1,7 +1,7 @@
 use super::*;
 use crate::identity::TRUST_BUNDLE;
 use crate::model::{Address, Discovery, Endpoint};
-use crate::samples::{by_name, endpoints, inbound, node, service, set, trust};
+use crate::samples::{by_name, cluster, endpoints, inbound, node, service, set, trust};
 use crate::server::Stream;
 use crate::set::ResourceSet;
 
@@ -395,4 +395,23 @@ fn a_policy_of_a_service_that_is_not_ours_any_more_goes() {
     pair.run(&secured("cart", "two"), 1);
     let expected = ["+Secret outrigger-trust-bundle", "-Inbound prod/orders"];
     assert_eq!(pair.applied, expected);
+}
+
+#[test]
+fn a_cluster_whose_endpoints_prove_themselves_brings_the_roots_and_takes_them_along() {
+    let id = "spiffe://td/ns/prod/svc/stock".parse();
+    let secure = crate::model::Cluster {
+        identities: vec![id.expect("the sample is an id")],
+        ..cluster("stock")
+    };
+    let mut resources = service("stock", &[1]);
+    resources.retain(|resource| resource.resource_type() != ResourceType::Cluster);
+    resources.extend([Resource::Cluster(secure), trust("one")]);
+    let set = ResourceSet::from_model(resources).expect("the sample is consistent");
+    let mut pair = Pair::new(Vec::new());
+    pair.connect("epoch-1");
+    pair.run(&set, 1);
+    assert_eq!(pair.held(), all(&set));
+    pair.run(&ResourceSet::default(), 2);
+    assert!(pair.held().is_empty(), "{:?}", pair.held());
 }

@@ -70,10 +70,13 @@ prop_compose! {
 
 fn cluster() -> impl Strategy<Value = Cluster> {
     let service = option::of((name(), name()));
-    let plain = (name(), protocol(), time(), service);
-    plain.prop_flat_map(|(name, protocol, idle_timeout, service)| {
+    let id = "spiffe://[a-z]{1,5}/ns/[a-z]{1,5}/svc/[a-z]{1,5}";
+    let identities = vec(id.prop_map(|id| id.parse().expect("is an id")), 0..3);
+    let plain = (name(), protocol(), time(), service, identities);
+    plain.prop_flat_map(|(name, protocol, idle_timeout, service, identities)| {
         policies::settings(Cluster {
             idle_timeout,
+            identities,
             service: service.map(|(namespace, name)| ServiceRef { namespace, name }),
             ..Cluster::new(name, protocol)
         })
@@ -84,12 +87,12 @@ prop_compose! {
     fn endpoint(hosts: bool)(
         ip in socket(), host in "[a-z]{1,6}\\.example", use_host in any::<bool>(), zone in "[a-c]?", weight in 0u32..5,
         health in 0..3, instance in "[a-z]{0,4}", sidecar in any::<bool>(), hop in option::of(any::<u8>()),
-        priority in prop_oneof![Just(0), 0..=MAX_PRIORITY],
+        priority in prop_oneof![Just(0), 0..=MAX_PRIORITY], tls in any::<bool>(),
     ) -> Endpoint {
         let address = if hosts && use_host { Address::Host { host, port: ip.port() } } else { Address::Ip(ip) };
         let health = [EndpointHealth::Healthy, EndpointHealth::Unhealthy, EndpointHealth::Draining][health as usize];
         let hop = hop.map(crate::samples::tokens);
-        Endpoint { zone, weight, priority, health, instance, sidecar, hop, ..Endpoint::new(address) }
+        Endpoint { zone, weight, priority, health, instance, sidecar, hop, tls, ..Endpoint::new(address) }
     }
 }
 
@@ -137,7 +140,7 @@ fn resource() -> impl Strategy<Value = Resource> {
         cluster().prop_map(Resource::Cluster),
         endpoint_set(false).prop_map(Resource::Endpoints),
         inbound().prop_map(Resource::Inbound),
-        "[a-zA-Z]{0,20}".prop_map(|root| samples::trust(&root)),
+        "[ab]".prop_map(|root| samples::trust(&root)),
     ]
 }
 
