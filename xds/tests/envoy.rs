@@ -121,7 +121,7 @@ fn endpoints(cluster: &str) -> EndpointSet {
         zone: zone.to_owned(),
         weight,
         priority,
-        tls: host % 2 == 0,
+        tls: host > 2,
         ..Endpoint::new(Address::Ip(([10, 0, 0, host], 80).into()))
     };
     let endpoints = vec![
