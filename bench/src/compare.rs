@@ -91,7 +91,7 @@ pub async fn run(mut options: Options) -> anyhow::Result<()> {
     let plans = cells::all();
     if options.list {
         for plan in &plans {
-            println!("{:<22} {}", plan.name, plan.title);
+            println!("{:<25} {}", plan.name, plan.title);
         }
         return Ok(());
     }
