@@ -50,7 +50,7 @@ pub struct Cell {
     pub name: String,
     /// One line for people.
     pub title: String,
-    /// What `Round::cpu_user` and `cpu_system` are divided by: `100k requests` or `GB`.
+    /// What `Round::cpu_user` and `cpu_system` are divided by: `100k requests`, `1,000 handshakes` or `GB`.
     pub per: String,
     /// Requests per second; `None` is the closed loop.
     pub rate: Option<u32>,
