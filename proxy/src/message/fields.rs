@@ -18,6 +18,8 @@ pub(crate) enum Known {
     ContentType,
     Cookie,
     Expect,
+    /// Who called, for the application (`x-forwarded-client-cert`), in every spelling that one may take for it.
+    ForwardedClientCert,
     GrpcTimeout,
     /// What two sidecars say to each other: the prefix `outrigger-` is theirs (`proxy/HOP.md`).
     Hop,
@@ -55,6 +57,9 @@ impl Known {
         {
             return Self::Hop;
         }
+        if name.len() == FORWARDED_CLIENT_CERT.len() && is_forwarded_client_cert(name) {
+            return Self::ForwardedClientCert;
+        }
         // Lengths at which there is a known name; most others are told apart by nothing more.
         const LENGTHS: u32 =
             1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 17;
@@ -70,6 +75,18 @@ impl Known {
     const fn bit(self) -> u16 {
         1 << self as u8
     }
+}
+
+pub(crate) const FORWARDED_CLIENT_CERT: &str = "x-forwarded-client-cert";
+
+/// CGI and what is made after it (RFC 3875 section 4.1.18) know a field by its name in capitals with an underscore for each dash, and
+/// some of them for anything else that is no letter: `X_Forwarded_Client_Cert` would arrive as ours.
+fn is_forwarded_client_cert(name: &[u8]) -> bool {
+    let ours = FORWARDED_CLIENT_CERT.as_bytes();
+    name.iter().zip(ours).all(|(byte, our)| match our {
+        b'-' => !byte.is_ascii_alphanumeric(),
+        our => byte.eq_ignore_ascii_case(our),
+    })
 }
 
 fn eq(a: &[u8], b: &[u8]) -> bool {
@@ -387,6 +404,17 @@ pub(crate) mod tests {
         assert_eq!(Known::of(b"Hosts"), Known::Other);
         for name in ["outrigger-try", "Outrigger-Verdict", "OUTRIGGER-X"] {
             assert_eq!(Known::of(name.as_bytes()), Known::Hop);
+        }
+        for name in [
+            FORWARDED_CLIENT_CERT,
+            "X-Forwarded-Client-Cert",
+            "X_FORWARDED_CLIENT_CERT",
+            "x-forwarded_client.cert",
+        ] {
+            assert_eq!(Known::of(name.as_bytes()), Known::ForwardedClientCert);
+        }
+        for name in ["x-forwarded-client-certs", "x-forwarded-clientscert"] {
+            assert_eq!(Known::of(name.as_bytes()), Known::Other);
         }
         assert_eq!(Known::of(b"outrigger-"), Known::Other);
         assert_eq!(Known::of(b"x-outrigger-try"), Known::Other);

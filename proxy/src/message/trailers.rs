@@ -2,11 +2,12 @@
 
 use super::fields::{Fields, Known};
 
-/// Fields that say where a message goes, where it ends, what its connection does, or what two sidecars say to each other: after the body somebody might still believe
-/// them.
-pub(crate) const FORBIDDEN: [Known; 10] = [
+/// Fields that say where a message goes, where it ends, what its connection does, what two sidecars say to each other, or who
+/// called: after the body somebody might still believe them.
+pub(crate) const FORBIDDEN: [Known; 11] = [
     Known::Connection,
     Known::ContentLength,
+    Known::ForwardedClientCert,
     Known::Hop,
     Known::Host,
     Known::KeepAlive,
