@@ -69,7 +69,7 @@ pub(crate) async fn serve(
         }
         Speaks::Tcp => {
             drop(deadline);
-            let relay = Box::pin(tcp::serve(worker, listener, &mut stream));
+            let relay = Box::pin(tcp::serve(worker, listener, None, &mut stream));
             tokio::select! {
                 () = relay => {}
                 () = drain.reached(Phase::Stopped) => {}

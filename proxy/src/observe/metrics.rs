@@ -92,6 +92,21 @@ impl ClusterShard {
     }
 }
 
+/// Requests and opaque connections that the allow-list was asked about.
+#[derive(Debug, Default)]
+pub(crate) struct AccessCounts {
+    pub(crate) allowed: Count,
+    pub(crate) denied: ByReason,
+    /// Passed, in a dry run.
+    pub(crate) would_deny: ByReason,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ByReason {
+    pub(crate) no_identity: Count,
+    pub(crate) no_rule: Count,
+}
+
 /// One worker's counts for one listener.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -110,6 +125,7 @@ pub(crate) struct ListenerShard {
     pub(crate) plaintext_connections: Count,
     /// TLS handshakes of clients that failed, for whatever reason.
     pub(crate) tls_errors: Count,
+    pub(crate) access: AccessCounts,
     errors: [Count; Kind::ALL.len()],
 }
 

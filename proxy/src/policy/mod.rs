@@ -4,6 +4,7 @@
 //! simulator (`outrigger-bench sim`) with events and virtual time.
 
 pub mod adaptive;
+pub(crate) mod authorize;
 pub(crate) mod balance;
 pub mod cluster;
 pub mod endpoint;

@@ -1,5 +1,6 @@
 //! The story of one request, read from top to bottom: one snapshot read, one route, then attempts until one answers.
 
+mod access;
 mod attempt;
 mod attempts;
 pub(crate) mod body;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use outrigger_xds::model::DEFAULT_PER_REQUEST_TIMEOUT;
+use outrigger_xds::model::{DEFAULT_PER_REQUEST_TIMEOUT, Direction};
 
 use self::attempts::{Asked, attempts};
 use self::body::{MAX_REPLAY, Replay, Source};
@@ -35,7 +36,7 @@ use self::upgrade::Upgrade;
 use self::worker::Worker;
 use crate::error::{Kind, ProxyError};
 use crate::hop::{self, Try};
-use crate::message::fields::Known;
+use crate::message::fields::{FORWARDED_CLIENT_CERT, Known};
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::policy::endpoint::Endpoint;
 use crate::policy::outlier::Outcome;
@@ -89,11 +90,12 @@ pub(crate) async fn serve(
         return refuse(&Kind::NoRoute.into(), false, "");
     };
     hop::strip(&mut head.fields);
+    head.fields.remove_known(Known::ForwardedClientCert);
     let grpc = headers::is_grpc(&head.fields);
     let only_head = head.method == Method::HEAD;
     let mut record = Record::open(worker, &listener, grpc);
     let (body, client) = body.without_tunnel(&head);
-    match respond(worker, &listener, came.told, (head, body), inform).await {
+    match respond(worker, &listener, &came, (head, body), inform).await {
         Ok(Passed {
             head,
             body,
@@ -141,10 +143,12 @@ struct Passed {
 async fn respond(
     worker: &Rc<Worker>,
     listener: &ListenerPolicy,
-    told: Option<Try>,
+    came: &Came,
     (mut head, body): (RequestHead, Source),
     inform: Inform<'_>,
 ) -> Result<Passed, ProxyError> {
+    let told = came.told;
+    access::request(worker, listener, came.peer.as_deref(), &head)?;
     if !listener.metrics.is_within(worker.id, listener.max_requests) {
         return Err(Kind::Overflow.into());
     }
@@ -171,6 +175,13 @@ async fn respond(
         tracing::debug!(listener = name, attempt, "request by a hop");
     }
     let named = headers::strip_hop_by_hop(&mut head.fields, upgrade.is_asked());
+    if listener.direction == Direction::Ingress
+        && let Some(peer) = &came.peer
+    {
+        // After what `Connection` names is gone: nobody's request takes it out again.
+        let value = peer.forwarded.as_bytes();
+        head.fields.push(FORWARDED_CLIENT_CERT, value);
+    }
     let keep = if route.retry.num_retries > 0 && told.is_none() {
         MAX_REPLAY
     } else {

@@ -10,8 +10,8 @@ use outrigger_xds::model::RetryPolicy;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::attempts;
 use super::worker::Worker;
+use super::{access, attempts};
 use crate::deadline::Deadline;
 use crate::error::{Kind, ProxyError};
 use crate::http1::buffers::{Buffers, Large, MEDIUM};
@@ -20,6 +20,7 @@ use crate::policy::limits::Share;
 use crate::policy::outlier::Outcome;
 use crate::policy::retry::{Attempts, Ended};
 use crate::routing::snapshot::ListenerPolicy;
+use crate::tls::peer::Peer;
 use crate::upstream::cluster::Cluster;
 use crate::upstream::connect;
 
@@ -27,13 +28,15 @@ use crate::upstream::connect;
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
     listener: &Arc<ListenerPolicy>,
+    peer: Option<&Peer>,
     client: impl AsyncRead + AsyncWrite + Unpin,
 ) {
     let shard = listener.metrics.shard(worker.id);
     shard.requests.add(1);
-    let result = match &listener.tcp {
-        Some(cluster) => relay(worker, listener, cluster, client).await,
-        None => Err(Kind::NoRoute.into()),
+    let result = match (access::connection(worker, listener, peer), &listener.tcp) {
+        (Err(refused), _) => Err(refused),
+        (Ok(()), Some(cluster)) => relay(worker, listener, cluster, client).await,
+        (Ok(()), None) => Err(Kind::NoRoute.into()),
     };
     shard.finished.add(1);
     if let Err(error) = result {

@@ -8,6 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::watch;
 
+use super::access::Refusals;
 use crate::date::Date;
 use crate::deadline::Sweep;
 use crate::http1::buffers::Buffers;
@@ -61,6 +62,8 @@ pub(crate) struct Worker {
     pub(crate) farewells: Places,
     /// HTTP/2 clients with wide windows.
     pub(crate) wide: Places,
+    /// What it has written of callers that may not.
+    pub(crate) refusals: Refusals,
 }
 
 impl Worker {
@@ -79,6 +82,7 @@ impl Worker {
             snapshot,
             farewells: Places::default(),
             wide: Places::default(),
+            refusals: Refusals::default(),
         })
     }
 

@@ -11,6 +11,7 @@ use outrigger_xds::model::{self, Direction, Listener, Protocol, Target};
 use super::route::Route;
 use crate::config::accepted::Accepted;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
+use crate::policy::authorize::Allowed;
 use crate::upstream::cluster::Cluster;
 use crate::upstream::clusters::Clusters;
 
@@ -41,6 +42,8 @@ pub(crate) struct ListenerPolicy {
     pub(crate) max_requests: u32,
     pub(crate) max_header_bytes: u32,
     pub(crate) max_uri_bytes: u32,
+    /// Who may call; `None` is everybody.
+    pub(crate) authorization: Option<Allowed>,
     /// Whom hops are taken for, if they are.
     pub(crate) hop: Option<Identity>,
     pub(crate) metrics: Arc<ListenerMetrics>,
@@ -124,6 +127,15 @@ fn resolve(
         reason,
     };
     let local = listener.direction == Direction::Ingress;
+    let inbound = match &listener.inbound {
+        Some(name) => Some(accepted.inbound.get(name).ok_or_else(|| {
+            problem(
+                "inbound",
+                format!("the policy {name:?} of who may call does not exist"),
+            )
+        })?),
+        None => None,
+    };
     let (routes, tcp, first) = match &listener.target {
         Target::Cluster(name) => (
             Vec::new(),
@@ -177,6 +189,9 @@ fn resolve(
         max_requests: listener.max_requests.unwrap_or(MAX_REQUESTS),
         max_header_bytes: listener.max_header_bytes.unwrap_or(MAX_HEADER_BYTES),
         max_uri_bytes: listener.max_uri_bytes.unwrap_or(MAX_URI_BYTES),
+        authorization: inbound
+            .and_then(|inbound| inbound.authorization.as_ref())
+            .map(Allowed::new),
         hop: listener.hop.clone(),
         metrics: metrics.listener(&listener.name, direction.as_str(), discovery_name),
     })

@@ -83,6 +83,7 @@ impl Metrics {
             }
         }
         encode_security(encoder, &listeners)?;
+        encode_access(encoder, &listeners)?;
         let help = "Connections open now";
         let mut family = Family::begin(encoder, "ActiveConnectionCount", help, MetricType::Gauge)?;
         for listener in &listeners {
@@ -196,6 +197,41 @@ fn encode_security(
         for (security, of) in of {
             let labels = with(&listener.labels, "security", security);
             family.counter(&labels, listener.sum(of))?;
+        }
+    }
+    Ok(())
+}
+
+fn encode_access(
+    encoder: &mut DescriptorEncoder<'_>,
+    listeners: &[Arc<ListenerMetrics>],
+) -> fmt::Result {
+    let (name, help) = (
+        "outrigger_authorization",
+        "Requests and opaque connections that the allow-list was asked about",
+    );
+    let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
+    type Asked = (&'static str, &'static str, fn(&ListenerShard) -> &Count);
+    let asked: [Asked; 5] = [
+        ("allowed", "", |shard| &shard.access.allowed),
+        ("denied", "no_identity", |shard| {
+            &shard.access.denied.no_identity
+        }),
+        ("denied", "no_rule", |shard| &shard.access.denied.no_rule),
+        ("would_deny", "no_identity", |shard| {
+            &shard.access.would_deny.no_identity
+        }),
+        ("would_deny", "no_rule", |shard| {
+            &shard.access.would_deny.no_rule
+        }),
+    ];
+    for listener in listeners {
+        for (verdict, reason, of) in asked {
+            let count = listener.sum(of);
+            if count > 0 {
+                let labels = with(&listener.labels, "verdict", verdict);
+                family.counter(&with(&labels, "reason", reason), count)?;
+            }
         }
     }
     Ok(())
