@@ -8,8 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_xds::identity::{Authorization, TlsMode};
 use outrigger_xds::model::{
-    Address, Cluster, Direction, Discovery, Endpoint, EndpointSet, Listener, MAX_PRIORITY,
+    Address, Cluster, Direction, Discovery, Endpoint, EndpointSet, Inbound, Listener, MAX_PRIORITY,
     MAX_RETRIES, PathMatch, Protocol, RetryPolicy, Route, RouteConfig, ServicePolicy, Target,
 };
 use serde_json::Value;
@@ -138,7 +139,10 @@ fn service_policy(
     protocol: Protocol,
     errors: &mut Vec<ConfigError>,
 ) -> ServicePolicy {
-    let table = fields.take(&ServicePolicy::FIELDS);
+    let mut table = ServicePolicy::FIELDS.to_vec();
+    // Who may call is said by the listener that is called.
+    table.retain(|field| !["tls", "authorization"].contains(field));
+    let table = fields.take(&table);
     for (short, long) in [
         ("retries", "num_retries"),
         ("retry_non_idempotent", "retry_non_idempotent"),
@@ -272,6 +276,7 @@ fn listener(
         errors.push(ConfigError::new(fields.at("hop"), "", reason));
     }
     no_tls(&mut fields, errors);
+    let authorization = authorization(&mut fields, direction, protocol, errors);
     let path = fields.at("name");
     let at_address = fields.at("address");
     fields.finish(errors);
@@ -301,7 +306,17 @@ fn listener(
         Target::Routes(name.clone())
     };
     let direction = direction.unwrap_or(Direction::Egress);
+    let inbound = authorization.map(|authorization| {
+        let inbound = Inbound {
+            name: name.clone(),
+            tls: TlsMode::Disable,
+            authorization: Some(authorization),
+        };
+        accepted.inbound.insert(name.clone(), Arc::new(inbound));
+        name.clone()
+    });
     let listener = Listener {
+        inbound,
         header_timeout,
         body_timeout,
         idle_timeout: idle_timeout.or(policy.idle_timeout),
@@ -313,6 +328,31 @@ fn listener(
         ..Listener::new(name.clone(), direction, address, protocol, target)
     };
     accepted.listeners.insert(name, Arc::new(listener));
+}
+
+/// Who may call what an ingress listener stands for.
+fn authorization(
+    fields: &mut Fields,
+    direction: Option<Direction>,
+    protocol: Protocol,
+    errors: &mut Vec<ConfigError>,
+) -> Option<Authorization> {
+    let table = fields.take(&["authorization"]);
+    let said = table.get("authorization")?.to_string();
+    if direction == Some(Direction::Egress) {
+        let reason = "is asked of callers, and an egress listener has the application alone";
+        errors.push(ConfigError::new(fields.at("authorization"), said, reason));
+    }
+    // What is detected to be HTTP has requests.
+    let protocol = match protocol {
+        Protocol::Auto => Protocol::Http,
+        protocol => protocol,
+    };
+    let policy = ServicePolicy::from_json(table, protocol);
+    let policy = policy
+        .map_err(|wrong| errors.extend(policy_errors(fields.path(), wrong)))
+        .ok()?;
+    policy.authorization
 }
 
 fn routes(

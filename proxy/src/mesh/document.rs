@@ -231,6 +231,7 @@ fn configuration(mut fields: Fields, document: &mut ServiceConnect, errors: &mut
     if enabled == Some(true) {
         document.services = services;
         overrides(&path, document, errors);
+        same_inbound(&path, document, errors);
     }
 }
 
@@ -387,6 +388,30 @@ fn overrides(path: &str, document: &ServiceConnect, errors: &mut Vec<ConfigError
             .is_some_and(|other| other != port)
         {
             wrong("another service of the same portName has a different one".to_owned());
+        }
+    }
+}
+
+/// A plaintext caller does not say which of the services behind a port it means, so what holds for one must hold for all.
+fn same_inbound(path: &str, document: &ServiceConnect, errors: &mut Vec<ConfigError>) {
+    let mut first: BTreeMap<&str, &Service> = BTreeMap::new();
+    for (index, service) in document.services.iter().enumerate() {
+        let first = *first.entry(&service.port_name).or_insert(service);
+        let mut wrong = |field: &str, said: String| {
+            let (name, other) = (&service.discovery_name, &first.discovery_name);
+            let port = &service.port_name;
+            errors.push(ConfigError::new(
+                format!("{path}[{index}].policy.{field}"),
+                said,
+                format!("{name:?} and {other:?} share the port {port:?} and must say the same"),
+            ));
+        };
+        if service.policy.tls != first.policy.tls {
+            wrong("tls", service.policy.tls.to_string());
+        }
+        if service.policy.authorization != first.policy.authorization {
+            let said = service.policy.to_json()["authorization"].to_string();
+            wrong("authorization", said);
         }
     }
 }

@@ -297,3 +297,52 @@ fn a_missing_file_is_named() {
             .starts_with("--static = \"/nonexistent/x.toml\": ")
     );
 }
+
+#[test]
+fn a_listener_says_who_may_call() {
+    let toml = |direction: &str, protocol: &str, rest: &str| {
+        format!(
+            r#"
+            [[listener]]
+            name = "in"
+            direction = "{direction}"
+            address = "127.0.0.1:9000"
+            protocol = "{protocol}"
+            cluster = "app"
+            {rest}
+            [[cluster]]
+            name = "app"
+            protocol = "http"
+            endpoints = [{{ address = "127.0.0.1:8080" }}]
+        "#
+        )
+    };
+    let rules = r#"authorization = { dry_run = true, allow = [{ from = ["cart", "ops/*"], paths = ["/v1"] }] }"#;
+    let accepted = parse(&toml("ingress", "auto", rules)).expect("valid");
+    assert_eq!(accepted.listeners["in"].inbound.as_deref(), Some("in"));
+    let inbound = accepted.inbound["in"].authorization.as_ref();
+    assert!(inbound.is_some_and(|it| it.dry_run && it.allow[0].from.len() == 2));
+    let without = parse(&toml("ingress", "auto", "")).expect("valid");
+    assert!(without.inbound.is_empty() && without.listeners["in"].inbound.is_none());
+
+    let field = |toml: String| fields_of(&toml);
+    assert_eq!(
+        field(toml("ingress", "tcp", rules)),
+        ["listener[0].authorization.allow[0].paths"]
+    );
+    assert_eq!(
+        field(toml("egress", "http", rules)),
+        ["listener[0].authorization"]
+    );
+    let wrong = r#"authorization = { allow = [{ from = [], paths = ["/a/../b"] }] }"#;
+    assert_eq!(
+        field(toml("ingress", "http", wrong)),
+        [
+            "listener[0].authorization.allow[0].from",
+            "listener[0].authorization.allow[0].paths"
+        ]
+    );
+    let elsewhere =
+        toml("ingress", "http", "").replace("endpoints", &format!("{rules}\nendpoints"));
+    assert_eq!(field(elsewhere), ["cluster[0].authorization"]);
+}

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use outrigger_xds::hop::{self, Identity, Tokens};
 use outrigger_xds::model::{
-    Address, Cluster, Direction, Endpoint, EndpointSet, LbPolicy, Listener, PathMatch, Protocol,
-    RetryPolicy, Route, RouteConfig, ServiceRef, Target,
+    Address, Cluster, Direction, Endpoint, EndpointSet, Inbound, LbPolicy, Listener, PathMatch,
+    Protocol, RetryPolicy, Route, RouteConfig, ServiceRef, Target,
 };
 
 use super::{Service, ServiceConnect};
@@ -104,8 +104,10 @@ pub fn ingress(
             Target::Cluster(cluster.clone())
         };
         let (direction, address) = (Direction::Ingress, SocketAddr::new(bind, *port));
+        let inbound = inbound(first, mesh);
         let listener = Listener {
             idle_timeout,
+            inbound: Some(inbound.name.clone()),
             hop: mapping
                 .protocol
                 .is_http()
@@ -113,6 +115,8 @@ pub fn ingress(
             ..Listener::new(name.clone(), direction, address, mapping.protocol, target)
         };
         accepted.listeners.insert(name, Arc::new(listener));
+        let inbound = (inbound.name.clone(), Arc::new(inbound));
+        accepted.inbound.extend([inbound]);
         let application = SocketAddr::new(mesh.app_address, mapping.container_port);
         accepted.endpoints.insert(
             cluster.clone(),
@@ -139,6 +143,15 @@ fn identity(services: &[&Service], mesh: &MeshConfig, tokens: Tokens) -> Identit
     Identity {
         targets: services.iter().map(target).collect(),
         tokens,
+    }
+}
+
+/// What holds until the control server says what is declared. Services that share a port say the same of it.
+fn inbound(service: &Service, mesh: &MeshConfig) -> Inbound {
+    Inbound {
+        name: format!("{}/{}", mesh.namespace, service.discovery_name),
+        tls: service.policy.tls,
+        authorization: service.policy.authorization.clone(),
     }
 }
 

@@ -1,5 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
+use outrigger_xds::identity::TlsMode;
 use outrigger_xds::model::{Probe, Target};
 
 use super::*;
@@ -60,6 +61,43 @@ fn ecs_spelling_defaults_and_timeouts_are_read() {
     assert_eq!(orders.per_request_timeout, Some(Duration::from_secs(30)));
     assert_eq!(document.services[2].discovery_name, "db");
     assert_eq!(document.port_mappings[1].protocol, Protocol::Tcp);
+}
+
+#[test]
+fn services_behind_one_port_say_the_same_of_who_may_call() {
+    let with = |orders: &str, admin: &str| {
+        let document =
+            EXAMPLE.replace(r#""timeout""#, &format!(r#""policy": {orders}, "timeout""#));
+        let named = r#""discoveryName": "orders-admin","#;
+        parse(&document.replace(named, &format!(r#"{named} "policy": {admin},"#)))
+    };
+    let one = r#"{"tls": "strict", "authorization": {"allow": [{"from": ["cart"]}]}}"#;
+    let document = with(one, one).expect("they do");
+    let ports = BTreeMap::from([("web".to_owned(), 15003), ("db".to_owned(), 14000)]);
+    let accepted = ingress(&document, &mesh(&document), &ports, fresh_tokens());
+    let web = &accepted.listeners["ingress/web"];
+    assert_eq!(web.inbound.as_deref(), Some("prod/orders"));
+    let inbound = &accepted.inbound["prod/orders"];
+    assert_eq!(inbound.tls, TlsMode::Strict);
+    assert_eq!(
+        inbound.authorization.as_ref().map(|it| it.allow.len()),
+        Some(1)
+    );
+    let db = &accepted.inbound["prod/db"];
+    assert_eq!((db.tls, &db.authorization), (TlsMode::Disable, &None));
+
+    let errors = with(one, r#"{"authorization": {}}"#)
+        .expect_err("they do not")
+        .0;
+    let fields: Vec<_> = errors.iter().map(|error| error.field.as_str()).collect();
+    let at = "serviceConnectConfiguration.services[1].policy";
+    assert_eq!(fields, [format!("{at}.tls"), format!("{at}.authorization")]);
+    for error in errors {
+        let named = error.reason.contains(r#""orders-admin" and "orders""#);
+        assert!(named && !error.value.is_empty(), "{error}");
+    }
+    let errors = with("{}", one).expect_err("silence is everybody").0;
+    assert_eq!(errors.len(), 2);
 }
 
 #[test]
