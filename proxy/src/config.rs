@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use outrigger_xds::identity::SpiffeId;
 
-pub use self::args::Args;
+pub use self::args::{Args, IdentityArgs};
+use self::identity::{IdentityConfig, Source};
 use self::values::{
     auto_or_off, egress_mode, flag, ip_address, socket_address, text, uris, vip_cidr,
     vip_cidr_default, workers,
@@ -19,6 +21,8 @@ use crate::restart;
 pub mod accepted;
 mod args;
 pub(crate) mod fields;
+pub mod identity;
+pub mod secret;
 pub mod static_file;
 mod values;
 mod workers;
@@ -73,9 +77,9 @@ pub enum EgressMode {
 /// What a sidecar with a control server knows of itself.
 #[derive(Debug, Clone)]
 pub struct MeshConfig {
-    /// API servers (`http://host:port`), tried in order; empty when nothing is announced.
+    /// API servers (`http://host:port`, or `https:` with an identity), tried in order; empty when nothing is announced.
     pub control: Vec<http::Uri>,
-    /// ADS servers (`http://host:port`), tried in order.
+    /// ADS servers, in the same form, tried in order.
     pub xds: Vec<http::Uri>,
     /// Cloud Map namespace.
     pub namespace: String,
@@ -91,6 +95,17 @@ pub struct MeshConfig {
     pub document: Option<ServiceConnect>,
     /// Deployment that the declaration belongs to; `None` derives it from the declaration.
     pub revision: Option<String>,
+    /// Who this task is; `None` speaks plaintext to everybody.
+    pub identity: Option<MeshIdentity>,
+}
+
+/// Who a task of the mesh is.
+#[derive(Debug, Clone)]
+pub struct MeshIdentity {
+    /// How it comes by its certificate.
+    pub config: IdentityConfig,
+    /// What the control server is asked for: the identity of the document's `serviceName`.
+    pub service: SpiffeId,
 }
 
 /// Every error of the configuration; one line each when displayed.
@@ -213,6 +228,10 @@ fn hot_restart(
 
 fn mode(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigError>) -> Mode {
     if let Some(path) = text(args.static_file.as_deref()) {
+        if let Some((field, value)) = identity::given(&args.identity).into_iter().next() {
+            let reason = "cannot be combined with --static: the file has a tls table for each listener and cluster";
+            errors.push(ConfigError::new(field, value, reason));
+        }
         for (field, value) in [("--control", &args.control), ("--xds", &args.xds)] {
             if let Some(value) = text(value.as_deref()) {
                 errors.push(ConfigError::new(
@@ -255,6 +274,9 @@ fn mesh(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigErr
             "is required, as the document declares services",
         ));
     }
+    let namespace = namespace(args, document.as_ref(), errors);
+    let identity = mesh_identity(args, state, document.as_ref(), &namespace, errors);
+    encrypted(args, !identity::given(&args.identity).is_empty(), errors);
     let address = flag("--address", args.address.as_deref(), errors, ip_address);
     match address {
         None if declares && text(args.address.as_deref()).is_none() => {
@@ -271,7 +293,7 @@ fn mesh(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigErr
         _ => {}
     }
     MeshConfig {
-        namespace: namespace(args, document.as_ref(), errors),
+        namespace,
         task_id: task_id(args, state, errors),
         zone: text(args.zone.as_deref()).unwrap_or_default().to_owned(),
         address: address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
@@ -286,6 +308,71 @@ fn mesh(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigErr
         control,
         xds,
         document,
+        identity,
+    }
+}
+
+/// The identity's source, and the service that it is to be the identity of.
+fn mesh_identity(
+    args: &Args,
+    state: Option<&std::path::Path>,
+    document: Option<&ServiceConnect>,
+    namespace: &str,
+    errors: &mut Vec<ConfigError>,
+) -> Option<MeshIdentity> {
+    let before = errors.len();
+    let config = IdentityConfig::read(&args.identity, state, errors);
+    let Some(config) = config else {
+        // With a source that is wrong there is one error, not two.
+        if errors.len() == before {
+            document::needs_no_identity(document, errors);
+        }
+        return None;
+    };
+    if matches!(config.source, Source::Enrol(_)) && text(args.control.as_deref()).is_none() {
+        let reason = "is required: it is where this task enrols";
+        errors.push(ConfigError::new("--control", "", reason));
+    }
+    let Some(document) = document else {
+        if text(args.service_connect.as_deref()).is_none() {
+            let reason = "is required with an identity: its serviceName says whose task this is";
+            errors.push(ConfigError::new("--service-connect", "", reason));
+        }
+        return None;
+    };
+    let name = &document.service_name;
+    if name.is_empty() {
+        let reason = "is required with an identity: it says whose task this is";
+        errors.push(ConfigError::new("serviceName", "", reason));
+        return None;
+    }
+    match SpiffeId::service(&config.trust_domain, namespace, name) {
+        Ok(service) => Some(MeshIdentity { config, service }),
+        Err(reason) => {
+            errors.push(ConfigError::new("serviceName", name, reason));
+            None
+        }
+    }
+}
+
+/// Where there is an identity nothing is said in plaintext, and without one nobody can be believed.
+fn encrypted(args: &Args, identity: bool, errors: &mut Vec<ConfigError>) {
+    for (field, value) in [("--control", &args.control), ("--xds", &args.xds)] {
+        let servers = text(value.as_deref()).unwrap_or_default();
+        let is = |server: &str, scheme| server.trim().starts_with(scheme);
+        for server in servers.split(',') {
+            let reason = match identity {
+                true if is(server, "http://") => {
+                    "must be https://…: a token, or what an identity protects, is never sent unencrypted"
+                }
+                false if is(server, "https://") => &format!(
+                    "needs a source of this task's identity, which says whom to believe: {}",
+                    identity::SOURCES
+                ),
+                _ => continue,
+            };
+            errors.push(ConfigError::new(field, server.trim(), reason));
+        }
     }
 }
 

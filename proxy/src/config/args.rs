@@ -1,5 +1,7 @@
 //! The flags and their environment variables, as they were given.
 
+use super::secret::Secret;
+
 /// Flags and their environment variables, still unchecked: every value is text, so that all errors are reported at once.
 #[derive(Debug, Clone, Default, clap::Parser)]
 #[command(
@@ -68,4 +70,45 @@ pub struct Args {
     /// No control server: the configuration is this TOML file, re-read on SIGHUP
     #[arg(long = "static", value_name = "FILE", env = "OUTRIGGER_STATIC")]
     pub static_file: Option<String>,
+    /// Where this task has its identity from.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
+}
+
+/// Where this task has its identity from.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Identity (one source turns mutual TLS on)")]
+pub struct IdentityArgs {
+    /// Enrol with a token that is good once, given itself or as a file; it contains the fingerprint of the control server's CA
+    #[arg(
+        long,
+        value_name = "TOKEN|FILE",
+        env = "OUTRIGGER_JOIN_TOKEN",
+        hide_env_values = true
+    )]
+    pub join_token: Option<Secret>,
+    /// Enrol with a token that the tasks of a service share; needs --control-ca
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_SERVICE_TOKEN_FILE")]
+    pub service_token_file: Option<String>,
+    /// Enrol with a signed document (JWT) of whoever runs this task; needs --control-ca
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_IDENTITY_DOCUMENT")]
+    pub identity_document: Option<String>,
+    /// The control server's CA, for the first contact: its SHA-256 fingerprint, or a PEM file
+    #[arg(long, value_name = "FINGERPRINT|FILE", env = "OUTRIGGER_CONTROL_CA")]
+    pub control_ca: Option<String>,
+    /// Certificate, key and CA of your own, watched for change: tls.crt, tls.key, ca.crt, or svid.pem, svid_key.pem, bundle.pem
+    #[arg(long, value_name = "DIR", env = "OUTRIGGER_TLS_DIR")]
+    pub tls_dir: Option<String>,
+    /// The same, file by file: the certificate with its chain
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_TLS_CERT")]
+    pub tls_cert: Option<String>,
+    /// Its private key
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_TLS_KEY")]
+    pub tls_key: Option<String>,
+    /// Whom to believe
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_TLS_CA")]
+    pub tls_ca: Option<String>,
+    /// SPIFFE trust domain of this task, its peers and its control servers [default: outrigger.internal]
+    #[arg(long, value_name = "NAME", env = "OUTRIGGER_TRUST_DOMAIN")]
+    pub trust_domain: Option<String>,
 }

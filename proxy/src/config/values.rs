@@ -83,13 +83,13 @@ pub(super) fn uris(text: &str) -> Result<Vec<http::Uri>, String> {
 }
 
 fn uri(text: &str) -> Result<http::Uri, String> {
-    let wrong = || format!("{text:?} must be http://host:port");
+    let wrong = || format!("{text:?} must be http://host:port or https://host:port");
     let uri = http::Uri::from_str(text).map_err(|_| wrong())?;
-    if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) {
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
         return Err(wrong());
     }
     if uri.path() != "/" || uri.query().is_some() {
-        return Err(format!("{text:?} must be http://host:port without a path"));
+        return Err(format!("{text:?} must be a host and a port without a path"));
     }
     Ok(uri)
 }

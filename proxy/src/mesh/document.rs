@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use outrigger_xds::identity::TlsMode;
 use outrigger_xds::model::{Protocol, ServicePolicy};
 use serde_json::Value;
 
 pub use self::ingress::{bind_address, ingress, ingress_ports};
 use crate::config::fields::{Fields, policy_errors};
+use crate::config::identity::SOURCES;
 use crate::config::{ConfigError, ConfigErrors};
 
 mod ingress;
@@ -101,6 +103,19 @@ impl ServiceConnect {
             }
         }
         served
+    }
+}
+
+/// Errors for services whose policy asks for what a sidecar without an identity cannot do.
+pub(crate) fn needs_no_identity(document: Option<&ServiceConnect>, errors: &mut Vec<ConfigError>) {
+    let services = document.into_iter().flat_map(|document| &document.services);
+    for (index, service) in services.enumerate() {
+        let mode = service.policy.tls;
+        if mode != TlsMode::Disable {
+            let field = format!("serviceConnectConfiguration.services[{index}].policy.tls");
+            let reason = format!("needs an identity of this task: give the sidecar {SOURCES}");
+            errors.push(ConfigError::new(field, mode.as_str(), reason));
+        }
     }
 }
 
@@ -267,8 +282,7 @@ fn service(
         .map_or((None, None), |fields| timeout(fields, mapping, errors));
     let policy = policy(&mut fields, mapping, errors);
     if let Some(tls) = fields.any("tls") {
-        let reason =
-            "TLS between sidecars is not built yet, and leaving it out silently would be worse";
+        let reason = "AWS Private CA is not used here: say policy.tls = \"permissive\" or \"strict\", and give the sidecar an identity (--join-token, --tls-dir, …)";
         errors.push(ConfigError::new(fields.at("tls"), tls.to_string(), reason));
     }
     fields.finish(errors);

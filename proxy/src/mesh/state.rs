@@ -15,6 +15,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::accepted::Accepted;
 
+/// The file with the certificate and its key.
+pub(crate) const KEPT: &str = "identity";
 /// Raised when a file written by an older sidecar can no longer be read.
 const FORMAT: u32 = 1;
 

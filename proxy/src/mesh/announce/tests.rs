@@ -161,6 +161,7 @@ fn announcer(control: SocketAddr, app: SocketAddr) -> Announcer {
         app_address: app.ip(),
         document: Some(document::parse(&json.to_string()).expect("valid")),
         revision: None,
+        identity: None,
     };
     let dead = "http://127.0.0.1:1".parse().expect("a URI");
     let live = format!("http://{control}").parse().expect("a URI");

@@ -35,6 +35,7 @@ fn mesh(document: &ServiceConnect) -> MeshConfig {
         app_address: Ipv4Addr::LOCALHOST.into(),
         document: Some(document.clone()),
         revision: None,
+        identity: None,
     }
 }
 
