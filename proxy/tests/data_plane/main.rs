@@ -1,5 +1,6 @@
 //! The data plane on a static file: real sidecar processes, real clients, applications in threads.
 
+mod access;
 mod attempts;
 mod bodies;
 mod breakers;
