@@ -5,6 +5,7 @@
 //! (prometheus-client's own histogram is a mutex, hence the plain arrays and a custom `Collector`).
 
 mod expose;
+mod security;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 
+use self::security::{AccessCounts, Security};
 use crate::error::Kind;
 
 /// A counter with one writer: a load and a store, no locked instruction.
@@ -90,21 +92,6 @@ impl ClusterShard {
             self.cross_zone_requests.add(1);
         }
     }
-}
-
-/// Requests and opaque connections that the allow-list was asked about.
-#[derive(Debug, Default)]
-pub(crate) struct AccessCounts {
-    pub(crate) allowed: Count,
-    pub(crate) denied: ByReason,
-    /// Passed, in a dry run.
-    pub(crate) would_deny: ByReason,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct ByReason {
-    pub(crate) no_identity: Count,
-    pub(crate) no_rule: Count,
 }
 
 /// One worker's counts for one listener.
@@ -227,6 +214,7 @@ pub(crate) struct Metrics {
     owner: Owner,
     clusters: ByName<Exposed>,
     listeners: ByName<Arc<ListenerMetrics>>,
+    security: Security,
 }
 
 impl fmt::Debug for Metrics {
@@ -237,8 +225,8 @@ impl fmt::Debug for Metrics {
     }
 }
 
-fn locked<T>(map: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    map.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Metrics {
@@ -248,6 +236,7 @@ impl Metrics {
             owner,
             clusters: Mutex::default(),
             listeners: Mutex::default(),
+            security: Security::default(),
         })
     }
 

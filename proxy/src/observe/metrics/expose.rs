@@ -12,13 +12,13 @@ use super::*;
 
 /// Name, help text, and which count it is.
 type Counter<T> = (&'static str, &'static str, fn(&T) -> &Count);
-type Labels = [(&'static str, String)];
+pub(super) type Labels = [(&'static str, String)];
 
 /// One family being written.
-struct Family<'a>(MetricEncoder<'a>);
+pub(super) struct Family<'a>(MetricEncoder<'a>);
 
 impl<'a> Family<'a> {
-    fn begin(
+    pub(super) fn begin(
         encoder: &'a mut DescriptorEncoder<'_>,
         name: &'a str,
         help: &'a str,
@@ -27,18 +27,22 @@ impl<'a> Family<'a> {
         encoder.encode_descriptor(name, help, None, kind).map(Self)
     }
 
-    fn counter(&mut self, labels: &Labels, value: u64) -> fmt::Result {
+    pub(super) fn counter(&mut self, labels: &Labels, value: u64) -> fmt::Result {
         self.0
             .encode_family(&labels)?
             .encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
-    fn gauge(&mut self, labels: &Labels, value: u64) -> fmt::Result {
+    pub(super) fn gauge(&mut self, labels: &Labels, value: u64) -> fmt::Result {
         self.0.encode_family(&labels)?.encode_gauge(&(value as i64))
     }
 }
 
-fn with(labels: &Labels, name: &'static str, value: &str) -> Vec<(&'static str, String)> {
+pub(super) fn with(
+    labels: &Labels,
+    name: &'static str,
+    value: &str,
+) -> Vec<(&'static str, String)> {
     let mut labels = labels.to_vec();
     labels.push((name, value.to_owned()));
     labels
@@ -82,8 +86,7 @@ impl Metrics {
                 family.counter(&listener.labels, listener.sum(of))?;
             }
         }
-        encode_security(encoder, &listeners)?;
-        encode_access(encoder, &listeners)?;
+        self.encode_security(encoder, &listeners)?;
         let help = "Connections open now";
         let mut family = Family::begin(encoder, "ActiveConnectionCount", help, MetricType::Gauge)?;
         for listener in &listeners {
@@ -178,63 +181,6 @@ impl Metrics {
         encode_breakers(encoder, &clusters)?;
         encode_response_times(encoder, &clusters)
     }
-}
-
-fn encode_security(
-    encoder: &mut DescriptorEncoder<'_>,
-    listeners: &[Arc<ListenerMetrics>],
-) -> fmt::Result {
-    let (name, help) = (
-        "outrigger_tls_connections",
-        "Connections taken, by whether they are mutual TLS",
-    );
-    let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
-    for listener in listeners {
-        let of: [(_, fn(&ListenerShard) -> &Count); 2] = [
-            ("tls", |shard| &shard.tls_connections),
-            ("plaintext", |shard| &shard.plaintext_connections),
-        ];
-        for (security, of) in of {
-            let labels = with(&listener.labels, "security", security);
-            family.counter(&labels, listener.sum(of))?;
-        }
-    }
-    Ok(())
-}
-
-fn encode_access(
-    encoder: &mut DescriptorEncoder<'_>,
-    listeners: &[Arc<ListenerMetrics>],
-) -> fmt::Result {
-    let (name, help) = (
-        "outrigger_authorization",
-        "Requests and opaque connections that the allow-list was asked about",
-    );
-    let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
-    type Asked = (&'static str, &'static str, fn(&ListenerShard) -> &Count);
-    let asked: [Asked; 5] = [
-        ("allowed", "", |shard| &shard.access.allowed),
-        ("denied", "no_identity", |shard| {
-            &shard.access.denied.no_identity
-        }),
-        ("denied", "no_rule", |shard| &shard.access.denied.no_rule),
-        ("would_deny", "no_identity", |shard| {
-            &shard.access.would_deny.no_identity
-        }),
-        ("would_deny", "no_rule", |shard| {
-            &shard.access.would_deny.no_rule
-        }),
-    ];
-    for listener in listeners {
-        for (verdict, reason, of) in asked {
-            let count = listener.sum(of);
-            if count > 0 {
-                let labels = with(&listener.labels, "verdict", verdict);
-                family.counter(&with(&labels, "reason", reason), count)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 fn encode_breakers(encoder: &mut DescriptorEncoder<'_>, clusters: &[Exposed]) -> fmt::Result {
