@@ -1,11 +1,14 @@
 //! The whole control server, put together; the only file that knows all parts.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_xds::transport::{plain, serve_ads};
+use axum::Router;
+use outrigger_xds::identity::TlsMode;
+use outrigger_xds::tls::{Acceptor, Clients, Peer, alpn};
+use outrigger_xds::transport::serve_ads;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
@@ -13,8 +16,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::accept::{Caller, Door, Incoming};
 use crate::ads::Nodes;
 use crate::drain::Drains;
+use crate::identity::{self, Authority, Enrolment, IdentityApi, IdentityError, Own, Settings};
 use crate::operator::Operator;
 use crate::publish::{Publisher, from_registry};
 use crate::store::{Store, StoreError};
@@ -33,6 +38,8 @@ pub struct Options {
     pub xds: SocketAddr,
     /// Directory of the registry's file; made if it is not there.
     pub data: PathBuf,
+    /// Who is given which certificate, and who may come without.
+    pub identity: Settings,
 }
 
 /// Why the server did not start.
@@ -51,6 +58,9 @@ pub enum StartError {
     /// The registry's file cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The CA cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The writer's thread could not be started.
     #[error("registry writer: {0}")]
     Writer(std::io::Error),
@@ -72,6 +82,7 @@ pub struct Running {
 /// Starts the server: both addresses accept when this returns.
 pub async fn start(options: Options) -> Result<Running, StartError> {
     let (store, loaded) = Store::open(&options.data, &mut StdRng::from_os_rng())?;
+    let identity = Identities::open(&options.data, options.identity)?;
     let (api, api_addr) = listen("--api", options.api).await?;
     let (xds, xds_addr) = listen("--xds", options.xds).await?;
 
@@ -95,7 +106,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
 
     let stop = watch::Sender::new(false);
     let drains = Drains {
-        writer,
+        writer: writer.clone(),
         publisher,
         nodes: Arc::clone(&nodes),
     };
@@ -107,10 +118,17 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         epoch: Arc::from(loaded.epoch.as_str()),
     };
     let router = cloudmap::router(drains).merge(operator::router(operator));
+    let router = router.merge(identity.router(&writer));
+    let (at_api, at_xds) = identity.doors();
+    let api = Incoming::start(api, api_addr, at_api);
+    let xds = Incoming::start(xds, xds_addr, at_xds).for_ads();
+    if let Some(own) = identity.own {
+        background.spawn(async move { own.run().await });
+    }
     let mut servers = JoinSet::new();
     let stopped = stopped(&stop);
     servers.spawn(async move {
-        axum::serve(api, router)
+        axum::serve(api, router.into_make_service_with_connect_info::<Caller>())
             .with_graceful_shutdown(stopped)
             .await
             .map_err(|error| format!("api: {error}"))
@@ -118,7 +136,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let stopped = self::stopped(&stop);
     let events = Arc::clone(&nodes);
     servers.spawn(async move {
-        serve_ads(plain(xds), events, loaded.epoch, stopped)
+        serve_ads(xds, events, loaded.epoch, stopped)
             .await
             .map_err(|error| format!("xds: {error}"))
     });
@@ -131,6 +149,71 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         servers,
         writer: thread,
     })
+}
+
+/// The CA and this server's own identity; neither where TLS is disabled.
+struct Identities {
+    mode: TlsMode,
+    authority: Option<Arc<Authority>>,
+    own: Option<Own>,
+}
+
+impl Identities {
+    fn open(data: &Path, settings: Settings) -> Result<Self, IdentityError> {
+        settings.check()?;
+        let mode = settings.tls;
+        if mode == TlsMode::Disable {
+            return Ok(Self {
+                mode,
+                authority: None,
+                own: None,
+            });
+        }
+        let authority = Arc::new(Authority::open(data, settings)?);
+        let own = Own::new(Arc::clone(&authority), data)?;
+        Ok(Self {
+            mode,
+            authority: Some(authority),
+            own: Some(own),
+        })
+    }
+
+    fn router(&self, writer: &Writer) -> Router {
+        let (Some(authority), Some(own)) = (&self.authority, &self.own) else {
+            return identity::disabled();
+        };
+        let enrolment = Enrolment {
+            authority: Arc::clone(authority),
+            writer: writer.clone(),
+        };
+        let operator = own.operator().clone();
+        identity::router(Arc::new(IdentityApi {
+            enrolment,
+            operator,
+        }))
+    }
+
+    /// Of the API, where a task comes before it has a certificate, and of ADS.
+    fn doors(&self) -> (Door, Door) {
+        let door = |must: bool, protocol: &[u8]| {
+            let acceptor = self.authority.as_ref().zip(self.own.as_ref());
+            let acceptor = acceptor.map(|(authority, own)| {
+                let peer = Peer::TrustDomain(authority.settings().trust_domain.clone());
+                let clients = match must {
+                    true => Clients::Must(peer),
+                    false => Clients::May(peer),
+                };
+                let identity = Arc::clone(&own.identity);
+                Arc::new(Acceptor::new(identity, clients, &[protocol], &[], None))
+            });
+            Door {
+                mode: self.mode,
+                acceptor,
+            }
+        };
+        let strict = self.mode == TlsMode::Strict;
+        (door(false, alpn::HTTP1), door(strict, alpn::H2))
+    }
 }
 
 async fn listen(

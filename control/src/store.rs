@@ -21,6 +21,7 @@ const INSTANCES: Rows = TableDefinition::new("instances");
 const OPERATIONS: Rows = TableDefinition::new("operations");
 const VIPS: Rows = TableDefinition::new("vips");
 const LOST: Rows = TableDefinition::new("lost");
+const TOKENS: Rows = TableDefinition::new("tokens");
 
 const FORMAT: &str = "1";
 
@@ -111,7 +112,7 @@ impl Store {
     fn prepare(&self, new_epoch: &str) -> Result<String, StoreError> {
         let write = self.database.begin_write().map_err(redb::Error::from)?;
         for table in [
-            NAMESPACES, SERVICES, REVISIONS, INSTANCES, OPERATIONS, VIPS, LOST,
+            NAMESPACES, SERVICES, REVISIONS, INSTANCES, OPERATIONS, VIPS, LOST, TOKENS,
         ] {
             write.open_table(table).map_err(redb::Error::from)?;
         }
@@ -147,6 +148,9 @@ impl Store {
             registry.apply(&Change::Operation(Arc::new(row)))
         })?;
         self.each(VIPS, |_, row| registry.apply(&Change::Vip(Arc::new(row))))?;
+        self.each(TOKENS, |_, row| {
+            registry.apply(&Change::Token(Arc::new(row)))
+        })?;
         self.each(LOST, |key, ()| {
             registry.apply(&Change::Lost(key.to_owned()))
         })?;
@@ -220,6 +224,8 @@ fn write_change(write: &WriteTransaction, change: &Change) -> Result<(), StoreEr
             namespace,
             dns_name,
         } => drop_row(write, VIPS, &vip_key(namespace, dns_name)),
+        Change::Token(row) => put(write, TOKENS, &row.digest, row.as_ref()),
+        Change::DropToken(digest) => drop_row(write, TOKENS, digest),
         Change::Lost(node) => put(write, LOST, node, &()),
         Change::Found(node) => drop_row(write, LOST, node),
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_control::app::{self, Options, Running};
+use outrigger_control::identity::Settings;
 use outrigger_xds::model::{EndpointHealth, ServicePolicy, Target};
 use outrigger_xds::transport::{BoxedIo, ConnectionState, Dial, Sink, SubscribeConfig, subscribe};
 use outrigger_xds::{NodeInfo, Rejection, Resource, ResourceType};
@@ -116,6 +117,7 @@ async fn start(data: &Path) -> Running {
         api: any,
         xds: any,
         data: data.to_owned(),
+        identity: Settings::default(),
     };
     app::start(options).await.expect("the server starts")
 }

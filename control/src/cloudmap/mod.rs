@@ -170,6 +170,7 @@ fn refusal(error: &Error) -> Response {
             put(&mut members, "OperationId", deregistered.as_deref());
             StatusCode::BAD_REQUEST
         }
+        Error::AccessDenied(_) => StatusCode::FORBIDDEN,
         Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         Error::InvalidInput { .. }
         | Error::NamespaceNotFound(_)
@@ -179,7 +180,8 @@ fn refusal(error: &Error) -> Response {
         | Error::ResourceLimitExceeded(_)
         | Error::CustomHealthNotFound(_)
         | Error::ServiceAttributesLimitExceeded { .. }
-        | Error::TooManyTags { .. } => StatusCode::BAD_REQUEST,
+        | Error::TooManyTags { .. }
+        | Error::TokenNotFound(_) => StatusCode::BAD_REQUEST,
     };
     error_response(status, error.code(), members)
 }

@@ -44,6 +44,10 @@ pub(crate) enum Error {
     },
     #[error("Tags: {count} tags are more than {limit}")]
     TooManyTags { count: usize, limit: usize },
+    #[error("token {0:?} does not exist")]
+    TokenNotFound(String),
+    #[error("{0}")]
+    AccessDenied(String),
     #[error("the registry could not be written: {0}")]
     Internal(String),
 }
@@ -66,6 +70,8 @@ impl Error {
                 "ServiceAttributesLimitExceededException"
             }
             Self::TooManyTags { .. } => "TooManyTagsException",
+            Self::TokenNotFound(_) => "TokenNotFound",
+            Self::AccessDenied(_) => "AccessDeniedException",
             Self::Internal(_) => "InternalFailure",
         }
     }

@@ -13,6 +13,7 @@ mod row;
 mod services;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,9 +28,10 @@ pub(crate) use instances::{HOP, InstanceHealth, Registration};
 pub(crate) use liveness::Liveness;
 pub(crate) use row::{
     Change, HealthCheckConfig, Instance, Millis, Namespace, Operation, OperationKind, Service, Tag,
-    Vip,
+    Token, Use, Vip,
 };
 pub(crate) use services::NewService;
+pub(crate) use tokens::{NewToken, Shown};
 
 /// What a planned call changes, and its answer once that is committed.
 pub(crate) type Plan<T> = Result<(Vec<Change>, T), Error>;
@@ -98,6 +100,8 @@ pub(crate) struct Registry {
     /// namespace name → dnsName → offset.
     vips: BTreeMap<String, BTreeMap<String, Arc<Vip>>>,
     lost: BTreeSet<String>,
+    /// By digest.
+    tokens: BTreeMap<String, Arc<Token>>,
 }
 
 impl Registry {
@@ -177,6 +181,12 @@ impl Registry {
                     names.remove(dns_name);
                 }
             }
+            Change::Token(row) => {
+                self.tokens.insert(row.digest.clone(), Arc::clone(row));
+            }
+            Change::DropToken(digest) => {
+                self.tokens.remove(digest);
+            }
             Change::Lost(node) => {
                 self.lost.insert(node.clone());
             }
@@ -232,6 +242,7 @@ impl Registry {
             Change::DropInstance { service, .. } => of_service(service).into_iter().collect(),
             Change::Vip(row) => BTreeSet::from([row.namespace.clone()]),
             Change::DropVip { namespace, .. } => BTreeSet::from([namespace.clone()]),
+            Change::Token(_) | Change::DropToken(_) => BTreeSet::new(),
             Change::Lost(node) | Change::Found(node) => self
                 .bound
                 .get(node)

@@ -117,6 +117,31 @@ pub(crate) struct Vip {
     pub(crate) released: Option<Millis>,
 }
 
+/// What a task may enrol with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Token {
+    pub(crate) id: String,
+    /// SHA-256 of the token, hex. The token itself is kept nowhere.
+    pub(crate) digest: String,
+    pub(crate) namespace: String,
+    pub(crate) service: String,
+    /// How often it is good; `None` is shared.
+    pub(crate) uses: Option<u32>,
+    pub(crate) created: Millis,
+    pub(crate) expires: Option<Millis>,
+    pub(crate) revoked: bool,
+    pub(crate) used: u32,
+    pub(crate) recent: Vec<Use>,
+}
+
+/// A use of a token a moment ago.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Use {
+    /// SHA-256 of the key that was signed, hex.
+    pub(crate) key: String,
+    pub(crate) at: Millis,
+}
+
 /// One step between two states; a plan is a list of them, and is committed as a whole or not at all.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
@@ -138,6 +163,9 @@ pub(crate) enum Change {
         namespace: String,
         dns_name: String,
     },
+    Token(Arc<Token>),
+    /// By digest.
+    DropToken(String),
     /// The liveness of a node has expired.
     Lost(String),
     /// A lost node is back, or nothing is bound to it any more.
