@@ -198,6 +198,19 @@ impl Nodes {
         }
     }
 
+    /// The nodes that are connected and have not acknowledged the sequence of their namespace, or do not take `resource`.
+    pub(crate) fn lagging(&self, sequences: &BTreeMap<String, u64>, resource: &str) -> Vec<String> {
+        let inner = self.lock();
+        let lags = |name: &str, node: &Node| {
+            let due = sequences.get(&node.namespace).copied().unwrap_or(0);
+            let stream = inner.stream_of(name);
+            let refused = node.nacks.iter().any(|nack| nack.resource == resource);
+            stream.is_some_and(|stream| stream.acknowledged < due || refused)
+        };
+        let lagging = inner.nodes.iter().filter(|(name, node)| lags(name, node));
+        lagging.map(|(name, _)| name.clone()).collect()
+    }
+
     /// A node drains: when its stream ends it is not expected back.
     pub(crate) fn leaves(&self, node: &str) {
         if let Some(node) = self.lock().nodes.get_mut(node) {

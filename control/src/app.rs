@@ -19,7 +19,9 @@ use tokio::time::Instant;
 use crate::accept::{Caller, Door, Incoming};
 use crate::ads::Nodes;
 use crate::drain::Drains;
-use crate::identity::{self, Authority, Enrolment, IdentityApi, IdentityError, Own, Settings};
+use crate::identity::{
+    self, Authority, Enrolment, IdentityApi, IdentityError, Own, Rotation, Settings,
+};
 use crate::operator::Operator;
 use crate::publish::{Publisher, from_registry};
 use crate::store::{Store, StoreError};
@@ -100,14 +102,16 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
 
     let mut background = JoinSet::new();
     let (publishing, read) = (Arc::clone(&publisher), writer.clone());
-    background.spawn(async move { publishing.run(from_registry(|| read.read())).await });
+    let authority = identity.authority.clone();
+    let trust = move || authority.as_ref().map(|authority| authority.trust());
+    background.spawn(async move { publishing.run(from_registry(|| read.read(), trust)).await });
     let living = Arc::clone(&nodes);
     background.spawn(async move { living.run().await });
 
     let stop = watch::Sender::new(false);
     let drains = Drains {
         writer: writer.clone(),
-        publisher,
+        publisher: Arc::clone(&publisher),
         nodes: Arc::clone(&nodes),
     };
     let resuming = drains.clone();
@@ -118,12 +122,16 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         epoch: Arc::from(loaded.epoch.as_str()),
     };
     let router = cloudmap::router(drains).merge(operator::router(operator));
-    let router = router.merge(identity.router(&writer));
+    let rotation = identity.rotation(&publisher, &nodes);
+    let router = router.merge(identity.router(&writer, rotation.as_ref()));
     let (at_api, at_xds) = identity.doors();
     let api = Incoming::start(api, api_addr, at_api);
     let xds = Incoming::start(xds, xds_addr, at_xds).for_ads();
     if let Some(own) = identity.own {
         background.spawn(async move { own.run().await });
+    }
+    if let Some(rotation) = rotation {
+        background.spawn(async move { rotation.run().await });
     }
     let mut servers = JoinSet::new();
     let stopped = stopped(&stop);
@@ -178,8 +186,15 @@ impl Identities {
         })
     }
 
-    fn router(&self, writer: &Writer) -> Router {
-        let (Some(authority), Some(own)) = (&self.authority, &self.own) else {
+    fn rotation(&self, publisher: &Arc<Publisher>, nodes: &Arc<Nodes>) -> Option<Arc<Rotation>> {
+        let authority = Arc::clone(self.authority.as_ref()?);
+        let rotation = Rotation::new(authority, Arc::clone(publisher), Arc::clone(nodes));
+        Some(Arc::new(rotation))
+    }
+
+    fn router(&self, writer: &Writer, rotation: Option<&Arc<Rotation>>) -> Router {
+        let (Some(authority), Some(own), Some(rotation)) = (&self.authority, &self.own, rotation)
+        else {
             return identity::disabled();
         };
         let enrolment = Enrolment {
@@ -190,6 +205,7 @@ impl Identities {
         identity::router(Arc::new(IdentityApi {
             enrolment,
             operator,
+            rotation: Arc::clone(rotation),
         }))
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outrigger_xds::ResourceSet;
+use outrigger_xds::model::TrustBundle;
 use outrigger_xds::transport::Published;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -44,6 +45,26 @@ impl Publisher {
     pub(crate) fn changed(&self, namespaces: BTreeSet<String>) {
         self.lock().dirty.extend(namespaces);
         self.wake.notify_one();
+    }
+
+    /// Has every namespace published soon that anybody has asked for.
+    pub(crate) fn all_changed(&self) {
+        {
+            let mut inner = self.lock();
+            let all: Vec<_> = inner.namespaces.keys().cloned().collect();
+            inner.dirty.extend(all);
+        }
+        self.wake.notify_one();
+    }
+
+    /// Of every namespace that anybody has asked for, see [`Self::sequence`].
+    pub(crate) fn sequences(&self) -> BTreeMap<String, u64> {
+        let namespaces: Vec<_> = self.lock().namespaces.keys().cloned().collect();
+        let sequence = |namespace: String| {
+            let sequence = self.sequence(&namespace);
+            (namespace, sequence)
+        };
+        namespaces.into_iter().map(sequence).collect()
     }
 
     /// Resolves with a sequence at which everything that was `changed` before is published.
@@ -168,11 +189,12 @@ impl Publisher {
     }
 }
 
-/// The resources of a namespace in a registry behind a lock.
+/// The resources of a namespace in a registry behind a lock, and the roots that are trusted now.
 pub(crate) fn from_registry<'a, G: std::ops::Deref<Target = Registry>>(
     read: impl Fn() -> G + 'a,
+    trust: impl Fn() -> Option<TrustBundle> + 'a,
 ) -> impl Fn(&str) -> Vec<outrigger_xds::Resource> + 'a {
-    move |namespace| translate::resources(&read(), namespace, None)
+    move |namespace| translate::resources(&read(), namespace, trust().as_ref())
 }
 
 #[cfg(test)]

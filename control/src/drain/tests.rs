@@ -26,7 +26,7 @@ impl World {
         let (writer, _) = Writer::start(store, loaded.registry, changed).unwrap();
         let nodes = Nodes::new(Arc::clone(&publisher), writer.clone(), Instant::now());
         let (publishing, read) = (Arc::clone(&publisher), writer.clone());
-        tokio::spawn(async move { publishing.run(from_registry(|| read.read())).await });
+        tokio::spawn(async move { publishing.run(from_registry(|| read.read(), || None)).await });
         let nodes = Arc::new(nodes);
         let drains = Drains {
             writer,

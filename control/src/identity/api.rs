@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::enrol::{Refusal, digest};
 use super::roots::{Stage, seconds};
-use super::{Enrolment, IdentityError};
+use super::{Enrolment, IdentityError, Rotation};
 use crate::accept::Caller;
 use crate::registry::{Error, NewToken, Token};
 
@@ -32,6 +32,7 @@ const MAX_USES: u32 = 1000;
 pub(crate) struct IdentityApi {
     pub(crate) enrolment: Enrolment,
     pub(crate) operator: SpiffeId,
+    pub(crate) rotation: Arc<Rotation>,
 }
 
 type Api = State<Arc<IdentityApi>>;
@@ -247,6 +248,7 @@ async fn ca(State(api): Api) -> Response {
         "embedded": current.roots.is_some(),
         "roots": shown,
         "bundle": current.bundle,
+        "waiting_for": api.rotation.waiting_for(),
         "now": seconds(SystemTime::now()),
     });
     Json(shown).into_response()

@@ -99,13 +99,13 @@ impl Authority {
 
     /// Makes the next root and publishes it.
     pub(crate) fn rotate(&self) -> Result<(), IdentityError> {
-        self.change(|roots| roots.begin(&self.folder, &self.settings).map(Some))
+        self.change(|roots| roots.begin(&self.folder, &self.settings))
     }
 
     /// The published root signs from now on.
     pub(crate) fn promote(&self) -> Result<(), IdentityError> {
         let lifetime = self.settings.lifetime;
-        self.change(|roots| roots.promote(&self.folder, lifetime).map(Some))
+        self.change(|roots| roots.promote(&self.folder, lifetime))
     }
 
     /// Drops the roots whose time is over.
@@ -115,7 +115,7 @@ impl Authority {
 
     fn change(
         &self,
-        step: impl FnOnce(&Roots) -> Result<Option<Roots>, IdentityError>,
+        step: impl FnOnce(&Roots) -> Result<Roots, IdentityError>,
     ) -> Result<(), IdentityError> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.now();
@@ -123,15 +123,18 @@ impl Authority {
             let reason = "the CA is yours: put its next certificate into --ca-roots everywhere first, then into --ca-cert";
             return Err(IdentityError::new("rotation", reason));
         };
-        if let Some(next) = step(roots)? {
-            let next = embedded(next, &self.folder, &self.settings)?;
-            self.current.send_replace(Arc::new(next));
-        }
+        let next = embedded(step(roots)?, &self.folder, &self.settings)?;
+        self.current.send_replace(Arc::new(next));
         Ok(())
     }
 }
 
 impl Current {
+    /// When nothing is signed any more; seconds since the epoch.
+    pub(super) const fn not_after(&self) -> u64 {
+        self.not_after
+    }
+
     fn leaf(
         &self,
         settings: &Settings,

@@ -7,6 +7,7 @@ mod files;
 mod key;
 mod own;
 mod roots;
+mod rotation;
 mod sign;
 
 use std::fmt;
@@ -24,6 +25,7 @@ pub(crate) use authority::Authority;
 pub(crate) use enrol::Enrolment;
 pub use key::Passphrase;
 pub(crate) use own::Own;
+pub(crate) use rotation::Rotation;
 pub(crate) use sign::node_of;
 
 /// The file in the data directory by which an operator's commands prove who they are.

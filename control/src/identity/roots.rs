@@ -53,6 +53,12 @@ pub(crate) enum Stage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Roots(pub(crate) Vec<Root>);
 
+impl Root {
+    fn is_over(&self, now: u64) -> bool {
+        matches!(self.stage, Stage::Leaving { until } if until <= now)
+    }
+}
+
 /// Seconds since the epoch.
 pub(crate) fn seconds(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
@@ -176,21 +182,22 @@ impl Roots {
         Ok(next)
     }
 
-    /// Without the roots whose time is over; `None` if that changes nothing.
-    pub(super) fn without_old(&self, folder: &Path) -> Result<Option<Self>, IdentityError> {
+    /// Whether there are roots whose time is over.
+    pub(super) fn has_old(&self, now: u64) -> bool {
+        self.0.iter().any(|root| root.is_over(now))
+    }
+
+    /// Without them.
+    pub(super) fn without_old(&self, folder: &Path) -> Result<Self, IdentityError> {
         let now = seconds(SystemTime::now());
-        let over = |root: &Root| matches!(root.stage, Stage::Leaving { until } if until <= now);
-        if !self.0.iter().any(over) {
-            return Ok(None);
-        }
         let mut next = self.clone();
-        next.0.retain(|root| !over(root));
+        next.0.retain(|root| !root.is_over(now));
         for root in &mut next.0 {
             // Nobody trusts who vouched for it any more.
             root.cross = None;
         }
         next.save(folder)?;
-        Ok(Some(next))
+        Ok(next)
     }
 }
 
