@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod leaving;
+mod member;
 mod memory;
 mod pages;
 mod restarting;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use outrigger_xds::tls::Identity;
 use outrigger_xds::transport::{NodeInfo, SubscribeConfig, subscribe};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -19,15 +21,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::leaving::Deadlines;
+use self::member::Member;
 use self::pages::Pages;
 use self::restarting::{Ending, Succession};
 use self::running::{LISTENERS, Running, Shared};
 use crate::config::accepted::{Accepted, Change};
+use crate::config::identity::Source;
 use crate::config::{Config, ConfigErrors, MeshConfig, Mode, static_file};
 use crate::downstream::listener::{self, Handle, MAX_COMMANDS, Workers};
 use crate::drain::Drain;
 use crate::mesh::announce::{AnnounceConfig, Announcer, Standing};
-use crate::mesh::client::{self, Client};
+use crate::mesh::client::{self, Client, Dialler};
 use crate::mesh::document;
 use crate::mesh::names::Vips;
 use crate::mesh::state::{StateDir, StateError, fresh_tokens, random_hex};
@@ -95,6 +99,8 @@ struct Parts {
     workers: Workers,
     drain: Drain,
     running: Shared,
+    /// Who this process is in the mesh; `None` where it is nobody in particular.
+    identity: Option<Arc<Identity>>,
 }
 
 async fn live(config: Config) -> Result<(), StartError> {
@@ -212,6 +218,14 @@ fn start_workers(config: &Config) -> Result<Parts, StartError> {
             }),
         Mode::Static(_) => Owner::default(),
     };
+    let asked = match &config.mode {
+        Mode::Mesh(mesh) => mesh.identity.as_ref(),
+        Mode::Static(_) => None,
+    };
+    let identity: Option<Arc<Identity>> = asked.map(|_| Arc::default());
+    // Who brings its own certificate brings its roots, too.
+    let enrols = asked.is_some_and(|asked| matches!(asked.config.source, Source::Enrol(_)));
+    let believing = identity.clone().filter(|_| enrols);
     let ready = Arc::new(Readiness::new(&[CONFIGURATION, LISTENERS]));
     let metrics = Metrics::new(config.workers, owner);
     let resolver = Arc::new(Resolver::system());
@@ -265,6 +279,7 @@ fn start_workers(config: &Config) -> Result<Parts, StartError> {
         Arc::clone(&metrics),
         workers.clone(),
         Arc::clone(&ready),
+        believing,
     );
     Ok(Parts {
         ready,
@@ -274,6 +289,7 @@ fn start_workers(config: &Config) -> Result<Parts, StartError> {
         workers,
         drain,
         running: Shared::new(running),
+        identity,
     })
 }
 
@@ -324,6 +340,8 @@ struct Joining {
     subscription: Subscription<Shared>,
     node: NodeInfo,
     servers: Vec<String>,
+    dialler: Dialler,
+    member: Option<Member>,
     announce: Option<AnnounceConfig>,
 }
 
@@ -335,6 +353,11 @@ fn join_mesh(
     drain_asked: &CancellationToken,
 ) -> Result<Joining, StartError> {
     let state = config.state.as_deref().map(StateDir::open).transpose()?;
+    let asked = mesh.identity.as_ref().zip(parts.identity.as_ref());
+    let member = asked.map(|asked| Member::new(parts, mesh, asked, state.as_ref()));
+    let plain = || Dialler::plain(Arc::clone(&parts.resolver));
+    let diallers = member.as_ref().map(|member| member.diallers(parts));
+    let [api, ads] = diallers.unwrap_or_else(|| [plain(), plain()]);
     let ports = match &mesh.document {
         Some(document) => {
             let kept = state
@@ -405,7 +428,8 @@ fn join_mesh(
         mesh: mesh.clone(),
         ports,
         hop,
-        client: Client::new(mesh.control.clone(), Arc::clone(&parts.resolver)),
+        identity: parts.identity.clone(),
+        client: Client::new(mesh.control.clone(), api),
         reconnected,
         standing,
     });
@@ -413,6 +437,8 @@ fn join_mesh(
         subscription: Subscription::new(subscription, parts.running.clone()),
         node,
         servers: mesh.xds.iter().map(ToString::to_string).collect(),
+        dialler: ads,
+        member,
         announce,
     })
 }
@@ -432,9 +458,15 @@ impl Joining {
             always: self.subscription.always(),
             initial: self.subscription.initial(),
         };
-        let dial = client::dial(Arc::clone(&parts.resolver));
+        if let Some(member) = self.member {
+            member.keep(&mut ending.conversation);
+        }
+        let (dial, identity) = (client::dial(self.dialler), parts.identity.clone());
         let subscription = self.subscription;
         ending.conversation.spawn(async move {
+            if let Some(identity) = identity {
+                member::known(&identity).await;
+            }
             subscribe(subscribing, dial, subscription).await;
         });
         let announcer = Arc::new(Announcer::new(self.announce?, Arc::clone(&parts.ready)));

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use outrigger_xds::model::{Direction, Listener, Target};
+use outrigger_xds::tls::{Identity, Roots};
 use outrigger_xds::{Rejection, ResourceType};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,8 @@ pub(crate) struct Running {
     succeeded: bool,
     /// The structure has changed: what it took to get here is free by now.
     untidy: bool,
+    /// Who believes what the control server says is to be believed.
+    believing: Option<Arc<Identity>>,
     /// For `/config`.
     accepted: Arc<arc_swap::ArcSwap<Accepted>>,
 }
@@ -51,6 +54,7 @@ impl Running {
         metrics: Arc<Metrics>,
         workers: Workers,
         ready: Arc<Readiness>,
+        believing: Option<Arc<Identity>>,
     ) -> Self {
         Self {
             builder: Builder::default(),
@@ -65,6 +69,7 @@ impl Running {
             begin: CancellationToken::new(),
             succeeded: false,
             untidy: false,
+            believing,
             accepted: Arc::default(),
         }
     }
@@ -97,9 +102,30 @@ impl Running {
                 .filter_map(|name| accepted.endpoints.get(name));
             changed.for_each(|set| self.clusters.set_endpoints(set));
         }
+        if change.trust {
+            rejections.extend(self.believe(accepted));
+        }
         self.accepted.store(Arc::clone(accepted));
         self.ready.set(LISTENERS, State::Ready);
         rejections
+    }
+
+    /// The roots that are trusted from now on. When none are said any more, those of before stay.
+    fn believe(&self, accepted: &Accepted) -> Option<Rejection> {
+        let (identity, bundle) = (self.believing.as_ref()?, accepted.trust_bundle()?);
+        let wrong = match Roots::from_pem(bundle.roots.as_bytes()) {
+            Ok(roots) => {
+                identity.set_roots(roots);
+                return None;
+            }
+            Err(wrong) => wrong,
+        };
+        Some(Rejection {
+            type_url: ResourceType::Secret.type_url().to_owned(),
+            name: bundle.name.clone(),
+            field: "roots".to_owned(),
+            reason: wrong.to_string(),
+        })
     }
 
     /// Sockets of removed listeners close, then the new snapshot is in force, then new sockets open.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outrigger_xds::hop::Tokens;
+use outrigger_xds::tls::Identity;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,8 @@ pub struct AnnounceConfig {
     pub ports: BTreeMap<String, u16>,
     /// By which callers' sidecars know this one.
     pub hop: Tokens,
+    /// As whom this task takes TLS, if it does; known once the sidecar is ready.
+    pub identity: Option<Arc<Identity>>,
     /// The control servers.
     pub client: Client,
     /// Counts connections (see `SubscriptionConfig::reconnected`).
@@ -189,7 +192,7 @@ impl Announcer {
             Err(error) if error.is("InvalidInput") => Some(error.to_string()),
             Err(error) => return Err(error),
         };
-        let attributes = self.instance(port);
+        let attributes = self.instance(service, port);
         let held = match told {
             Told::Nothing => Held::Otherwise,
             Told::Registered | Told::Health(_) => self.held(&id, &attributes).await?,

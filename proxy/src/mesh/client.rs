@@ -1,4 +1,4 @@
-//! Plain HTTP/1.1 calls to the control server: Cloud Map's JSON 1.1 and the operator API.
+//! HTTP/1.1 calls to the control server, in TLS where its URL says so: Cloud Map's JSON 1.1 and the operator API.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,9 +10,12 @@ use bytes::Bytes;
 use http::{Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
+use outrigger_xds::tls::reason;
 use outrigger_xds::transport::{BoxedIo, Dial};
+use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::upstream::resolve::Resolver;
 
@@ -59,20 +62,58 @@ impl CallError {
     }
 }
 
+/// What a connection to an `https` server is made with; `None` while this task is nobody yet.
+pub type Tls = Arc<dyn Fn() -> Option<Arc<rustls::ClientConfig>> + Send + Sync>;
+
+/// How servers are connected to.
+#[derive(Clone)]
+pub struct Dialler {
+    /// Finds their addresses.
+    pub resolver: Arc<Resolver>,
+    /// For those whose URL is `https`.
+    pub tls: Option<Tls>,
+}
+
+impl Dialler {
+    /// For servers that take plaintext.
+    pub fn plain(resolver: Arc<Resolver>) -> Self {
+        Self {
+            resolver,
+            tls: None,
+        }
+    }
+
+    /// Connects to the host and port of `server`, and shakes hands if it is `https`.
+    pub async fn connect(&self, server: &Uri) -> io::Result<BoxedIo> {
+        let stream = connect(&self.resolver, server).await?;
+        if server.scheme() != Some(&http::uri::Scheme::HTTPS) {
+            return Ok(Box::new(stream));
+        }
+        let config = self.tls.as_ref().and_then(|tls| tls());
+        let config = config.ok_or_else(|| io::Error::other("this task has no identity yet"))?;
+        let host = server.host().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let stream = TlsConnector::from(config).connect(name, stream).await;
+        let stream = stream.map_err(|error| io::Error::other(reason(&error)))?;
+        Ok(Box::new(stream))
+    }
+}
+
 /// The control servers' API, any of which will do.
 pub struct Client {
     servers: Vec<Uri>,
     last_good: AtomicUsize,
-    resolver: Arc<Resolver>,
+    dialler: Dialler,
 }
 
 impl Client {
     /// Tries `servers` in order, beginning with the one that answered last.
-    pub fn new(servers: Vec<Uri>, resolver: Arc<Resolver>) -> Self {
+    pub fn new(servers: Vec<Uri>, dialler: Dialler) -> Self {
         Self {
             servers,
             last_good: AtomicUsize::new(0),
-            resolver,
+            dialler,
         }
     }
 
@@ -155,11 +196,11 @@ impl Client {
         input: &Value,
         reached: &mut bool,
     ) -> io::Result<(http::StatusCode, Value)> {
-        let stream = connect(&self.resolver, server).await?;
+        let stream = self.dialler.connect(server).await?;
         *reached = true;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(io::Error::other)?;
+            .map_err(told)?;
         let driver = tokio::spawn(connection);
         let host = server
             .authority()
@@ -177,10 +218,7 @@ impl Client {
         let body = Full::new(Bytes::from(input.to_string()));
         let request = request.body(body).map_err(io::Error::other)?;
         let answer = async {
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(io::Error::other)?;
+            let response = sender.send_request(request).await.map_err(told)?;
             let status = response.status();
             let body = Limited::new(response.into_body(), MAX_ANSWER)
                 .collect()
@@ -198,12 +236,28 @@ impl Client {
     }
 }
 
+/// What happened below HTTP: a server that refuses a certificate says so when the handshake is over for this end.
+fn told(error: hyper::Error) -> io::Error {
+    let mut cause = std::error::Error::source(&error);
+    while let Some(below) = cause {
+        if let Some(below) = below.downcast_ref::<io::Error>() {
+            return io::Error::other(reason(below));
+        }
+        cause = below.source();
+    }
+    io::Error::other(error)
+}
+
 /// Connects to the host and port of `uri`, trying every address of a name.
-pub async fn connect(resolver: &Resolver, uri: &Uri) -> io::Result<TcpStream> {
+async fn connect(resolver: &Resolver, uri: &Uri) -> io::Result<TcpStream> {
     let host = uri
         .host()
         .ok_or_else(|| io::Error::other(format!("{uri} has no host")))?;
-    let port = uri.port_u16().unwrap_or(80);
+    let default = match uri.scheme_str() {
+        Some("https") => 443,
+        _ => 80,
+    };
+    let port = uri.port_u16().unwrap_or(default);
     let resolved = resolver.lookup(host).await.map_err(io::Error::other)?;
     let mut failed = io::Error::from(io::ErrorKind::NotFound);
     for address in resolved.addrs {
@@ -223,9 +277,9 @@ pub async fn connect(resolver: &Resolver, uri: &Uri) -> io::Result<TcpStream> {
 }
 
 /// The connector that the xDS client dials with.
-pub fn dial(resolver: Arc<Resolver>) -> Dial {
+pub fn dial(dialler: Dialler) -> Dial {
     Arc::new(move |uri| {
-        let resolver = resolver.clone();
-        Box::pin(async move { Ok(Box::new(connect(&resolver, &uri).await?) as BoxedIo) })
+        let dialler = dialler.clone();
+        Box::pin(async move { dialler.connect(&uri).await })
     })
 }

@@ -3,6 +3,7 @@
 pub mod announce;
 pub mod client;
 pub mod document;
+pub mod identity;
 pub mod names;
 mod readiness;
 pub mod state;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +12,7 @@ use rand::RngCore as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use crate::config::accepted::Accepted;
 
@@ -178,6 +179,22 @@ impl StateDir {
         self.write(name, text.as_bytes())
     }
 
+    /// What nobody else may have read; it is refused if its mode lets others do so.
+    pub(super) fn read_private(&self, name: &str) -> Result<Option<Zeroizing<String>>, StateError> {
+        let Some(text) = self.read(name)?.map(Zeroizing::new) else {
+            return Ok(None);
+        };
+        let metadata = fs::metadata(self.path(name)).map_err(|error| self.io(name, error))?;
+        let mode = metadata.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(StateError::Refused {
+                path: self.path(name),
+                reason: format!("has mode {mode:04o}, so that others may have read it"),
+            });
+        }
+        Ok(Some(text))
+    }
+
     fn kept_hex(&self, name: &str, bytes: usize) -> Result<String, StateError> {
         if let Some(kept) = self.read(name)? {
             let kept = kept.trim();
@@ -219,7 +236,7 @@ impl StateDir {
 
     /// By rename, so that a reader or a crash sees the old file or the new one. The temporary file is always a new one of a random
     /// name, with mode 0600: nobody can have laid one there before, and two sidecars do not meet on it.
-    fn write(&self, name: &str, contents: &[u8]) -> Result<(), StateError> {
+    pub(super) fn write(&self, name: &str, contents: &[u8]) -> Result<(), StateError> {
         let written = || {
             let mut file = tempfile::Builder::new()
                 .prefix(name)

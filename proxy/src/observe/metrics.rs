@@ -5,6 +5,7 @@
 //! (prometheus-client's own histogram is a mutex, hence the plain arrays and a custom `Collector`).
 
 mod expose;
+mod identity;
 mod security;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 
+pub(crate) use self::identity::IdentityCounts;
 use self::security::{AccessCounts, Security};
 use crate::error::Kind;
 
@@ -215,6 +217,8 @@ pub(crate) struct Metrics {
     clusters: ByName<Exposed>,
     listeners: ByName<Arc<ListenerMetrics>>,
     security: Security,
+    /// Of this task's certificate; shown once there is or should be one.
+    pub(crate) identity: Arc<IdentityCounts>,
 }
 
 impl fmt::Debug for Metrics {
@@ -237,6 +241,7 @@ impl Metrics {
             clusters: Mutex::default(),
             listeners: Mutex::default(),
             security: Security::default(),
+            identity: Arc::default(),
         })
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use outrigger_xds::identity::TlsMode;
 use outrigger_xds::model::ServicePolicy;
 
 use super::Announcer;
@@ -38,13 +39,20 @@ impl Announcer {
         if service.policy != ServicePolicy::default() {
             attributes.insert("OUTRIGGER_POLICY", service.policy.to_json().to_string());
         }
+        attributes.extend(self.id().map(|id| ("OUTRIGGER_IDENTITY", id)));
         let derived = || sha256_hex(format!("{attributes:?}").as_bytes())[..32].to_owned();
         let revision = self.config.mesh.revision.clone().unwrap_or_else(derived);
         attributes.insert("OUTRIGGER_REVISION", revision);
         attributes
     }
 
-    pub(super) fn instance(&self, port: u16) -> BTreeMap<&'static str, String> {
+    /// Who the tasks of this service are.
+    fn id(&self) -> Option<String> {
+        let id = self.config.identity.as_ref()?.id()?;
+        Some(id.to_string())
+    }
+
+    pub(super) fn instance(&self, service: &Service, port: u16) -> BTreeMap<&'static str, String> {
         let mesh = &self.config.mesh;
         let address = match mesh.address {
             IpAddr::V4(_) => "AWS_INSTANCE_IPV4",
@@ -74,6 +82,9 @@ impl Announcer {
             ("OUTRIGGER_SIDECAR", "true".to_owned()),
             ("OUTRIGGER_STATE", "ACTIVE".to_owned()),
         ]);
+        let takes_tls = service.policy.tls != TlsMode::Disable;
+        let id = self.id().filter(|_| takes_tls);
+        attributes.extend(id.map(|id| ("OUTRIGGER_TLS", id)));
         attributes.extend(optional.into_iter().filter(|(_, value)| !value.is_empty()));
         attributes
     }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use outrigger_xds::hop::Tokens;
 
 use super::*;
+use crate::mesh::client::Dialler;
 use crate::mesh::document;
 use crate::upstream::resolve::Resolver;
 
@@ -169,7 +170,11 @@ fn announcer(control: SocketAddr, app: SocketAddr) -> Announcer {
         mesh,
         ports: BTreeMap::from([("web".to_owned(), 15000)]),
         hop: crate::mesh::state::fresh_tokens(),
-        client: Client::new(vec![dead, live], Arc::new(Resolver::with_servers(&[]))),
+        identity: None,
+        client: Client::new(
+            vec![dead, live],
+            Dialler::plain(Arc::new(Resolver::with_servers(&[]))),
+        ),
         reconnected: Arc::new(watch::Sender::new(0)),
         standing: Standing::default(),
     };
@@ -649,4 +654,43 @@ async fn an_application_that_does_not_pass_yet_is_not_announced_and_that_is_told
         () = script => {}
     }
     assert_eq!(announcer.ready.problem_of("application/orders"), None);
+}
+
+#[tokio::test]
+async fn who_has_an_identity_says_so_and_takes_tls_where_its_policy_does() {
+    use outrigger_xds::identity::TlsMode;
+    use outrigger_xds::tls::Credentials;
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    let id = "spiffe://td/ns/prod/svc/orders-v1";
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(id.try_into().expect("a name"))];
+    let pem = params.self_signed(&key).expect("a certificate").pem();
+    let credentials = Credentials::from_pem(pem.as_bytes(), key.serialize_pem().as_bytes());
+    let identity = Identity::default();
+    identity.set_credentials(credentials.expect("they belong together"));
+
+    let dead = "127.0.0.1:1".parse().expect("an address");
+    let mut announcer = announcer(dead, dead);
+    let said = |announcer: &Announcer, mode| {
+        let document = announcer.config.mesh.document.as_ref().expect("it has one");
+        let (mut service, mapping) = (document.services[0].clone(), &document.port_mappings[0]);
+        service.policy.tls = mode;
+        let declaration = announcer.declaration(&service, mapping);
+        let instance = announcer.instance(&service, 15000);
+        (
+            declaration.get("OUTRIGGER_IDENTITY").cloned(),
+            instance.get("OUTRIGGER_TLS").cloned(),
+        )
+    };
+    assert_eq!(said(&announcer, TlsMode::Strict), (None, None));
+    announcer.config.identity = Some(Arc::new(identity));
+    let id = Some(id.to_owned());
+    assert_eq!(said(&announcer, TlsMode::Disable), (id.clone(), None));
+    assert_eq!(
+        said(&announcer, TlsMode::Permissive),
+        (id.clone(), id.clone())
+    );
+    assert_eq!(said(&announcer, TlsMode::Strict), (id.clone(), id));
 }

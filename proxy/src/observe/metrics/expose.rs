@@ -51,7 +51,8 @@ pub(super) fn with(
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_listeners(&mut encoder)?;
-        self.encode_clusters(&mut encoder)
+        self.encode_clusters(&mut encoder)?;
+        self.encode_identity(&mut encoder)
     }
 }
 
@@ -109,6 +110,30 @@ impl Metrics {
             }
         }
         Ok(())
+    }
+
+    fn encode_identity(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (requests, end) = (self.identity.requests(), self.identity.end());
+        if end.is_none() && requests.iter().all(|(_, count)| *count == 0) {
+            return Ok(());
+        }
+        let (name, help) = (
+            "outrigger_certificate_requests",
+            "Requests for a certificate of this task, by result",
+        );
+        let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
+        for (result, count) in requests {
+            family.counter(&[("result", result.to_owned())], count)?;
+        }
+        let (name, help) = (
+            "outrigger_certificate_end_seconds",
+            "When this task's certificate ends, in seconds since 1970",
+        );
+        let mut family = Family::begin(encoder, name, help, MetricType::Gauge)?;
+        match end {
+            Some(end) => family.gauge(&[], end),
+            None => Ok(()),
+        }
     }
 
     fn encode_clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
