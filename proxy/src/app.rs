@@ -234,6 +234,7 @@ fn start_workers(config: &Config) -> Result<Parts, StartError> {
         Arc::clone(&resolver),
         tokio::runtime::Handle::current(),
         &config.zone,
+        Arc::default(),
     );
     let current = Current::default();
     let drain = Drain::new();

@@ -24,6 +24,7 @@ pub(crate) mod fields;
 pub mod identity;
 pub mod secret;
 pub mod static_file;
+pub mod tls;
 mod values;
 mod workers;
 

@@ -89,8 +89,8 @@ const MAY_USE: [(&str, &[&str]); 23] = [
             "error",
         ],
     ),
-    ("http1", &["message", "error"]),
-    ("http2", &["hop", "message", "error"]),
+    ("http1", &["tls", "message", "error"]),
+    ("http2", &["tls", "hop", "message", "error"]),
     // Both ends of it, whoever they are.
     ("hop", &["message", "policy", "error"]),
     ("message", &["error"]),
@@ -98,7 +98,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
     ("date", &["message"]),
     ("deadline", &["error"]),
     ("spare", &[]),
-    ("tls", &["error"]),
+    ("tls", &["config", "error"]),
     ("restart", &[]),
     // The service-connect document is part of the command line: its model lives with its parser, in mesh.
     (
@@ -112,7 +112,8 @@ const MAY_USE: [(&str, &[&str]); 23] = [
     ("lib", &[]),
 ];
 
-/// Within `upstream`: clusters › cluster › health, pool › {h2, h1, connect} › resolve, where later ones are lower.
+/// Within `upstream`: clusters › cluster › health, pool › {h2, h1, connect} › resolve, where later ones are lower; whoever connects
+/// asks the cluster how.
 const UPSTREAM_MAY_USE: [(&str, &[&str]); 9] = [
     ("clusters", &["cluster", "resolve"]),
     ("pool", &["cluster", "keepalive", "h1", "h2", "connect"]),
@@ -121,7 +122,7 @@ const UPSTREAM_MAY_USE: [(&str, &[&str]); 9] = [
     ("h2", &["h1"]),
     ("h1", &["keepalive"]),
     ("keepalive", &[]),
-    ("connect", &[]),
+    ("connect", &["cluster"]),
     ("resolve", &[]),
 ];
 

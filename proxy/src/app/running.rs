@@ -85,8 +85,9 @@ impl Running {
         if change.structure {
             let local = local_clusters(accepted);
             for cluster in accepted.clusters.values() {
+                let (name, tls) = (&cluster.name, &accepted.tls.clusters);
                 self.clusters
-                    .set_settings(cluster, local.contains(&cluster.name));
+                    .set_settings(cluster, tls.get(name), local.contains(name));
             }
             accepted
                 .endpoints

@@ -7,6 +7,8 @@ use outrigger_xds::identity::TRUST_BUNDLE;
 use outrigger_xds::model::{Cluster, EndpointSet, Inbound, Listener, RouteConfig, TrustBundle};
 use serde::{Deserialize, Serialize};
 
+use super::tls::ByFiles;
+
 /// Resources of one type by name; shared by everyone who keeps them, for they are most of what a sidecar keeps.
 pub type Named<T> = BTreeMap<String, Arc<T>>;
 
@@ -31,6 +33,9 @@ pub struct Accepted {
     /// The roots that are trusted; only the one named [`TRUST_BUNDLE`] is used.
     #[serde(default, with = "named")]
     pub trust: Named<TrustBundle>,
+    /// TLS that the static file asks for.
+    #[serde(default, skip_serializing_if = "ByFiles::is_empty")]
+    pub tls: ByFiles,
 }
 
 impl Accepted {
@@ -45,6 +50,8 @@ impl Accepted {
         let declared = std::mem::replace(&mut self.inbound, other.inbound);
         self.inbound.extend(declared);
         self.trust.extend(other.trust);
+        self.tls.listeners.extend(other.tls.listeners);
+        self.tls.clusters.extend(other.tls.clusters);
         self.listeners.extend(other.listeners);
         self.routes.extend(other.routes);
         self.clusters.extend(other.clusters);
@@ -65,6 +72,7 @@ impl Accepted {
             endpoints: copied(&self.endpoints),
             inbound: copied(&self.inbound),
             trust: copied(&self.trust),
+            tls: self.tls.clone(),
         }
     }
 
@@ -75,7 +83,8 @@ impl Accepted {
             structure: self.listeners != before.listeners
                 || self.routes != before.routes
                 || self.clusters != before.clusters
-                || self.inbound != before.inbound,
+                || self.inbound != before.inbound
+                || self.tls != before.tls,
             trust: self.trust != before.trust,
             endpoints: names
                 .filter(|name| self.endpoints.get(*name) != before.endpoints.get(*name))

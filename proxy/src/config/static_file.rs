@@ -1,6 +1,7 @@
 //! The static file: the same model as the xDS decoder's, from TOML, without a control server.
 
 mod hop;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,7 +28,7 @@ use super::{ConfigError, ConfigErrors};
 pub fn load(path: &Path) -> Result<Accepted, ConfigErrors> {
     match std::fs::read_to_string(path) {
         Ok(text) => {
-            let read = parse(&text)?;
+            let read = parse_in(&text, path.parent().unwrap_or(Path::new("")))?;
             let copied = std::thread::spawn(move || read.copied()).join();
             Ok(copied.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         }
@@ -45,8 +46,13 @@ struct Policy {
     retry: RetryPolicy,
 }
 
-/// Checks the text of a static file.
+/// Checks the text of a static file in the working directory.
 pub fn parse(toml: &str) -> Result<Accepted, ConfigErrors> {
+    parse_in(toml, Path::new(""))
+}
+
+/// Checks the text of a static file in `folder`.
+fn parse_in(toml: &str, folder: &Path) -> Result<Accepted, ConfigErrors> {
     let value: Value = toml::from_str(toml).map_err(|error| {
         ConfigErrors(vec![ConfigError::new(
             "--static",
@@ -59,10 +65,10 @@ pub fn parse(toml: &str) -> Result<Accepted, ConfigErrors> {
     let mut accepted = Accepted::default();
     let mut policies = BTreeMap::new();
     for fields in root.objects("cluster", &mut errors) {
-        cluster(fields, &mut accepted, &mut policies, &mut errors);
+        cluster(fields, folder, &mut accepted, &mut policies, &mut errors);
     }
     for fields in root.objects("listener", &mut errors) {
-        listener(fields, &mut accepted, &policies, &mut errors);
+        listener(fields, folder, &mut accepted, &policies, &mut errors);
     }
     root.finish(&mut errors);
     if errors.is_empty() {
@@ -74,6 +80,7 @@ pub fn parse(toml: &str) -> Result<Accepted, ConfigErrors> {
 
 fn cluster(
     mut fields: Fields,
+    folder: &Path,
     accepted: &mut Accepted,
     policies: &mut BTreeMap<String, Policy>,
     errors: &mut Vec<ConfigError>,
@@ -92,13 +99,14 @@ fn cluster(
         .unzip();
     let service = hop::service(hops.iter().flatten(), &fields.at("endpoints"), errors);
     let protocol = protocol.unwrap_or(Protocol::Http);
+    // Before the service's own `tls`, which is a mode and no table.
+    let tls = tls::cluster(&mut fields, folder, errors);
     let said = service_policy(&mut fields, protocol, errors);
     let policy = Policy {
         per_request_timeout: fields.duration("per_request_timeout", errors),
         idle_timeout: fields.duration("idle_timeout", errors),
         retry: said.retry.clone(),
     };
-    no_tls(&mut fields, errors);
     let path = fields.at("name");
     fields.finish(errors);
     if accepted.clusters.contains_key(&name) {
@@ -127,7 +135,13 @@ fn cluster(
         cluster: name.clone(),
         endpoints,
     };
+    for endpoint in &mut set.endpoints {
+        endpoint.tls = tls.is_some();
+    }
     outrigger_xds::resource::sort_endpoints(&mut set);
+    if let Some(tls) = tls {
+        accepted.tls.clusters.insert(name.clone(), tls);
+    }
     policies.insert(name.clone(), policy);
     accepted.endpoints.insert(name.clone(), Arc::new(set));
     accepted.clusters.insert(name, Arc::new(cluster));
@@ -166,13 +180,6 @@ fn service_policy(
         policy.retry.retry_non_idempotent = non_idempotent;
     }
     policy
-}
-
-fn no_tls(fields: &mut Fields, errors: &mut Vec<ConfigError>) {
-    if let Some(tls) = fields.any("tls") {
-        let reason = "TLS is not built yet, and leaving it out silently would be worse";
-        errors.push(ConfigError::new(fields.at("tls"), tls.to_string(), reason));
-    }
 }
 
 fn endpoint(mut fields: Fields, errors: &mut Vec<ConfigError>) -> Option<(Endpoint, Option<Hop>)> {
@@ -235,6 +242,7 @@ fn address(text: &str) -> Result<Address, String> {
 
 fn listener(
     mut fields: Fields,
+    folder: &Path,
     accepted: &mut Accepted,
     policies: &BTreeMap<String, Policy>,
     errors: &mut Vec<ConfigError>,
@@ -275,7 +283,7 @@ fn listener(
         let reason = "is spoken by HTTP alone, and this listener takes opaque TCP";
         errors.push(ConfigError::new(fields.at("hop"), "", reason));
     }
-    no_tls(&mut fields, errors);
+    let tls = tls::listener(&mut fields, folder, errors);
     let authorization = authorization(&mut fields, direction, protocol, errors);
     let path = fields.at("name");
     let at_address = fields.at("address");
@@ -327,6 +335,9 @@ fn listener(
         hop: hop.as_ref().map(Hop::identity),
         ..Listener::new(name.clone(), direction, address, protocol, target)
     };
+    if let Some(tls) = tls {
+        accepted.tls.listeners.insert(name.clone(), tls);
+    }
     accepted.listeners.insert(name, Arc::new(listener));
 }
 

@@ -12,7 +12,9 @@ use tokio::net::TcpStream;
 use super::h1::LINGER;
 use super::listener::Place;
 use super::protocol::{Speaks, Stream, detect};
+use super::secure::secure;
 use crate::deadline::Deadline;
+use crate::drain::Drain;
 use crate::error::{Kind, ProxyError};
 use crate::hop::hello::{self, Heard};
 use crate::http1::buffers::SMALL;
@@ -21,6 +23,7 @@ use crate::request;
 use crate::request::response::ResponseBody;
 use crate::request::worker::Worker;
 use crate::routing::snapshot::ListenerPolicy;
+use crate::tls::accept::{Accepted, Inside};
 
 /// Connections one worker tells at once; beyond them a connection is closed without a word.
 const MAX_FAREWELLS: usize = 64;
@@ -33,19 +36,31 @@ pub(super) fn begin(
     place: Place,
     listener: Arc<ListenerPolicy>,
     stream: TcpStream,
+    drain: &Drain,
 ) {
     let Some(farewell) = worker.farewells.take(MAX_FAREWELLS) else {
         return;
     };
-    let worker = Rc::clone(worker);
+    let (worker, drain) = (Rc::clone(worker), drain.clone());
     tokio::task::spawn_local(async move {
-        tell(&worker, &listener, Stream::new(stream)).await;
+        tell(&worker, &listener, stream, &drain).await;
         drop((farewell, place));
     });
 }
 
-async fn tell(worker: &Worker, listener: &ListenerPolicy, mut stream: Stream) {
+async fn tell(worker: &Worker, listener: &ListenerPolicy, tcp: TcpStream, drain: &Drain) {
     let deadline = worker.sweep.deadline();
+    let accepted = match listener.tls_taken() {
+        Some(tls) => secure(worker, listener, tls, tcp, &deadline, drain).await,
+        None => Some(Accepted::plain(tcp, Inside::Unsaid)),
+    };
+    let Some(Accepted {
+        transport, inside, ..
+    }) = accepted
+    else {
+        return;
+    };
+    let mut stream = Stream::new(transport);
     deadline.set_after(FIRST_HEAD);
     let detected = detect(&mut stream, &worker.buffers, &deadline).await;
     let words = match detected.or_http() {
@@ -56,6 +71,7 @@ async fn tell(worker: &Worker, listener: &ListenerPolicy, mut stream: Stream) {
                 deadline.bound(whole).await;
             }
             match (&listener.hop, hello::hear(stream.prefix())) {
+                _ if inside.is_hop() => hello::BUSY.into(),
                 (Some(_), Heard::Hello { .. }) => hello::BUSY.into(),
                 _ => http1(worker, listener, stream.prefix().starts_with(b"HEAD ")),
             }

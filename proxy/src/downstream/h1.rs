@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, Version};
-use tokio::net::TcpStream;
 
-use super::leaves;
+use super::{Caller, leaves};
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::error::{Kind, ProxyError};
@@ -30,7 +29,8 @@ use crate::request::response::ResponseBody;
 use crate::request::tunnel::Tunnel;
 use crate::request::worker::Worker;
 use crate::request::{self, Came};
-use crate::routing::snapshot::{ListenerPolicy, Slot};
+use crate::routing::snapshot::ListenerPolicy;
+use crate::tls::transport::Transport;
 
 /// How long a client that is answered before it has sent everything may go on sending: closing at once would reset the answer
 /// away (RFC 9112 section 9.6).
@@ -39,13 +39,13 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// The same for an idle one: a request that crosses our end on its way meets no reset, and its sender sees that nothing was answered.
 const PARTING: Duration = Duration::from_millis(200);
 
-/// Serves the connection to its end, `hop` if it began with a hello. `first` is what detection has read, `deadline` when the first
+/// Serves the connection to its end. `first` is what detection has read, `deadline` when the first
 /// head must be whole.
 pub(super) async fn serve(
     worker: &Rc<Worker>,
-    (slot, hop): (Slot, bool),
+    caller: Caller,
     listener: &Arc<ListenerPolicy>,
-    (stream, first): (TcpStream, BytesMut),
+    (stream, first): (Transport, BytesMut),
     deadline: Deadline,
     drain: Drain,
 ) {
@@ -56,8 +56,7 @@ pub(super) async fn serve(
     });
     let connection = Rc::new(Connection {
         worker: Rc::clone(worker),
-        slot,
-        hop,
+        caller,
         listener: Arc::clone(listener),
         client,
         deadline,
@@ -91,7 +90,8 @@ pub(super) async fn serve(
                 let conversation = worker.conversations.put(Rc::clone(&connection).converse());
                 match conversation.run(&worker.conversations).await {
                     Next::Idle => {}
-                    Next::Close => return,
+                    // Without it the end of a body that ends with the connection would be nobody's word.
+                    Next::Close => return connection.client.writer.borrow().say_goodbye(),
                     Next::Linger => return connection.linger(LINGER).await,
                     Next::Tunnel(tunnel) => return Box::pin(connection.tunnel(tunnel)).await,
                 }
@@ -117,9 +117,7 @@ enum Next {
 
 struct Connection {
     worker: Rc<Worker>,
-    slot: Slot,
-    /// The client is a sidecar that has said hello.
-    hop: bool,
+    caller: Caller,
     listener: Arc<ListenerPolicy>,
     client: Rc<Client>,
     /// Header timeout within a head, idle timeout between messages; within a request its own timer runs.
@@ -193,11 +191,11 @@ impl Connection {
         let source = Source::H1(Rc::clone(&self.client));
         let inform = |head: &mut ResponseHead| self.client.writer.borrow_mut().inform(head);
         let mut head = parsed.head;
-        let told = self.hop.then(|| Try::take(&mut head.fields));
+        let told = self.caller.hop.then(|| Try::take(&mut head.fields));
         let came = Came {
-            slot: self.slot,
+            slot: self.caller.slot,
             told,
-            peer: None,
+            peer: self.caller.peer.clone(),
         };
         let story = request::serve(&self.worker, came, head, source, &inform);
         let story = pin!(story);
@@ -210,6 +208,7 @@ impl Connection {
         let stays = parsed.keep_alive
             && whole
             && !self.drain.is(leaves(self.listener.direction))
+            && !self.caller.is_to_come_by_tls(&self.worker)
             // What follows is not a request to whoever wanted a tunnel (RFC 9110 section 9.3.6).
             && method != Method::CONNECT;
         if let ResponseBody::Local(_) = body {
@@ -326,7 +325,7 @@ impl Connection {
 
     async fn close_with(&self, kind: Kind, status: StatusCode, text: String) -> Next {
         let mut head = ResponseHead::of_text(status);
-        if self.hop {
+        if self.caller.hop {
             head.fields.push(VERDICT, verdict(kind).as_bytes());
         }
         self.worker.date.stamp(&mut head);

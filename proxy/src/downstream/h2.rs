@@ -14,8 +14,8 @@ use h2::server::{Builder, SendResponse};
 use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
 
-use super::leaves;
 use super::protocol::Stream;
+use super::{Caller, leaves};
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::error::{Kind, ProxyError};
@@ -95,10 +95,10 @@ const CLOSING: Duration = Duration::from_secs(10);
 /// For a client to take its GOAWAY and stop, when it broke the protocol or at this sidecar's end.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves the connection to its end, `hop` if it began with a hello.
+/// Serves the connection to its end.
 pub(super) async fn serve(
     worker: &Rc<Worker>,
-    (slot, hop): (Slot, bool),
+    caller: Caller,
     listener: &Arc<ListenerPolicy>,
     stream: Stream,
     drain: Drain,
@@ -108,7 +108,7 @@ pub(super) async fn serve(
         deadline: worker.sweep.deadline(),
     });
     state.deadline.set_after(listener.idle_timeout);
-    let max_target = listener.max_uri_bytes as usize;
+    let (hop, max_target) = (caller.hop, listener.max_uri_bytes as usize);
     let wide = if hop {
         None
     } else {
@@ -156,7 +156,7 @@ pub(super) async fn serve(
             heard = Some(drain.told());
             let _woken_by_the_next = stopped.as_mut().poll(cx);
         }
-        if !told && now >= leaves(listener.direction) {
+        if !told && (now >= leaves(listener.direction) || caller.is_to_come_by_tls(worker)) {
             // GOAWAY(2^31-1), PING round trip, final GOAWAY (RFC 9113 section 6.8): h2's graceful shutdown.
             connection.graceful_shutdown();
             told = true;
@@ -172,7 +172,8 @@ pub(super) async fn serve(
                     let guard = InFlight::enter(&state);
                     let worker = Rc::clone(worker);
                     // A small task around the story, whose place is used again.
-                    let story = answer(Rc::clone(&worker), (slot, hop), request, respond, guard);
+                    let caller = caller.clone();
+                    let story = answer(Rc::clone(&worker), caller, request, respond, guard);
                     let story = worker.streams.put(story);
                     tokio::task::spawn_local(async move { story.run(&worker.streams).await });
                 }
@@ -283,7 +284,9 @@ fn refuse(
 /// One stream: hands the request to its story, then sends the response to its last byte.
 async fn answer(
     worker: Rc<Worker>,
-    (slot, hop): (Slot, bool),
+    Caller {
+        slot, hop, peer, ..
+    }: Caller,
     request: http::Request<h2::RecvStream>,
     respond: SendResponse<Bytes>,
     guard: InFlight,
@@ -297,11 +300,7 @@ async fn answer(
     } else {
         (RequestHead::from_h2(parts), None)
     };
-    let came = Came {
-        slot,
-        told,
-        peer: None,
-    };
+    let came = Came { slot, told, peer };
     let in_h2 = |head: &mut ResponseHead| match hop {
         true => spelling::h2_response(head),
         false => head.h2_response(()),

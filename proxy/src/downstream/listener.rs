@@ -341,7 +341,7 @@ fn serve(
         accepting.open.fetch_sub(1, Relaxed);
         shard.refused_connections.add(1);
         if listener.protocol != model::Protocol::Tcp {
-            farewell::begin(worker, place, listener, stream);
+            farewell::begin(worker, place, listener, stream, drain);
         }
         return;
     }

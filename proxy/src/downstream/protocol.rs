@@ -1,7 +1,7 @@
 //! What a connection speaks: detected from its first bytes or told by the listener, then served as HTTP/1.1, HTTP/2 or opaque TCP.
-//!
-//! TLS will be one more step before detection: the stream is whatever `serve` is given.
+//! Where it comes by TLS, the handshake says what is spoken inside.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -15,20 +15,22 @@ use outrigger_xds::model::Protocol;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::{h1, h2};
+use super::secure::secure;
+use super::{Caller, h1, h2};
 use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::hop::hello::{self, Heard};
 use crate::http1::buffers::Buffers;
-use crate::http1::reader::has_arrived;
 use crate::request::tcp;
 use crate::request::worker::Worker;
 use crate::routing::snapshot::{ListenerPolicy, Slot};
+use crate::tls::accept::{Accepted, Inside};
+use crate::tls::transport::Transport;
 
 /// What a client that knows HTTP/2 sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// `auto`: a client that is silent this long waits for the server to speak first.
-const SILENCE: Duration = Duration::from_secs(1);
+pub(super) const SILENCE: Duration = Duration::from_secs(1);
 /// Longest method a first line may begin with to be taken for HTTP.
 const MAX_METHOD: usize = 24;
 
@@ -41,12 +43,37 @@ pub(crate) async fn serve(
     stream: TcpStream,
     drain: Drain,
 ) {
-    let mut stream = Stream::new(stream);
     let deadline = worker.sweep.deadline();
-    let Some(speaks) = first_bytes(worker, listener, &mut stream, &deadline, &drain).await else {
+    let accepted = match listener.tls_taken() {
+        Some(tls) => {
+            let securing = secure(worker, listener, tls, stream, &deadline, &drain);
+            Box::pin(securing).await
+        }
+        None => Some(Accepted::plain(stream, Inside::Unsaid)),
+    };
+    let Some(Accepted {
+        transport,
+        inside,
+        peer,
+    }) = accepted
+    else {
+        return;
+    };
+    let secure = matches!(transport, Transport::Tls(_));
+    if !secure {
+        listener
+            .metrics
+            .shard(worker.id)
+            .plaintext_connections
+            .add(1);
+    }
+    let mut stream = Stream::new(transport);
+    let first = first_bytes(worker, listener, inside, &mut stream, &deadline, &drain);
+    let Some(speaks) = first.await else {
         return;
     };
     let (speaks, hop) = match (speaks, &listener.hop) {
+        _ if secure => (speaks, inside.is_hop()),
         (Speaks::Http1, Some(identity)) => {
             let greeting = greet(&mut stream, identity, &worker.buffers, &deadline, &drain);
             match Box::pin(greeting).await {
@@ -57,19 +84,26 @@ pub(crate) async fn serve(
         }
         _ => (speaks, false),
     };
+    let caller = Caller {
+        slot,
+        hop,
+        secure,
+        peer,
+    };
     match speaks {
         Speaks::Http1 => {
             let parts = stream.into_parts();
-            h1::serve(worker, (slot, hop), listener, parts, deadline, drain).await;
+            h1::serve(worker, caller, listener, parts, deadline, drain).await;
         }
         // Boxed, so that an idle HTTP/1.1 connection is not as large as what these hold.
         Speaks::Http2 => {
             drop(deadline);
-            Box::pin(h2::serve(worker, (slot, hop), listener, stream, drain)).await;
+            Box::pin(h2::serve(worker, caller, listener, stream, drain)).await;
         }
         Speaks::Tcp => {
             drop(deadline);
-            let relay = Box::pin(tcp::serve(worker, listener, None, &mut stream));
+            let peer = caller.peer.as_deref();
+            let relay = Box::pin(tcp::serve(worker, listener, peer, &mut stream));
             tokio::select! {
                 () = relay => {}
                 () = drain.reached(Phase::Stopped) => {}
@@ -83,14 +117,15 @@ pub(crate) async fn serve(
 async fn first_bytes(
     worker: &Worker,
     listener: &ListenerPolicy,
+    inside: Inside,
     stream: &mut Stream,
     deadline: &Deadline,
     drain: &Drain,
 ) -> Option<Speaks> {
-    let auto = match listener.protocol {
-        Protocol::Tcp => return Some(Speaks::Tcp),
-        Protocol::Auto => true,
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc => false,
+    let auto = match (listener.protocol, inside) {
+        (Protocol::Tcp, _) | (_, Inside::Tcp) => return Some(Speaks::Tcp),
+        (Protocol::Auto, Inside::Unsaid) => true,
+        (Protocol::Auto | Protocol::Http | Protocol::Http2 | Protocol::Grpc, _) => false,
     };
     let patience = if auto {
         SILENCE
@@ -124,7 +159,13 @@ async fn first_bytes(
         deadline.set_after(listener.header_timeout);
         return detected.or_tcp();
     }
-    detected.or_http()
+    let speaks = detected.or_http()?;
+    let as_said = match inside {
+        Inside::Http1 { .. } => speaks == Speaks::Http1,
+        Inside::Http2 { .. } => speaks == Speaks::Http2,
+        Inside::Tcp | Inside::Unsaid => true,
+    };
+    as_said.then_some(speaks)
 }
 
 /// How a connection to somebody who takes hops begins.
@@ -295,11 +336,11 @@ pub(super) async fn detect(
 /// The client's stream, with the bytes that detection has read in front of it.
 pub(super) struct Stream {
     prefix: BytesMut,
-    stream: TcpStream,
+    stream: Transport,
 }
 
 impl Stream {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Transport) -> Self {
         Self {
             prefix: BytesMut::new(),
             stream,
@@ -309,15 +350,15 @@ impl Stream {
     /// Reads a little more for detection. A client that is silent costs no buffer.
     pub(super) async fn fill(&mut self, buffers: &Buffers) -> io::Result<usize> {
         if self.prefix.is_empty() {
-            self.stream.readable().await?;
+            poll_fn(|cx| self.stream.poll_readable(cx)).await?;
             self.prefix = buffers.input();
         }
         self.stream.read_buf(&mut self.prefix).await
     }
 
     /// Whether anything has come.
-    fn has_begun(&self) -> bool {
-        !self.prefix.is_empty() || has_arrived(&self.stream)
+    fn has_begun(&mut self) -> bool {
+        !self.prefix.is_empty() || self.stream.has_arrived()
     }
 
     /// What was read so far.
@@ -325,7 +366,7 @@ impl Stream {
         &self.prefix
     }
 
-    fn into_parts(self) -> (TcpStream, BytesMut) {
+    fn into_parts(self) -> (Transport, BytesMut) {
         (self.stream, self.prefix)
     }
 }

@@ -32,6 +32,7 @@ use crate::request::body::{AttemptBody, Client, MAX_REPLAY, Replay, Source};
 use crate::request::headers::{self, Named};
 use crate::request::timer::Timer;
 use crate::request::upgrade::Upgrade;
+use crate::tls::transport::Transport;
 use crate::upstream::h1;
 
 thread_local! {
@@ -56,7 +57,7 @@ fn pair() -> io::Result<(TcpStream, UnixStream)> {
 
 fn client(stream: TcpStream) -> Rc<Client> {
     let buffers = Buffers::new();
-    let (read, write) = stream.into_split();
+    let (read, write) = Transport::from(stream).into_split();
     Rc::new(Client {
         reader: RefCell::new(Reader::new(read, BytesMut::new(), Rc::clone(&buffers))),
         writer: RefCell::new(Writer::new(write, buffers)),
@@ -137,7 +138,7 @@ async fn sent(mut head: RequestHead, mut body: impl Body) -> io::Result<(Vec<u8>
     head.ensure_host(|| "task".to_owned());
     let framing = h1::frame(&mut head, &body);
     let (stream, mut task) = pair()?;
-    let (_read, write) = stream.into_split();
+    let (_read, write) = Transport::from(stream).into_split();
     let mut writer = Writer::new(write, Buffers::new());
     writer.begin_request(&head, framing);
     let mut wire = Vec::new();

@@ -13,10 +13,11 @@ use std::io::Cursor;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, Chain, Join, join};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::tls::transport::{ReadHalf, WriteHalf};
 
 /// A connection that does not speak HTTP any more, with what was read of it beyond the last message.
-pub(crate) type Stream = Join<Chain<Cursor<BytesMut>, OwnedReadHalf>, OwnedWriteHalf>;
+pub(crate) type Stream = Join<Chain<Cursor<BytesMut>, ReadHalf>, WriteHalf>;
 
 /// Both halves as one stream; everything of the writer's must be written. `None` after an abort.
 pub(crate) fn into_stream(reader: reader::Reader, writer: writer::Writer) -> Option<Stream> {

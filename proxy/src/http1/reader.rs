@@ -1,7 +1,6 @@
 //! The half of an HTTP/1.1 connection that is read: heads, then bodies part by part. While nothing is under way it holds no buffer.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,15 +8,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use http::Method;
-use socket2::SockRef;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 
 use super::body::{Decoded, Decoder};
 use super::buffers::{Buffers, Large, MEDIUM, SMALL, held};
 use super::head::{self, Limits, Parsed, Refused};
 use crate::message::Part;
 use crate::message::head::{RequestHead, ResponseHead};
+use crate::tls::transport::ReadHalf;
 
 /// The most one read asks for; reached in steps while reads fill the buffer.
 const LARGE: usize = 256 * 1024;
@@ -39,7 +36,7 @@ pub(crate) enum ReadError {
 /// The read half.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    half: OwnedReadHalf,
+    half: ReadHalf,
     buffer: BytesMut,
     decoder: Decoder,
     /// The peer has sent its FIN.
@@ -57,7 +54,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// `first` is what was read before.
-    pub(crate) fn new(half: OwnedReadHalf, first: BytesMut, buffers: Rc<Buffers>) -> Self {
+    pub(crate) fn new(half: ReadHalf, first: BytesMut, buffers: Rc<Buffers>) -> Self {
         Self {
             half,
             buffer: first,
@@ -117,26 +114,22 @@ impl Reader {
 
     /// Ready when there is something to read, be it the end. Reads nothing, needs no buffer.
     pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.half.as_ref().poll_read_ready(cx)
+        self.half.poll_readable(cx)
     }
 
     /// Whether an idle connection is still good: nothing has come, not even its end. A system call only if something has.
     pub(crate) fn is_quiet(&self) -> bool {
-        let mut none = [0; 1];
-        let nothing = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        !self.ended && self.half.try_read(&mut none).is_err_and(|e| nothing(&e))
+        !self.ended && self.half.is_quiet()
     }
 
     /// Whether the kernel holds nothing of it either. Always a system call.
     pub(crate) fn is_quiet_now(&self) -> bool {
-        let socket = SockRef::from(self.half.as_ref());
-        let peeked = socket.peek(&mut [MaybeUninit::uninit(); 1]);
-        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        self.half.is_quiet_now()
     }
 
     /// Whether bytes wait in the socket, even if nothing has said so yet.
     pub(crate) fn has_arrived(&self) -> bool {
-        has_arrived(self.half.as_ref())
+        self.half.has_arrived()
     }
 
     /// Reads once. 0 is the end.
@@ -297,7 +290,7 @@ impl Reader {
     }
 
     /// The half and what was read beyond the last message, for a tunnel.
-    pub(crate) fn into_parts(self) -> (OwnedReadHalf, BytesMut) {
+    pub(crate) fn into_parts(self) -> (ReadHalf, BytesMut) {
         (self.half, self.buffer)
     }
 }
@@ -307,12 +300,6 @@ impl Reader {
 fn is_worth_parsing(buffer: &[u8], tried: usize) -> bool {
     buffer.len() > tried
         && (buffer.len() >= 2 * tried || memchr::memchr(b'\n', &buffer[tried..]).is_some())
-}
-
-/// Whether bytes wait in a socket: asks the kernel, since readiness is only heard of between two turns of a worker.
-pub(crate) fn has_arrived(stream: &TcpStream) -> bool {
-    let mut byte = [MaybeUninit::uninit(); 1];
-    matches!(SockRef::from(stream).peek(&mut byte), Ok(1..))
 }
 
 #[cfg(test)]

@@ -4,12 +4,9 @@ use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 
 use super::body::Framing;
 use super::buffers::Buffers;
@@ -17,6 +14,7 @@ use super::head;
 use crate::error::{Kind, ProxyError};
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::message::{Body, Part};
+use crate::tls::transport::WriteHalf;
 
 /// Data up to this long is copied beside what else waits; longer data is written from where it lies.
 const COPIED: usize = 4 * 1024;
@@ -50,7 +48,7 @@ enum Encoder {
 #[derive(Debug)]
 pub(crate) struct Writer {
     /// Gone once the connection was aborted.
-    half: Option<OwnedWriteHalf>,
+    half: Option<WriteHalf>,
     output: Vec<u8>,
     /// Bytes of `output` that are written.
     written: usize,
@@ -72,7 +70,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(half: OwnedWriteHalf, buffers: Rc<Buffers>) -> Self {
+    pub(crate) fn new(half: WriteHalf, buffers: Rc<Buffers>) -> Self {
         Self {
             half: Some(half),
             output: Vec::new(),
@@ -96,7 +94,8 @@ impl Writer {
 
     /// Whether the message that was begun has been sent to its end.
     pub(crate) fn is_complete(&self) -> bool {
-        self.encoder == Encoder::Done && self.broken.is_none() && !self.is_waiting()
+        let unsent = self.half.as_ref().is_some_and(WriteHalf::has_unsent);
+        self.encoder == Encoder::Done && self.broken.is_none() && !self.is_waiting() && !unsent
     }
 
     fn is_waiting(&self) -> bool {
@@ -188,11 +187,7 @@ impl Writer {
             return;
         }
         if let Some(half) = self.half.take() {
-            let socket = socket2::SockRef::from(AsRef::<TcpStream>::as_ref(&half));
-            // Without it the client takes the body for whole; there is nothing else to do about it.
-            let _ = socket.set_linger(Some(Duration::ZERO));
-            // Dropped, it would send a FIN before the reset.
-            half.forget();
+            half.abort();
         }
     }
 
@@ -293,6 +288,9 @@ impl Writer {
             self.moved = true;
             self.advance(written);
         }
+        if let Some(half) = &mut self.half {
+            ready!(Pin::new(half).poll_flush(cx))?;
+        }
         if self.encoder == Encoder::Done && self.output.capacity() > 0 {
             self.buffers.give_output(std::mem::take(&mut self.output));
         }
@@ -325,13 +323,23 @@ impl Writer {
         }
     }
 
+    /// Before the connection closes: its peer is told that what it has is all there is, where that is so.
+    pub(crate) fn say_goodbye(&self) {
+        if let Some(half) = &self.half
+            && self.is_complete()
+            && !self.cut
+        {
+            half.say_goodbye();
+        }
+    }
+
     /// Whether bytes have left since this was last asked.
     pub(crate) fn has_moved(&mut self) -> bool {
         std::mem::take(&mut self.moved)
     }
 
     /// The half, for a tunnel; everything must be written. `None` after an abort.
-    pub(crate) fn into_half(self) -> Option<OwnedWriteHalf> {
+    pub(crate) fn into_half(self) -> Option<WriteHalf> {
         self.half
     }
 }

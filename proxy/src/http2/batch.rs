@@ -5,18 +5,16 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use h2::Reason;
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::frames::Frames;
 use super::guard::{Guard, Verdict};
+use crate::tls::transport::Transport;
 
 /// Bytes gathered before they are sent within the turn, and bytes asked of the socket at once.
 const BUFFER: usize = 64 * 1024;
@@ -211,7 +209,7 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
         while self.unsent.len() > 0 {
             ready!(self.poll_some(cx, &[]))?;
         }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 }
 
@@ -299,7 +297,7 @@ impl<S> Outbox<S> {
     }
 }
 
-impl Outbox<TcpStream> {
+impl Outbox<Transport> {
     /// Something that looks at the socket and keeps nothing of it open.
     pub(crate) fn watch(&self) -> Watch {
         Watch(Rc::downgrade(&self.0))
@@ -307,16 +305,14 @@ impl Outbox<TcpStream> {
 }
 
 /// Looks at a connection's socket.
-pub(crate) struct Watch(Weak<RefCell<Gathering<TcpStream>>>);
+pub(crate) struct Watch(Weak<RefCell<Gathering<Transport>>>);
 
 impl Watch {
     /// Whether the kernel holds nothing that came, not even the connection's end. Always a system call.
     pub(crate) fn is_quiet_now(&self) -> bool {
         self.0.upgrade().is_some_and(|gathering| {
             let gathering = gathering.borrow();
-            let peeked = SockRef::from(&gathering.stream).peek(&mut [MaybeUninit::uninit(); 1]);
-            let nothing = peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-            nothing && gathering.failed.is_none()
+            gathering.failed.is_none() && gathering.stream.is_silent()
         })
     }
 }

@@ -22,8 +22,9 @@ use super::outlier::{self, Candidate, Detector, Ejection, Outcome, Rule};
 use super::retry::{Attempts, Ended};
 use super::slow_start;
 
-/// By which an endpoint is known again: where its sidecar has other tokens, it is another process.
-type Identity = (SocketAddr, Box<str>, Box<str>, Option<Tokens>);
+/// By which an endpoint is known again: where its sidecar has other tokens, it is another process, and what was open to one that has
+/// come to take TLS is not.
+type Identity = (SocketAddr, Box<str>, Box<str>, Option<Tokens>, bool);
 
 /// A member and what the registry says of it.
 pub(crate) struct Member {
@@ -123,7 +124,7 @@ impl Cluster {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over new membership: an endpoint known by (address, instance, zone, tokens) keeps its counters and ejections. Those that
+    /// Takes over new membership: an endpoint known by (address, instance, zone, tokens, TLS) keeps its counters and ejections. Those that
     /// come to others start slowly, where that is asked for. Returns whether an endpoint was retired, so that the pools drop its
     /// idle connections.
     pub fn set_endpoints<'a>(
@@ -139,7 +140,8 @@ impl Cluster {
                 let endpoint = &member.endpoint;
                 let (instance, zone) = (endpoint.instance.clone(), endpoint.zone.clone());
                 let hop = endpoint.hop.as_deref().copied();
-                ((endpoint.address, instance, zone, hop), member)
+                let tls = endpoint.takes_tls();
+                ((endpoint.address, instance, zone, hop, tls), member)
             })
             .collect();
         let mut retired = false;
@@ -149,6 +151,7 @@ impl Cluster {
                 from.instance.as_str().into(),
                 from.zone.as_str().into(),
                 from.hop,
+                from.tls,
             );
             let (endpoint, was_healthy, slow_since) = match known.remove(&key) {
                 Some(member) => (member.endpoint, member.was_healthy, member.slow_since),

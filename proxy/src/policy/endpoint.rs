@@ -18,7 +18,8 @@ struct Counters {
     outcomes: AtomicU64,
 }
 
-/// One task. It is kept by (address, instance, zone, tokens of its sidecar) across updates, so its counters and ejections survive them.
+/// One task. It is kept by (address, instance, zone, tokens of its sidecar, TLS) across updates, so its counters and ejections survive
+/// them.
 ///
 /// The counters come first, beside the reference count that every pick writes anyway, and the rest is longer than a cache line:
 /// two endpoints never share one for what is written. Lines of their own would double what an endpoint takes.
@@ -48,11 +49,16 @@ pub struct Endpoint {
     pub(crate) probed_unhealthy: AtomicBool,
     /// Draining or gone: pools close its idle connections.
     pub(crate) retired: AtomicBool,
-    /// It lies in another zone than the caller, as far as both are known.
-    pub cross_zone: bool,
+    /// What it is for life: [`CROSS_ZONE`], [`TLS`].
+    traits: u8,
     /// By which its sidecar knows itself; `None` where the hop protocol is not spoken.
     pub hop: Option<Box<Tokens>>,
 }
+
+/// It lies in another zone than the caller.
+const CROSS_ZONE: u8 = 1;
+/// It takes mutual TLS.
+const TLS: u8 = 2;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -60,13 +66,15 @@ impl Endpoint {
     /// `own_zone` is the caller's.
     pub(crate) fn new(address: SocketAddr, from: &model::Endpoint, own_zone: &str) -> Self {
         let known = !own_zone.is_empty() && !from.zone.is_empty();
+        let cross_zone = u8::from(known && from.zone != own_zone) * CROSS_ZONE;
+        let tls = u8::from(from.tls) * TLS;
         Self {
             counters: Counters::default(),
             id: NEXT_ID.fetch_add(1, Relaxed),
             address,
             instance: from.instance.as_str().into(),
             zone: from.zone.as_str().into(),
-            cross_zone: known && from.zone != own_zone,
+            traits: cross_zone | tls,
             hop: from.hop.map(Box::new),
             probed_unhealthy: AtomicBool::new(false),
             retired: AtomicBool::new(from.health == EndpointHealth::Draining),
@@ -76,6 +84,16 @@ impl Endpoint {
             found_sick: AtomicBool::new(false),
             suspect: AtomicU8::new(0),
         }
+    }
+
+    /// Whether it lies in another zone than the caller, as far as both are known.
+    pub fn is_cross_zone(&self) -> bool {
+        self.traits & CROSS_ZONE != 0
+    }
+
+    /// Whether it takes mutual TLS; then it is never spoken to without.
+    pub fn takes_tls(&self) -> bool {
+        self.traits & TLS != 0
     }
 
     /// Requests and connections that hold a lease on it, over all workers.

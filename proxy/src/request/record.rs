@@ -106,7 +106,7 @@ impl Drop for Record {
         };
         shard.bytes.add(self.bytes);
         let counts = claim.cluster.metrics.shard(self.worker.id);
-        counts.moved(self.bytes, claim.lease.endpoint().cross_zone);
+        counts.moved(self.bytes, claim.lease.endpoint().is_cross_zone());
         counts.response(claim.status, self.worker.sweep.now() - self.started);
         drop((claim.lease, claim.live));
     }

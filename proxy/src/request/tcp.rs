@@ -8,23 +8,25 @@ use std::time::Duration;
 
 use outrigger_xds::model::RetryPolicy;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::worker::Worker;
 use super::{access, attempts};
 use crate::deadline::Deadline;
 use crate::error::{Kind, ProxyError};
 use crate::http1::buffers::{Buffers, Large, MEDIUM};
-use crate::policy::endpoint::Lease;
+use crate::policy::endpoint::{Endpoint, Lease};
 use crate::policy::limits::Share;
 use crate::policy::outlier::Outcome;
 use crate::policy::retry::{Attempts, Ended};
 use crate::routing::snapshot::ListenerPolicy;
+use crate::tls::dial::Inside;
 use crate::tls::peer::Peer;
+use crate::tls::transport::Transport;
 use crate::upstream::cluster::Cluster;
 use crate::upstream::connect;
 
-/// Serves one connection of opaque bytes. The upstream is dialled before any client byte is read: some protocols speak first.
+/// Serves one connection of opaque bytes, of `peer` where it came by TLS. The upstream is dialled before any client byte is read:
+/// some protocols speak first.
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
     listener: &Arc<ListenerPolicy>,
@@ -63,14 +65,14 @@ async fn relay(
     let (moved, end) = copy(&mut client, &mut task, &idle, idle_timeout, buffers).await;
     listener.metrics.shard(worker.id).bytes.add(moved);
     let counts = cluster.metrics.shard(worker.id);
-    counts.moved(moved, lease.endpoint().cross_zone);
+    counts.moved(moved, lease.endpoint().is_cross_zone());
     end
 }
 
 /// A connection to a task.
 struct Dialled {
     lease: Lease,
-    stream: TcpStream,
+    stream: Transport,
     _open: Share,
 }
 
@@ -95,7 +97,7 @@ async fn dial(worker: &Rc<Worker>, cluster: &Arc<Cluster>) -> Result<Dialled, Pr
         let open = cluster.try_open(false).ok_or(Kind::Overflow)?;
         let connected = {
             let _pending = cluster.try_connect().ok_or(Kind::Overflow)?;
-            connect::tcp(lease.endpoint().address, cluster.connect_timeout()).await
+            connect(worker, cluster, lease.endpoint()).await
         };
         match connected {
             Ok(stream) => {
@@ -120,6 +122,19 @@ async fn dial(worker: &Rc<Worker>, cluster: &Arc<Cluster>) -> Result<Dialled, Pr
             }
         }
     }
+}
+
+/// With those who take TLS, opaque bytes are told from HTTP by their name for it.
+async fn connect(
+    worker: &Worker,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+) -> Result<Transport, ProxyError> {
+    if endpoint.takes_tls() {
+        return connect::tls(cluster, endpoint, Inside::Tcp, worker.id).await;
+    }
+    let stream = connect::tcp(endpoint.address, cluster.connect_timeout()).await?;
+    Ok(stream.into())
 }
 
 /// Copies both ways until both ends have closed, or neither has sent a byte for `idle_timeout`. A half-close is passed on.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::SendStream;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 use super::record::Record;
 use super::response::UpstreamBody;
@@ -29,11 +28,7 @@ trait End: AsyncRead + AsyncWrite + Unpin {
 impl End for Stream {
     fn reset(self: Box<Self>) {
         let (_, half) = self.into_inner();
-        let socket = socket2::SockRef::from(AsRef::<TcpStream>::as_ref(&half));
-        // Without it the peer sees an end in order; there is nothing else to do about it.
-        let _ = socket.set_linger(Some(Duration::ZERO));
-        // Dropped, it would send a FIN before the reset.
-        half.forget();
+        half.abort();
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn new(id: usize, snapshot: Current) -> Rc<Self> {
         let buffers = Buffers::new();
-        let (pool, sweep) = (Pool::new(Rc::clone(&buffers)), Sweep::new());
+        let (pool, sweep) = (Pool::new(id, Rc::clone(&buffers)), Sweep::new());
         Rc::new(Self {
             id,
             pool,

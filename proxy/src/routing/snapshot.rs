@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use outrigger_xds::hop::Identity;
+use outrigger_xds::identity::TlsMode;
 use outrigger_xds::model::{self, Direction, Listener, Protocol, Target};
 
 use super::route::Route;
 use crate::config::accepted::Accepted;
+use crate::config::tls::ListenerTls;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
 use crate::policy::authorize::Allowed;
+use crate::tls::{Accepting, Tls};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::clusters::Clusters;
 
@@ -46,7 +49,24 @@ pub(crate) struct ListenerPolicy {
     pub(crate) authorization: Option<Allowed>,
     /// Whom hops are taken for, if they are.
     pub(crate) hop: Option<Identity>,
+    /// What TLS it takes; `None` is none.
+    pub(crate) tls: Option<Arc<Accepting>>,
     pub(crate) metrics: Arc<ListenerMetrics>,
+}
+
+impl ListenerPolicy {
+    /// How TLS is taken, if it is.
+    pub(crate) fn tls_taken(&self) -> Option<&Accepting> {
+        let tls = self.tls.as_deref();
+        tls.filter(|tls| tls.mode != TlsMode::Disable)
+    }
+
+    /// Whether nothing but TLS is taken.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| tls.mode == TlsMode::Strict)
+    }
 }
 
 /// A listener's place in the snapshot; a bound socket keeps it for life.
@@ -81,6 +101,16 @@ pub(crate) struct Problem {
 #[derive(Default)]
 pub(crate) struct Builder {
     slots: HashMap<String, Slot>,
+    /// What listeners take by files, kept while nothing changes: sessions are resumed by what an acceptor knows.
+    by_files: HashMap<String, ByFiles>,
+}
+
+/// What a listener takes by files, and what that was made of.
+struct ByFiles {
+    asked: ListenerTls,
+    protocol: Protocol,
+    hop: Option<Identity>,
+    accepting: Arc<Accepting>,
 }
 
 impl Builder {
@@ -101,7 +131,8 @@ impl Builder {
         let mut listeners: Vec<Option<Arc<ListenerPolicy>>> = Vec::new();
         for listener in accepted.listeners.values() {
             let slot = self.slot(&listener.name);
-            match resolve(listener, accepted, clusters, metrics) {
+            let tls = self.accepting(listener, accepted, clusters.tls());
+            match resolve(listener, tls, accepted, clusters, metrics) {
                 Ok(policy) => {
                     if listeners.len() <= slot.0 {
                         listeners.resize(slot.0 + 1, None);
@@ -111,12 +142,41 @@ impl Builder {
                 Err(problem) => problems.push(problem),
             }
         }
+        self.by_files
+            .retain(|name, _| accepted.tls.listeners.contains_key(name));
         (Snapshot { listeners }, problems)
+    }
+
+    /// What TLS a listener takes.
+    fn accepting(
+        &mut self,
+        listener: &Listener,
+        accepted: &Accepted,
+        tls: &Tls,
+    ) -> Option<Arc<Accepting>> {
+        let asked = accepted.tls.listeners.get(&listener.name)?;
+        let same = self.by_files.get(&listener.name).filter(|made| {
+            made.asked == *asked && made.protocol == listener.protocol && made.hop == listener.hop
+        });
+        if let Some(made) = same {
+            return Some(Arc::clone(&made.accepting));
+        }
+        let accepting = tls.accepting(asked, listener.protocol, listener.hop.as_ref());
+        let made = ByFiles {
+            asked: asked.clone(),
+            protocol: listener.protocol,
+            hop: listener.hop.clone(),
+            accepting: Arc::new(accepting),
+        };
+        let accepting = Arc::clone(&made.accepting);
+        self.by_files.insert(listener.name.clone(), made);
+        Some(accepting)
     }
 }
 
 fn resolve(
     listener: &Listener,
+    tls: Option<Arc<Accepting>>,
     accepted: &Accepted,
     clusters: &Arc<Clusters>,
     metrics: &Metrics,
@@ -193,6 +253,7 @@ fn resolve(
             .and_then(|inbound| inbound.authorization.as_ref())
             .map(Allowed::new),
         hop: listener.hop.clone(),
+        tls,
         metrics: metrics.listener(&listener.name, direction.as_str(), discovery_name),
     })
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use outrigger_xds::model::{self, EndpointHealth};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use crate::policy::cluster::{self as policy, Event, Member};
 use crate::policy::endpoint::Endpoint;
 use crate::policy::limits::{Breaker, Usage};
 use crate::policy::outlier::{self, Outcome};
+use crate::tls::dial::Dialling;
 
 /// Requests that may wait for a cluster whose endpoints have not arrived yet.
 const MAX_WAITING: u32 = 1024;
@@ -28,6 +30,8 @@ pub(crate) struct Cluster {
     /// The resource name.
     pub(crate) name: String,
     core: policy::Cluster,
+    /// How those of its endpoints are spoken to that take TLS.
+    tls: ArcSwapOption<Dialling>,
     /// Wakes the maintenance task: something about an endpoint changed.
     changed: Arc<Notify>,
     /// Wakes requests that wait for the first endpoints.
@@ -59,6 +63,7 @@ impl Cluster {
         Arc::new(Self {
             name: settings.name.clone(),
             core: policy::Cluster::new(settings, zone),
+            tls: ArcSwapOption::empty(),
             changed: Arc::default(),
             arrived: Notify::new(),
             pending: AtomicBool::new(true),
@@ -73,6 +78,25 @@ impl Cluster {
         self.settings()
             .connect_timeout
             .unwrap_or(model::DEFAULT_CONNECT_TIMEOUT)
+    }
+
+    /// How those of its endpoints are spoken to that take TLS; `None` where this sidecar has nothing to prove itself by.
+    pub(crate) fn tls(&self) -> Option<Arc<Dialling>> {
+        self.tls.load_full()
+    }
+
+    /// Takes over how endpoints are spoken to that take TLS. Sessions are kept where nothing has changed.
+    pub(crate) fn set_tls(&self, tls: Option<Dialling>) {
+        let before = self.tls.load();
+        let same = match (before.as_ref(), &tls) {
+            (Some(before), Some(tls)) => before.is_same(tls),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            self.tls.store(tls.map(Arc::new));
+            self.changed.notify_one();
+        }
     }
 
     /// Takes over new settings; endpoints, counters and ejections stay.
@@ -212,9 +236,10 @@ impl Cluster {
                 "address": member.endpoint.address.to_string(),
                 "instance": member.endpoint.instance,
                 "zone": member.endpoint.zone,
-                "cross_zone": member.endpoint.cross_zone,
+                "cross_zone": member.endpoint.is_cross_zone(),
                 "priority": member.priority,
                 "weight": member.weight,
+                "tls": member.endpoint.takes_tls(),
                 "health": member.health,
                 "ejected": ejection.is_some(),
                 "ejection": ejection,
@@ -227,6 +252,7 @@ impl Cluster {
             "name": self.name,
             "protocol": settings.protocol,
             "lb": settings.lb,
+            "tls": self.tls().map(|tls| tls.describe()),
             "offered": self.offered(),
             "circuit_breakers": self.describe_breakers(),
             "min_rtt_ms": self.min_rtt().map(|rtt| rtt.as_secs_f64() * 1e3),

@@ -11,8 +11,10 @@ use tokio::task::AbortHandle;
 
 use super::cluster::Cluster;
 use super::resolve::{self, Resolver};
+use crate::config::tls::ClusterTls;
 use crate::mutants::{self, Mutant};
 use crate::observe::metrics::{Gauges, Metrics};
+use crate::tls::Tls;
 
 /// Addresses that DNS gave for the host names of one cluster.
 type Resolved = Arc<Mutex<HashMap<(String, u16), Vec<SocketAddr>>>>;
@@ -38,6 +40,7 @@ pub(crate) struct Clusters {
     metrics: Arc<Metrics>,
     resolver: Arc<Resolver>,
     control: Handle,
+    tls: Arc<Tls>,
     /// This sidecar's; empty when unknown.
     zone: String,
     /// Rises when an endpoint is retired; workers then tidy their pools.
@@ -50,6 +53,7 @@ impl Clusters {
         resolver: Arc<Resolver>,
         control: Handle,
         zone: &str,
+        tls: Arc<Tls>,
     ) -> Arc<Self> {
         Arc::new(Self {
             zone: zone.to_owned(),
@@ -57,6 +61,7 @@ impl Clusters {
             metrics,
             resolver,
             control,
+            tls,
             retired: watch::Sender::new(0),
         })
     }
@@ -76,10 +81,21 @@ impl Clusters {
         )
     }
 
-    /// Takes over a cluster's policy.
-    pub(crate) fn set_settings(self: &Arc<Self>, policy: &Arc<model::Cluster>, local: bool) {
+    /// Who this sidecar is, for its connections.
+    pub(crate) fn tls(&self) -> &Arc<Tls> {
+        &self.tls
+    }
+
+    /// Takes over a cluster's policy, and what a static file says of TLS to its endpoints.
+    pub(crate) fn set_settings(
+        self: &Arc<Self>,
+        policy: &Arc<model::Cluster>,
+        by_files: Option<&ClusterTls>,
+        local: bool,
+    ) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = self.entry(&mut running, policy, local);
+        entry.cluster.set_tls(self.tls.dialling(policy, by_files));
         if *entry.cluster.settings() != *policy {
             entry.cluster.set_settings(Arc::clone(policy));
         }

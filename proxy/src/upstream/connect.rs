@@ -1,6 +1,4 @@
-//! Makes a connection: TCP with the options a sidecar wants, then (its own issue) TLS, then the HTTP handshake.
-//!
-//! A `tower` stack, because it is per connection: timeout over TCP connect. TLS is one more layer between the two.
+//! Makes a connection: TCP with the options a sidecar wants, then TLS with those who take it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,12 +6,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use outrigger_xds::tls::hop_name;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tower::timeout::{Timeout, error::Elapsed};
 use tower::{Service, ServiceExt};
 
+use super::cluster::Cluster;
 use crate::error::{Kind, ProxyError};
+use crate::policy::endpoint::Endpoint;
+use crate::tls::dial::Inside;
+use crate::tls::transport::Transport;
 
 /// Unacknowledged bytes end a connection after this (tcp(7), TCP_USER_TIMEOUT).
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,4 +60,52 @@ pub(crate) async fn tcp(address: SocketAddr, timeout: Duration) -> Result<TcpStr
             };
             ProxyError::caused(kind, format!("{address}: {error}"))
         })
+}
+
+/// A TLS connection to an endpoint that takes it, both handshakes within the cluster's connect timeout. It is never one without.
+/// A handshake that fails is counted in the worker's shard.
+pub(crate) async fn tls(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    inside: Inside,
+    worker: usize,
+) -> Result<Transport, ProxyError> {
+    let connected = secured(cluster, endpoint, inside).await;
+    if let Err(Kind::TlsFailed | Kind::TlsIdentity | Kind::NoIdentity) =
+        connected.as_ref().map_err(|error| error.kind)
+    {
+        cluster.metrics.shard(worker).tls_errors.add(1);
+    }
+    connected
+}
+
+/// The same, for one that is not counted.
+pub(crate) async fn secured(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    inside: Inside,
+) -> Result<Transport, ProxyError> {
+    let dialling = cluster.tls().ok_or(Kind::NoIdentity)?;
+    let (address, timeout) = (endpoint.address, cluster.connect_timeout());
+    let named = !endpoint.instance.is_empty();
+    let connecting = async {
+        let stream = tcp(address, timeout).await?;
+        let target = named.then(|| hop_name(&target(cluster, endpoint)));
+        dialling.connect(stream, inside, target).await
+    };
+    let connected = tokio::time::timeout(timeout, connecting).await;
+    connected.unwrap_or_else(|_| {
+        let cause = format!("{address}: no TLS handshake");
+        Err(ProxyError::caused(Kind::ConnectTimeout, cause))
+    })
+}
+
+/// Which task is meant.
+pub(crate) fn target(cluster: &Cluster, endpoint: &Endpoint) -> String {
+    let settings = cluster.settings();
+    let (namespace, service) = match &settings.service {
+        Some(service) => (service.namespace.as_str(), service.name.as_str()),
+        None => ("", cluster.name.as_str()),
+    };
+    outrigger_xds::hop::target(namespace, service, &endpoint.instance)
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{Method, StatusCode, Version};
-use tokio::net::TcpStream;
 
 use super::keepalive;
 use crate::error::{Kind, ProxyError};
@@ -23,6 +22,7 @@ use crate::message::fields::Known;
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::message::{Body, Part};
 use crate::policy::limits::Share;
+use crate::tls::transport::Transport;
 
 /// The largest response head.
 const MAX_HEAD: usize = 64 * 1024;
@@ -40,7 +40,7 @@ struct Halves {
 }
 
 impl Idle {
-    pub(crate) fn new(stream: TcpStream, buffers: &Rc<Buffers>, open: Share) -> Self {
+    pub(crate) fn new(stream: Transport, buffers: &Rc<Buffers>, open: Share) -> Self {
         let (read, write) = stream.into_split();
         Self(Box::new(Halves {
             reader: Reader::new(read, BytesMut::new(), Rc::clone(buffers)),

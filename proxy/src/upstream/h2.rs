@@ -13,7 +13,6 @@ use h2::ext::Protocol;
 use h2::{Ping, Reason, SendStream};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Request, Response, response};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -29,6 +28,7 @@ use crate::http2::pipe::Pipe;
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::message::{Body, Part};
 use crate::policy::limits::Share;
+use crate::tls::transport::Transport;
 
 /// Silence with open streams after which a connection is probed with PING (RFC 9113 section 6.7), and the wait for its answer.
 const PING_AFTER: Duration = Duration::from_secs(10);
@@ -144,7 +144,7 @@ impl<B: Body> Exchange<B> {
 /// Makes the stream a connection (prior knowledge, RFC 9113 section 3.3), a `hop` if its peer has proved who it is.
 ///
 /// `open` is its place among the cluster's connections.
-pub(crate) async fn h2(stream: TcpStream, hop: bool, open: Share) -> Result<Sender, ProxyError> {
+pub(crate) async fn h2(stream: Transport, hop: bool, open: Share) -> Result<Sender, ProxyError> {
     let (guard, header_list) = if hop {
         (Guard::of_hop(Side::Client), MAX_HOP_HEADER_LIST)
     } else {
@@ -180,8 +180,8 @@ pub(crate) async fn h2(stream: TcpStream, hop: bool, open: Share) -> Result<Send
 
 /// Reads and writes the connection until its end, and asks after a peer that is silent while streams are open.
 async fn drive(
-    mut connection: Connection<Batched<TcpStream>, Bytes>,
-    outbox: Outbox<TcpStream>,
+    mut connection: Connection<Batched<Transport>, Bytes>,
+    outbox: Outbox<Transport>,
     state: Rc<State>,
 ) {
     let mut pings = connection.ping_pong();

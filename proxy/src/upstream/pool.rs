@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fnv::FnvHashMap;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use self::making::Making;
@@ -20,6 +19,8 @@ use crate::hop::hello;
 use crate::http1::buffers::Buffers;
 use crate::policy::endpoint::Endpoint;
 use crate::policy::limits::Share;
+use crate::tls::dial::Inside;
+use crate::tls::transport::Transport;
 
 mod making;
 
@@ -90,6 +91,7 @@ impl Kept {
 /// One worker's connections.
 pub(crate) struct Pool {
     endpoints: RefCell<FnvHashMap<u64, Kept>>,
+    worker: usize,
     buffers: Rc<Buffers>,
     /// When [`Self::tidy`] last found every idle connection open, or dropped it.
     looked: Cell<Instant>,
@@ -97,8 +99,9 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// The buffers are the worker's.
-    pub(crate) fn new(buffers: Rc<Buffers>) -> Self {
+    pub(crate) fn new(worker: usize, buffers: Rc<Buffers>) -> Self {
         Self {
+            worker,
             endpoints: RefCell::new(FnvHashMap::default()),
             buffers,
             looked: Cell::new(Instant::now()),
@@ -150,7 +153,7 @@ impl Pool {
             return Ok((Connection::H2(sender), shared));
         }
         let open = open(cluster, endpoint).ok_or(Kind::Overflow)?;
-        let stream = dial(cluster, endpoint).await?;
+        let stream = self.dial(cluster, endpoint, false).await?;
         let idle = h1::Idle::new(stream, &self.buffers, open);
         Ok((Connection::H1(idle), false))
     }
@@ -175,7 +178,7 @@ impl Pool {
         };
         let maker = Making::begin(self, endpoint);
         let made = async {
-            let stream = dial(cluster, endpoint).await?;
+            let stream = self.dial(cluster, endpoint, true).await?;
             h2::h2(stream, endpoint.hop.is_some(), open).await
         };
         let sender = made.await.inspect_err(|error| maker.failed(error))?;
@@ -188,6 +191,26 @@ impl Pool {
             },
         );
         Ok((sender, false))
+    }
+
+    /// A new connection; on a hop, to the task that is meant.
+    async fn dial(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        http2: bool,
+    ) -> Result<Transport, ProxyError> {
+        if endpoint.takes_tls() {
+            let inside = Inside::http(http2, endpoint.hop.is_some());
+            return connect::tls(cluster, endpoint, inside, self.worker).await;
+        }
+        let timeout = cluster.connect_timeout();
+        let mut stream = connect::tcp(endpoint.address, timeout).await?;
+        if let Some(tokens) = &endpoint.hop {
+            let target = connect::target(cluster, endpoint);
+            hello::ask(&mut stream, &target, tokens, timeout).await?;
+        }
+        Ok(stream.into())
     }
 
     fn keep(&self, endpoint: &Arc<Endpoint>, shared: Shared) {
@@ -273,26 +296,6 @@ impl Pool {
 /// A place among the cluster's connections, held until the connection closes.
 fn open(cluster: &Cluster, endpoint: &Endpoint) -> Option<Share> {
     cluster.try_open(endpoint.in_flight() <= 1)
-}
-
-/// A new connection; on a hop, to the task that is meant.
-async fn dial(cluster: &Cluster, endpoint: &Endpoint) -> Result<TcpStream, ProxyError> {
-    let timeout = cluster.connect_timeout();
-    let mut stream = connect::tcp(endpoint.address, timeout).await?;
-    if let Some(tokens) = &endpoint.hop {
-        hello::ask(&mut stream, &target(cluster, endpoint), tokens, timeout).await?;
-    }
-    Ok(stream)
-}
-
-/// Whom a hop is meant for.
-fn target(cluster: &Cluster, endpoint: &Endpoint) -> String {
-    let settings = cluster.settings();
-    let (namespace, service) = match &settings.service {
-        Some(service) => (service.namespace.as_str(), service.name.as_str()),
-        None => ("", cluster.name.as_str()),
-    };
-    outrigger_xds::hop::target(namespace, service, &endpoint.instance)
 }
 
 #[cfg(test)]

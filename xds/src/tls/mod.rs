@@ -12,7 +12,7 @@ mod verify;
 pub use config::{Acceptor, Clients, Connector, Group, HOP_DOMAIN, hop_name};
 pub use credentials::{Credentials, Identity, Roots, TlsError};
 pub use pin::Pin;
-pub use verify::{CLOCK_SKEW, Peer, identity_of, is_current, reason};
+pub use verify::{CLOCK_SKEW, Peer, identity_of, is_current, is_wrong_identity, reason};
 
 /// What is spoken inside (RFC 7301). Our sidecars, which speak the hop protocol to each other, say so by names of their own.
 pub mod alpn {

@@ -109,6 +109,19 @@ pub fn reason(error: &std::io::Error) -> String {
     }
 }
 
+/// Whether a handshake failed because the peer has proved to be somebody else than was meant.
+pub fn is_wrong_identity(error: &std::io::Error) -> bool {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let Some(Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) = tls else {
+        return false;
+    };
+    let by_name = matches!(
+        why.downcast_ref(),
+        Some(webpki::Error::CertNotValidForName(_))
+    );
+    by_name || why.is::<WrongIdentity>()
+}
+
 /// The one SPIFFE id of a leaf (X509-SVID section 2: exactly one URI name).
 pub fn identity_of(leaf: &CertificateDer<'_>) -> Option<SpiffeId> {
     let leaf = EndEntityCert::try_from(leaf).ok()?;

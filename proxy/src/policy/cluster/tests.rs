@@ -211,7 +211,7 @@ fn an_endpoint_that_moves_to_another_zone_or_instance_is_another_one() {
         };
         cluster.set_endpoints([(address(1), &endpoint)].into_iter(), Duration::ZERO);
         let only = Arc::clone(&cluster.endpoints()[0]);
-        assert_eq!(only.cross_zone, crosses, "{zone:?}");
+        assert_eq!(only.is_cross_zone(), crosses, "{zone:?}");
         ids.insert(only.id);
     }
     assert_eq!(ids.len(), 3);

@@ -1,7 +1,7 @@
 //! One connection and a peer that is told what to do, over loopback.
 
 use http::{Method, Request, Response};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, Receiver};
 
 use super::*;
@@ -61,7 +61,10 @@ async fn connected() -> (Sender, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
     let (peer, _) = listener.accept().await.unwrap();
-    (h2(stream.unwrap(), false, share()).await.unwrap(), peer)
+    (
+        h2(stream.unwrap().into(), false, share()).await.unwrap(),
+        peer,
+    )
 }
 
 /// Answers 200 with no body.

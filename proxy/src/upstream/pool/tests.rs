@@ -16,7 +16,7 @@ async fn connection(buffers: &Rc<Buffers>) -> (h1::Idle, TcpStream) {
         .expect("loopback can be bound");
     let address = task.local_addr().expect("a bound socket has an address");
     let (ours, theirs) = tokio::join!(TcpStream::connect(address), task.accept());
-    let ours = h1::Idle::new(ours.expect("the task accepts"), buffers, share());
+    let ours = h1::Idle::new(ours.expect("the task accepts").into(), buffers, share());
     (ours, theirs.expect("a connection comes").0)
 }
 
@@ -25,7 +25,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_kept_for_its_timeout_and_not_longer() {
     let buffers = Buffers::new();
-    let (pool, endpoint) = (Pool::new(Rc::clone(&buffers)), endpoint(1));
+    let (pool, endpoint) = (Pool::new(0, Rc::clone(&buffers)), endpoint(1));
     let now = Instant::now();
     let mut ends = Vec::new();
     for timeout in [MINUTE, Duration::from_secs(4)] {
@@ -41,7 +41,7 @@ async fn a_connection_is_kept_for_its_timeout_and_not_longer() {
 #[tokio::test(start_paused = true)]
 async fn a_close_that_is_found_shortens_what_is_kept_by_when_it_was_last_seen_open() {
     let buffers = Buffers::new();
-    let (pool, endpoint) = (Pool::new(Rc::clone(&buffers)), endpoint(1));
+    let (pool, endpoint) = (Pool::new(0, Rc::clone(&buffers)), endpoint(1));
     let start = Instant::now();
     let (idle, mut end) = connection(&buffers).await;
     pool.put(&endpoint, idle, MINUTE, start);
@@ -65,7 +65,7 @@ async fn a_close_that_is_found_shortens_what_is_kept_by_when_it_was_last_seen_op
 #[tokio::test]
 async fn a_careful_look_sees_an_end_that_nobody_was_told_of() {
     let buffers = Buffers::new();
-    let (pool, endpoint) = (Pool::new(Rc::clone(&buffers)), endpoint(1));
+    let (pool, endpoint) = (Pool::new(0, Rc::clone(&buffers)), endpoint(1));
     let now = Instant::now();
     let (idle, end) = connection(&buffers).await;
     assert!(idle.is_open_now());
@@ -125,7 +125,7 @@ async fn a_cold_burst_makes_one_connection_and_all_get_it() {
     };
     for breakers in [CircuitBreakers::default(), one] {
         let (task, cluster, endpoint) = service(breakers).await;
-        let pool = Pool::new(Buffers::new());
+        let pool = Pool::new(0, Buffers::new());
         let made = burst(&pool, &cluster, &endpoint).await;
         let shared = made.iter().filter(|made| **made == Ok(true)).count();
         assert_eq!((made.len(), shared), (150, 149));
@@ -137,7 +137,7 @@ async fn a_cold_burst_makes_one_connection_and_all_get_it() {
 async fn who_waits_for_a_connection_fails_as_it_does_and_asks_for_none_itself() {
     let (task, cluster, endpoint) = service(CircuitBreakers::default()).await;
     drop(task);
-    let pool = Pool::new(Buffers::new());
+    let pool = Pool::new(0, Buffers::new());
     let mut makes = Box::pin(pool.connect(&cluster, &endpoint, true));
     let mut waits = Box::pin(pool.connect(&cluster, &endpoint, true));
     assert!(poll!(&mut makes).is_pending());
@@ -155,7 +155,7 @@ async fn those_who_wait_for_a_connection_are_bounded() {
         ..CircuitBreakers::default()
     };
     let (task, cluster, endpoint) = service(breakers).await;
-    let pool = Pool::new(Buffers::new());
+    let pool = Pool::new(0, Buffers::new());
     let made = burst(&pool, &cluster, &endpoint).await;
     let refused = |made: &Result<_, _>| made.as_ref().err() == Some(&Kind::Overflow);
     assert_eq!(made.iter().filter(|made| refused(made)).count(), 143);
@@ -165,7 +165,7 @@ async fn those_who_wait_for_a_connection_are_bounded() {
 #[tokio::test(flavor = "local")]
 async fn where_the_maker_goes_away_the_next_one_makes_the_connection() {
     let (task, cluster, endpoint) = service(CircuitBreakers::default()).await;
-    let pool = Pool::new(Buffers::new());
+    let pool = Pool::new(0, Buffers::new());
     let mut makes = Box::pin(pool.connect(&cluster, &endpoint, true));
     let mut waits = Box::pin(pool.connect(&cluster, &endpoint, true));
     let mut waits_too = Box::pin(pool.connect(&cluster, &endpoint, true));
