@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, header};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 
@@ -109,8 +110,8 @@ pub fn forwarded(bytes: &[u8]) -> io::Result<Forwarded> {
             }
         }
         let client = Rc::into_inner(client).expect("the request's story is over");
-        let (half, mut left) = client.reader.into_inner().into_parts();
-        while half.try_read_buf(&mut left).is_ok_and(|read| read > 0) {}
+        let (mut half, mut left) = client.reader.into_inner().into_parts();
+        while half.read_buf(&mut left).await.is_ok_and(|read| read > 0) {}
         Ok(Forwarded {
             messages,
             left: left.len(),
