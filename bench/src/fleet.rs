@@ -1,6 +1,7 @@
 //! Fleets of real processes on loopback: control server, sidecars and applications, ended and cleaned up by `Drop`.
 
 mod process;
+mod secure;
 mod task;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 pub use process::Process;
+pub use secure::Enrolment;
 pub use task::{AppProtocol, Service, Sidecar, Task, address, client_document};
 
 /// How long a process may take to say where it listens.
@@ -99,21 +101,34 @@ pub struct Fleet {
     pub xds: SocketAddr,
     /// The safeguard that sidecars started from now on go without, in debug builds.
     pub mutant: Option<String>,
+    /// More flags of the control server. With any, sidecars enrol and speak TLS to it.
+    control_flags: Vec<String>,
     folder: tempfile::TempDir,
 }
 
 impl Fleet {
     /// Starts a control server on free ports, with a fresh registry in a temporary folder.
     pub async fn start(binaries: Binaries) -> anyhow::Result<Self> {
+        Self::with_flags(binaries, &[]).await
+    }
+
+    /// The same with identities: sidecars enrol by a token of their service. `flags` are the control server's, `--tls strict` at least.
+    pub async fn secure(binaries: Binaries, flags: &[&str]) -> anyhow::Result<Self> {
+        Self::with_flags(binaries, flags).await
+    }
+
+    async fn with_flags(binaries: Binaries, flags: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("outrigger-").tempdir()?;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (control, api, xds) = start_control(&binaries, folder.path(), any, any).await?;
+        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+        let (control, api, xds) = start_control(&binaries, folder.path(), any, any, &flags).await?;
         Ok(Self {
             binaries,
             control,
             api,
             xds,
             mutant: None,
+            control_flags: flags,
             folder,
         })
     }
@@ -121,8 +136,9 @@ impl Fleet {
     /// Kills the control server and starts it again on the same ports and data.
     pub async fn restart_control(&mut self) -> anyhow::Result<()> {
         self.control.kill().await?;
+        let (folder, flags) = (self.folder.path(), &self.control_flags);
         (self.control, self.api, self.xds) =
-            start_control(&self.binaries, self.folder.path(), self.api, self.xds).await?;
+            start_control(&self.binaries, folder, self.api, self.xds, flags).await?;
         Ok(())
     }
 
@@ -156,6 +172,7 @@ async fn start_control(
     folder: &Path,
     api: SocketAddr,
     xds: SocketAddr,
+    flags: &[String],
 ) -> anyhow::Result<(Process, SocketAddr, SocketAddr)> {
     let mut command = Command::new(&binaries.control);
     command.args([
@@ -166,7 +183,7 @@ async fn start_control(
         &xds.to_string(),
         "--data",
     ]);
-    command.arg(folder.join("registry"));
+    command.arg(folder.join("registry")).args(flags);
     let process = Process::spawn("control", command, folder)?;
     let api = process.listening("api", START).await?;
     let xds = process.listening("xds", START).await?;

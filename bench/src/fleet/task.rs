@@ -78,13 +78,9 @@ impl Sidecar {
         let agent = folder.join("agent.sock");
         let address = address(number).to_string();
         let mut command = Command::new(&fleet.binaries.proxy);
+        let service = document["serviceName"].as_str().unwrap_or_default();
+        fleet.reach_control(&mut command, service).await?;
         command
-            .args([
-                "--control",
-                &format!("http://{}", fleet.api),
-                "--xds",
-                &format!("http://{}", fleet.xds),
-            ])
             .args(["--namespace", "demo", "--task-id", id, "--zone", "local"])
             .args(["--address", &address, "--app-address", &address])
             .args([
