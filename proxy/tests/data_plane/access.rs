@@ -83,6 +83,34 @@ fn a_connection_that_was_refused_a_request_goes_on() {
 }
 
 #[test]
+fn what_is_allowed_changes_under_open_connections() {
+    let (origin, _seen) = application(Http::V1, [127, HOST, 14, 1], vec![Message::new("200")]);
+    let listener = free([127, HOST, 14, 2]);
+    let text = |default: &str| {
+        let fields = format!("authorization = {{ default = \"{default}\" }}");
+        ingress(listener, ["http", "http"], &fields, origin)
+    };
+    let sidecar = Sidecar::start_on(listener, &text("allow"), |_| ());
+    let mut client = sidecar.connect();
+    let runtime = crate::peers::runtime();
+    let mut http2 = runtime.block_on(crate::peers::connect_v2(listener));
+    for (default, status) in [("allow", "200"), ("deny", "403"), ("allow", "200")] {
+        let shown = format!("\"default\":\"{default}\"");
+        sidecar.reload(&text(default), |page| page.contains(&shown));
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.write_all(request).expect("it is open");
+        assert_eq!(answers_v1(&client, false)[0].start, status);
+        let answer = runtime.block_on(async {
+            let request = crate::peers::request(&Message::new("GET /"));
+            let (answer, _) = http2.send_request(request, true).expect("it is open");
+            answer.await.expect("it is answered")
+        });
+        assert_eq!(answer.status().as_str(), status);
+    }
+    assert_eq!(sidecar.metric("NewConnectionCount_total", &[]), 2);
+}
+
+#[test]
 fn an_opaque_connection_is_closed_before_the_application_hears_of_it() {
     let socket = TcpListener::bind((std::net::Ipv4Addr::new(127, HOST, 3, 1), 0)).expect("free");
     let origin = socket.local_addr().expect("bound");

@@ -12,7 +12,7 @@ pub(crate) struct Sidecar {
     process: Child,
     pub(crate) listener: SocketAddr,
     pub(crate) admin: SocketAddr,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Drop for Sidecar {
@@ -135,10 +135,18 @@ impl Sidecar {
             process,
             listener,
             admin,
-            _dir: dir,
+            dir,
         };
         sidecar.until("/ready", |page| page.starts_with("HTTP/1.1 200"));
         sidecar
+    }
+
+    /// Gives it another static file, which is in force when `/config` is as wanted.
+    pub(crate) fn reload(&self, text: &str, wanted: impl Fn(&str) -> bool) {
+        let file = self.dir.path().join("static.toml");
+        std::fs::write(file, text).expect("the folder is ours");
+        self.signal(rustix::process::Signal::HUP);
+        self.until("/config", wanted);
     }
 
     /// Asks it to end, as an orchestrator does.
