@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 
+use outrigger_xds::model::Direction;
 use tokio_util::sync::CancellationToken;
 
 use super::restarting::Ending;
@@ -12,6 +13,7 @@ use crate::config::Config;
 use crate::downstream::listener;
 use crate::observe::admin::{AdminSocket, AdminState, serve_admin, serve_agent, serve_metrics};
 use crate::restart::Socket;
+use crate::routing::snapshot::{ListenerPolicy, Snapshot};
 
 /// The admin pages on loopback, and `/metrics` with `/ready` where they are asked for.
 pub(super) struct Pages {
@@ -58,11 +60,17 @@ impl Pages {
             Arc::clone(&parts.clusters),
             drain_asked.clone(),
         );
-        let accepted = parts.running.lock().accepted();
+        let (accepted, current) = {
+            let running = parts.running.lock();
+            (running.accepted(), running.current())
+        };
         let state = AdminState {
             ready: Arc::clone(&parts.ready),
             metrics: Arc::new(move || metrics.render()),
-            config: Arc::new(move || without_tokens(serde_json::json!(**accepted.load()))),
+            config: Arc::new(move || {
+                let page = without_tokens(serde_json::json!(**accepted.load()));
+                with_security(page, &current.load())
+            }),
             clusters: Arc::new(move || clusters.describe()),
             drain: Arc::new(move || drain.cancel()),
         };
@@ -106,6 +114,22 @@ fn agent_socket(
         Ok(socket)
     });
     bound.map_err(StartError::io(format!("{FLAG} {}", path.display())))
+}
+
+/// Says of each ingress listener what it takes and whom it lets in.
+fn with_security(mut page: serde_json::Value, snapshot: &Snapshot) -> serde_json::Value {
+    let inbound = page["inbound"].take();
+    let ingress = |listener: &&Arc<ListenerPolicy>| listener.direction == Direction::Ingress;
+    for listener in snapshot.listeners().filter(ingress) {
+        if let Some(shown) = page["listeners"].get_mut(&listener.name) {
+            let policy = shown["inbound"].as_str().and_then(|name| inbound.get(name));
+            let authorization = policy.map(|policy| policy["authorization"].clone());
+            shown["authorization"] = authorization.unwrap_or_default();
+            shown["tls"] = listener.describe_tls();
+        }
+    }
+    page["inbound"] = inbound;
+    page
 }
 
 /// Who may read this page need not know the tokens of the hop protocol.

@@ -79,6 +79,11 @@ impl Running {
         Arc::clone(&self.accepted)
     }
 
+    /// The snapshot in force.
+    pub(crate) fn current(&self) -> Current {
+        Arc::clone(&self.current)
+    }
+
     /// Brings everything to `accepted`. What a listener asks for and cannot have is named; the rest is in force on return.
     pub(crate) fn take(&mut self, accepted: &Arc<Accepted>, change: &Change) -> Vec<Rejection> {
         let mut rejections = Vec::new();

@@ -25,10 +25,13 @@ pub(crate) fn request(
     peer: Option<&Peer>,
     head: &RequestHead,
 ) -> Result<(), ProxyError> {
-    let Some(allowed) = &listener.authorization else {
-        return Ok(());
+    // A plaintext connection may be older than the mode.
+    let too_open = peer.is_none() && listener.is_strict();
+    let verdict = match &listener.authorization {
+        _ if too_open => Verdict::Refused(Reason::NoIdentity),
+        None => return Ok(()),
+        Some(allowed) => allowed.request(met(peer), &head.method, head.path()),
     };
-    let verdict = allowed.request(met(peer), &head.method, head.path());
     heed(worker, listener, verdict, |refusal| {
         let (method, path) = (head.method.as_str(), first_segment(head.path()));
         tracing::info!(

@@ -55,6 +55,30 @@ pub(crate) struct ListenerPolicy {
 }
 
 impl ListenerPolicy {
+    /// What connections are taken.
+    pub(crate) fn tls_mode(&self) -> TlsMode {
+        self.tls.as_ref().map_or(TlsMode::Disable, |tls| tls.mode)
+    }
+
+    /// For `/config`: what connections are taken now, and by what identity.
+    pub(crate) fn describe_tls(&self) -> serde_json::Value {
+        let mode = self.tls_mode();
+        let identity = self.tls.as_ref().map(|tls| tls.identity());
+        let ready = identity.is_some_and(|identity| identity.is_ready());
+        let mut accepts = Vec::new();
+        if ready && mode != TlsMode::Disable {
+            accepts.push("tls");
+        }
+        if mode != TlsMode::Strict {
+            accepts.push("plaintext");
+        }
+        serde_json::json!({
+            "mode": mode,
+            "identity": identity.and_then(|identity| identity.id()),
+            "accepts": accepts,
+        })
+    }
+
     /// How TLS is taken, if it is.
     pub(crate) fn tls_taken(&self) -> Option<&Accepting> {
         let tls = self.tls.as_deref();
@@ -63,9 +87,7 @@ impl ListenerPolicy {
 
     /// Whether nothing but TLS is taken.
     pub(crate) fn is_strict(&self) -> bool {
-        self.tls
-            .as_ref()
-            .is_some_and(|tls| tls.mode == TlsMode::Strict)
+        self.tls_mode() == TlsMode::Strict
     }
 }
 
@@ -80,6 +102,11 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// All that there are.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = &Arc<ListenerPolicy>> {
+        self.listeners.iter().flatten()
+    }
+
     /// The listener at `slot`, unless it was removed.
     pub(crate) fn listener(&self, slot: Slot) -> Option<&Arc<ListenerPolicy>> {
         self.listeners.get(slot.0)?.as_ref()
@@ -101,13 +128,22 @@ pub(crate) struct Problem {
 #[derive(Default)]
 pub(crate) struct Builder {
     slots: HashMap<String, Slot>,
-    /// What listeners take by files, kept while nothing changes: sessions are resumed by what an acceptor knows.
-    by_files: HashMap<String, ByFiles>,
+    /// What listeners take, kept while nothing changes: sessions are resumed by what an acceptor knows.
+    taken: HashMap<String, Taken>,
 }
 
-/// What a listener takes by files, and what that was made of.
-struct ByFiles {
-    asked: ListenerTls,
+/// Where a listener's TLS comes from.
+#[derive(Clone, PartialEq, Eq)]
+enum Asked {
+    /// The static file.
+    Files(ListenerTls),
+    /// The service's policy in the mesh, with the sidecar's own identity.
+    Mesh(TlsMode),
+}
+
+/// What a listener takes, and what that was made of.
+struct Taken {
+    asked: Asked,
     protocol: Protocol,
     hop: Option<Identity>,
     accepting: Arc<Accepting>,
@@ -142,8 +178,9 @@ impl Builder {
                 Err(problem) => problems.push(problem),
             }
         }
-        self.by_files
-            .retain(|name, _| accepted.tls.listeners.contains_key(name));
+        self.taken
+            .retain(|name, _| accepted.listeners.contains_key(name));
+        show(&listeners, clusters.tls(), metrics);
         (Snapshot { listeners }, problems)
     }
 
@@ -154,24 +191,49 @@ impl Builder {
         accepted: &Accepted,
         tls: &Tls,
     ) -> Option<Arc<Accepting>> {
-        let asked = accepted.tls.listeners.get(&listener.name)?;
-        let same = self.by_files.get(&listener.name).filter(|made| {
-            made.asked == *asked && made.protocol == listener.protocol && made.hop == listener.hop
+        let asked = asked(listener, accepted)?;
+        let same = self.taken.get(&listener.name).filter(|made| {
+            made.asked == asked && made.protocol == listener.protocol && made.hop == listener.hop
         });
         if let Some(made) = same {
             return Some(Arc::clone(&made.accepting));
         }
-        let accepting = tls.accepting(asked, listener.protocol, listener.hop.as_ref());
-        let made = ByFiles {
-            asked: asked.clone(),
+        let (protocol, hop) = (listener.protocol, listener.hop.as_ref());
+        let accepting = match &asked {
+            Asked::Files(asked) => tls.accepting(asked, protocol, hop),
+            Asked::Mesh(mode) => tls.accepting_in_mesh(*mode, protocol, hop),
+        };
+        let made = Taken {
+            asked,
             protocol: listener.protocol,
             hop: listener.hop.clone(),
             accepting: Arc::new(accepting),
         };
         let accepting = Arc::clone(&made.accepting);
-        self.by_files.insert(listener.name.clone(), made);
+        self.taken.insert(listener.name.clone(), made);
         Some(accepting)
     }
+}
+
+fn asked(listener: &Listener, accepted: &Accepted) -> Option<Asked> {
+    if let Some(asked) = accepted.tls.listeners.get(&listener.name) {
+        return Some(Asked::Files(asked.clone()));
+    }
+    let inbound = accepted.inbound.get(listener.inbound.as_ref()?)?;
+    (inbound.tls != TlsMode::Disable).then_some(Asked::Mesh(inbound.tls))
+}
+
+/// Tells the metrics which modes and identities are in use.
+fn show(listeners: &[Option<Arc<ListenerPolicy>>], tls: &Tls, metrics: &Metrics) {
+    let ingress = || {
+        let listeners = listeners.iter().flatten();
+        listeners.filter(|listener| listener.direction == Direction::Ingress)
+    };
+    let mode = |listener: &Arc<ListenerPolicy>| (listener.name.clone(), listener.tls_mode());
+    metrics.set_tls_modes(ingress().map(mode).collect());
+    let taken = ingress().filter_map(|listener| listener.tls.as_ref());
+    let identities = taken.map(|tls| tls.identity()).chain(tls.own());
+    identities.for_each(|identity| metrics.watch(identity));
 }
 
 fn resolve(
@@ -252,7 +314,11 @@ fn resolve(
         authorization: inbound
             .and_then(|inbound| inbound.authorization.as_ref())
             .map(Allowed::new),
-        hop: listener.hop.clone(),
+        // Opaque bytes have no hello; their TLS names the task.
+        hop: listener
+            .hop
+            .clone()
+            .filter(|_| listener.protocol != Protocol::Tcp),
         tls,
         metrics: metrics.listener(&listener.name, direction.as_str(), discovery_name),
     })

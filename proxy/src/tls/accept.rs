@@ -94,6 +94,11 @@ impl Accepting {
         }
     }
 
+    /// What it proves itself by.
+    pub(crate) fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
     /// A connection before its handshake; `None` while this sidecar has no identity.
     pub(crate) fn begin(&self, tcp: TcpStream) -> Option<Box<Stream>> {
         let config = self.acceptor.config()?;

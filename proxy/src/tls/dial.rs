@@ -89,6 +89,11 @@ impl Dialling {
         }
     }
 
+    /// What it proves itself by.
+    pub(crate) fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
     /// Whether it would be made of the same.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.identity, &other.identity)
@@ -107,7 +112,7 @@ impl Dialling {
                 .iter()
                 .map(|name| name.to_str().into_owned())
                 .collect(),
-            Peer::Anybody => Vec::new(),
+            Peer::OwnTrustDomain | Peer::Anybody => Vec::new(),
         };
         serde_json::json!({
             "identity": self.identity.id().map(|id| id.to_string()),

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use outrigger_xds::hop;
-use outrigger_xds::identity::SpiffeId;
+use outrigger_xds::identity::{SpiffeId, TlsMode};
 use outrigger_xds::model::{self, Protocol};
 use outrigger_xds::tls::{Group, Identity, Peer};
 use rustls_pki_types::ServerName;
@@ -58,6 +58,23 @@ impl Tls {
             Peer::Anybody,
             protocol,
             &groups(&asked.groups),
+            hop.map(|hop| &hop.targets[..]),
+        )
+    }
+
+    /// What a listener of a task in the mesh takes: whoever is of its trust domain. Without an identity nobody is let in by TLS.
+    pub(crate) fn accepting_in_mesh(
+        &self,
+        mode: TlsMode,
+        protocol: Protocol,
+        hop: Option<&hop::Identity>,
+    ) -> Accepting {
+        Accepting::new(
+            mode,
+            self.own.clone().unwrap_or_default(),
+            Peer::OwnTrustDomain,
+            protocol,
+            &[],
             hop.map(|hop| &hop.targets[..]),
         )
     }

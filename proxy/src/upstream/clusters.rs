@@ -95,7 +95,11 @@ impl Clusters {
     ) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = self.entry(&mut running, policy, local);
-        entry.cluster.set_tls(self.tls.dialling(policy, by_files));
+        let tls = self.tls.dialling(policy, by_files);
+        if let Some(tls) = &tls {
+            self.metrics.watch(tls.identity());
+        }
+        entry.cluster.set_tls(tls);
         if *entry.cluster.settings() != *policy {
             entry.cluster.set_settings(Arc::clone(policy));
         }

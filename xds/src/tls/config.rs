@@ -139,7 +139,8 @@ impl Acceptor {
                 Clients::Must(peer) => (peer, true),
                 Clients::May(peer) => (peer, false),
             };
-            let verifier = Verifier::new(roots, peer.clone(), mandatory);
+            let peer = peer.seen_by(state.identity())?;
+            let verifier = Verifier::new(roots, peer, mandatory);
             let named = Named {
                 key: Arc::clone(key),
                 hop_names: self.hop_names.clone(),
@@ -215,7 +216,8 @@ impl Connector {
     /// What to connect with now; `None` while the identity lacks what it needs.
     pub fn config(&self) -> Option<Arc<ClientConfig>> {
         current(&self.identity, &self.built, |state| {
-            let verifier = Verifier::new(state.roots.clone()?, self.peer.clone(), true);
+            let peer = self.peer.seen_by(state.identity())?;
+            let verifier = Verifier::new(state.roots.clone()?, peer, true);
             let config = ClientConfig::builder_with_provider(with_groups(&self.groups))
                 .with_protocol_versions(&[&TLS13])
                 .expect("the provider has suites of TLS 1.3")

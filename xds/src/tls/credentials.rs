@@ -170,6 +170,13 @@ pub(super) struct State {
     pub(super) roots: Option<Roots>,
 }
 
+impl State {
+    /// Who we are, once that is known.
+    pub(super) fn identity(&self) -> Option<&SpiffeId> {
+        self.credentials.as_ref()?.identity()
+    }
+}
+
 /// What one end proves itself by and whom it believes, both replaced while connections are made.
 #[derive(Debug)]
 pub struct Identity {

@@ -27,6 +27,8 @@ pub enum Peer {
     OneOf(Vec<SpiffeId>),
     /// Any identity of this trust domain.
     TrustDomain(String),
+    /// Any identity of the trust domain that our own is of.
+    OwnTrustDomain,
     /// Whoever a root vouches for, if it has the name that was dialled.
     Dns,
     /// Whoever a root vouches for.
@@ -51,7 +53,17 @@ impl fmt::Display for WrongIdentity {
                 ids.iter().try_for_each(|id| write!(f, " {id}"))
             }
             Peer::TrustDomain(domain) => write!(f, ", expected one of spiffe://{domain}"),
-            Peer::Dns | Peer::Anybody => Ok(()),
+            Peer::OwnTrustDomain | Peer::Dns | Peer::Anybody => Ok(()),
+        }
+    }
+}
+
+impl Peer {
+    /// Without a reference to who we are; `None` where we have no SPIFFE id to be of a trust domain by.
+    pub(super) fn seen_by(&self, own: Option<&SpiffeId>) -> Option<Self> {
+        match self {
+            Self::OwnTrustDomain => own.map(|own| Self::TrustDomain(own.trust_domain().to_owned())),
+            other => Some(other.clone()),
         }
     }
 }
@@ -195,6 +207,8 @@ impl Verifier {
                 true
             }
             Peer::Anybody => true,
+            // It has become one that is named.
+            Peer::OwnTrustDomain => false,
         };
         if expected {
             return Ok(());

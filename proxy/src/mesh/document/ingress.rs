@@ -108,10 +108,8 @@ pub fn ingress(
         let listener = Listener {
             idle_timeout,
             inbound: Some(inbound.name.clone()),
-            hop: mapping
-                .protocol
-                .is_http()
-                .then(|| identity(&services, mesh, tokens)),
+            // Where bytes are opaque, TLS alone says which task is meant.
+            hop: Some(identity(&services, mesh, tokens)),
             ..Listener::new(name.clone(), direction, address, mapping.protocol, target)
         };
         accepted.listeners.insert(name, Arc::new(listener));
