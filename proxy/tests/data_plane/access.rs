@@ -1,15 +1,14 @@
-//! Who may call, and what the application is told of it: callers without an identity, dry runs, forged `x-forwarded-client-cert`.
+//! Who may call, by real processes: callers without an identity, callers that are not listed, dry runs, and what is shown of it.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
 
+use crate::certificates::{Authority, Leaf, id};
 use crate::common::{Sidecar, connect, exchange, free, hop_table, read_all};
-use crate::peers::{COMBINATIONS, Http, Message, answers_v1, application, ask};
+use crate::peers::{Http, Message, answers_v1, application, ask};
 
 const HOST: u8 = 76;
-const FORWARDED: &str = "x-forwarded-client-cert";
-const FORGED: &str = "By=spiffe://td/ns/shop/svc/orders;Hash=00;URI=spiffe://td/ns/shop/svc/cart";
 
 /// A static file with one ingress listener before one application.
 fn ingress(
@@ -25,7 +24,12 @@ fn ingress(
     )
 }
 
-fn start(host: [u8; 4], protocols: [&str; 2], fields: &str, origin: SocketAddr) -> Sidecar {
+pub(crate) fn start(
+    host: [u8; 4],
+    protocols: [&str; 2],
+    fields: &str,
+    origin: SocketAddr,
+) -> Sidecar {
     let listener = free(host);
     let text = ingress(listener, protocols, fields, origin);
     Sidecar::start_on(listener, &text, |_| ())
@@ -185,118 +189,6 @@ fn who_is_let_in_by_default_is_let_in_without_an_identity() {
     );
 }
 
-/// A request that says in every way who it is not.
-fn forged(client: Http) -> Message {
-    let mut request = Message::new("POST /").body("abc").field("x-kept", "1");
-    let mut names = vec![
-        FORWARDED,
-        FORWARDED,
-        "x_forwarded_client_cert",
-        "x-forwarded-client_cert",
-    ];
-    if client == Http::V1 {
-        names.extend([
-            "X-Forwarded-Client-Cert",
-            "X_FORWARDED_CLIENT_CERT",
-            "X-Forwarded.Client.Cert",
-        ]);
-        request = request.field("Connection", "x-forwarded-client-cert, X-Kept-Not");
-    }
-    for name in names {
-        request = request.field(name, FORGED).trailer(name, FORGED);
-    }
-    request.trailer("x-sum", "7")
-}
-
-fn assert_sanitised(request: &Message, case: &str) {
-    let all = request.fields.iter().chain(&request.trailers);
-    for (name, value) in all {
-        let plain = name.to_ascii_lowercase().replace(['_', '.'], "-");
-        assert!(
-            plain != FORWARDED && !value.contains("spiffe"),
-            "{case}: {request:?}"
-        );
-    }
-    assert_eq!(request.values("x-kept"), ["1"], "{case}");
-    let sum = [("x-sum".to_owned(), "7".to_owned())];
-    assert_eq!(request.trailers, sum, "{case}");
-}
-
-#[test]
-fn nobody_forges_who_called_on_any_listener() {
-    for (number, (client, task)) in (1..).zip(COMBINATIONS) {
-        let (origin, seen) = application(task, [127, HOST, 6, number], vec![Message::new("200")]);
-        let inside = if task == Http::V1 { "http" } else { "http2" };
-        let inward = start([127, HOST, 7, number], ["http", inside], "", origin);
-        let outward = crate::peers::sidecar(task, [127, HOST, 8, number], origin);
-        for (way, sidecar) in [("ingress", &inward), ("egress", &outward)] {
-            ask(client, sidecar.listener, &forged(client));
-            let request = seen.recv().expect("the request came");
-            assert_sanitised(&request, &format!("{way}, {client:?} to {task:?}"));
-        }
-    }
-}
-
-#[test]
-fn nobody_forges_who_called_by_way_of_a_hop() {
-    for (number, (client, task)) in (1..).zip(COMBINATIONS) {
-        let (origin, seen) = application(task, [127, HOST, 9, number], vec![Message::new("200")]);
-        let inside = if task == Http::V1 { "http" } else { "http2" };
-        let table = hop_table("one");
-        let inward = start([127, HOST, 10, number], ["http", inside], &table, origin);
-        let tasks = [(inward.listener, "one")];
-        let outward = Sidecar::egress([127, HOST, 11, number], "http", &tasks, "");
-        ask(client, outward.listener, &forged(client));
-        let request = seen.recv().expect("the request came");
-        assert_sanitised(&request, &format!("{client:?} to {task:?}"));
-    }
-}
-
-/// A peer that knows the hop's tokens may say how fields are spelt, not that they are.
-#[test]
-fn a_list_of_spellings_brings_back_no_field() {
-    let (origin, seen) = application(Http::V1, [127, HOST, 12, 1], vec![Message::new("200")]);
-    let table = hop_table("one");
-    let sidecar = start([127, HOST, 12, 2], ["http", "http"], &table, origin);
-    crate::peers::runtime().block_on(async {
-        let address = sidecar.listener;
-        let greeted = tokio::task::spawn_blocking(move || {
-            let mut stream = connect(address);
-            let hello = crate::common::hello("one", crate::common::REQUEST_TOKEN);
-            stream.write_all(hello.as_bytes()).expect("written");
-            assert!(crate::hop::head(&stream).starts_with("HTTP/1.1 101 "));
-            stream
-        });
-        let stream = greeted.await.expect("it ends");
-        stream.set_nonblocking(true).expect("it can be");
-        let stream = tokio::net::TcpStream::from_std(stream).expect("it is one");
-        let (client, connection) = h2::client::handshake(stream).await.expect("it speaks HTTP/2");
-        tokio::spawn(connection);
-        let mut client = client.ready().await.expect("it is open");
-        let request = Message::new("POST /")
-            .field("x-kept", "1")
-            .field(FORWARDED, FORGED)
-            .field("x_forwarded_client_cert", FORGED)
-            .field(
-                "outrigger-case",
-                "Host,X-Kept,X-Forwarded-Client-Cert,X_Forwarded_Client_Cert,x-forwarded-client-cert=spiffe",
-            );
-        let sent = client.send_request(crate::peers::request(&request), false);
-        let (answer, mut body) = sent.expect("the stream can be opened");
-        let mut trailers = http::HeaderMap::new();
-        for (name, value) in [("outrigger-case", "X-Sum,X-Forwarded-Client-Cert"), (FORWARDED, FORGED), ("x-sum", "7")] {
-            trailers.append(name, value.parse().expect("it is a value"));
-        }
-        body.send_trailers(trailers).expect("the stream is open");
-        assert_eq!(answer.await.expect("it is answered").status(), 200);
-    });
-    let mut request = seen.recv().expect("the request came");
-    for (name, _) in &mut request.trailers {
-        name.make_ascii_lowercase();
-    }
-    assert_sanitised(&request, "by a peer of its own making");
-}
-
 #[test]
 fn a_hop_is_told_that_a_refusal_is_final() {
     let (origin, _seen) = application(Http::V1, [127, HOST, 13, 1], vec![Message::new("200")]);
@@ -330,4 +222,153 @@ fn a_hop_is_told_that_a_refusal_is_final() {
         answer.contains("\r\noutrigger-verdict: final RBAC\r\n"),
         "{answer}"
     );
+}
+
+/// An egress that is `leaf`, to the orders task at this address.
+pub(crate) fn caller(
+    host: [u8; 4],
+    leaf: &Leaf,
+    protocol: &str,
+    task: SocketAddr,
+    hop: bool,
+) -> Sidecar {
+    let instance = hop.then_some("one");
+    crate::tls::egress(host, protocol, &[(task, instance)], leaf, &id("orders"))
+}
+
+#[test]
+fn a_compromised_service_calls_nobody_who_does_not_list_it() {
+    let ca = Authority::new();
+    let (orders, cart, stock) = (
+        ca.service("orders"),
+        ca.service("cart"),
+        ca.service("stock"),
+    );
+    let (origin, seen) = application(Http::V1, [127, HOST, 20, 1], vec![Message::new("200")]);
+    let rules = "authorization = { allow = [{ from = [\"cart\"], methods = [\"GET\"], paths = [\"/v1\"] }] }";
+    let fields = format!(
+        "{rules}\n{}\n{}",
+        hop_table("one"),
+        orders.listener("strict")
+    );
+    let sidecar = start([127, HOST, 20, 2], ["http", "http"], &fields, origin);
+    for (number, hop) in [(1, false), (2, true)] {
+        let listed = caller(
+            [127, HOST, 21, number],
+            &cart,
+            "http",
+            sidecar.listener,
+            hop,
+        );
+        let other = caller(
+            [127, HOST, 22, number],
+            &stock,
+            "http",
+            sidecar.listener,
+            hop,
+        );
+        for client in [Http::V1, Http::V2] {
+            for (from, start, status) in [
+                (&listed, "GET /v1/a", "200"),
+                (&listed, "POST /v1/a", "403"),
+                (&listed, "GET /v2", "403"),
+                (&listed, "GET /v1/../v2", "403"),
+                (&other, "GET /v1/a", "403"),
+            ] {
+                let answer = ask(client, from.listener, &Message::new(start)).remove(0);
+                assert_eq!(answer.start, status, "{client:?} {start}, by a hop: {hop}");
+                let reached = seen.try_recv().is_ok();
+                assert_eq!(reached, status == "200", "{client:?} {start}");
+            }
+        }
+    }
+    let count = |verdict: &str, reason: &str| {
+        let labels = [
+            format!("verdict=\"{verdict}\""),
+            format!("reason=\"{reason}\""),
+        ];
+        let labels = labels.each_ref().map(String::as_str);
+        sidecar.metric("outrigger_authorization_total", &labels)
+    };
+    assert_eq!((count("allowed", ""), count("denied", "no_rule")), (4, 16));
+}
+
+#[test]
+fn an_opaque_connection_is_for_those_who_are_listed() {
+    let ca = Authority::new();
+    let (orders, cart, stock) = (
+        ca.service("orders"),
+        ca.service("cart"),
+        ca.service("stock"),
+    );
+    let socket = TcpListener::bind((std::net::Ipv4Addr::new(127, HOST, 23, 1), 0)).expect("free");
+    let origin = socket.local_addr().expect("bound");
+    let fields = format!("{CART}\n{}", orders.listener("strict"));
+    let sidecar = start([127, HOST, 23, 2], ["tcp", "tcp"], &fields, origin);
+    let other = caller([127, HOST, 23, 3], &stock, "tcp", sidecar.listener, false);
+    let mut client = other.connect();
+    let mut word = [0; 2];
+    assert_eq!(client.read(&mut word).expect("closed, not reset"), 0);
+    let listed = caller([127, HOST, 23, 4], &cart, "tcp", sidecar.listener, false);
+    let mut client = listed.connect();
+    // The first that the application hears of.
+    let (mut task, _) = socket.accept().expect("it is dialled");
+    task.write_all(b"hi").expect("it is open");
+    client.read_exact(&mut word).expect("it passes");
+    assert_eq!(&word, b"hi");
+    let denied = ["verdict=\"denied\"", "reason=\"no_rule\""];
+    assert_eq!(sidecar.metric("outrigger_authorization_total", &denied), 1);
+}
+
+#[test]
+fn a_plaintext_connection_gets_no_request_through_once_the_mode_is_strict() {
+    let ca = Authority::new();
+    let orders = ca.service("orders");
+    let (origin, _seen) = application(Http::V1, [127, HOST, 28, 1], vec![Message::new("200")]);
+    let listener = free([127, HOST, 28, 2]);
+    let text = |mode| ingress(listener, ["http", "http"], &orders.listener(mode), origin);
+    let sidecar = Sidecar::start_on(listener, &text("permissive"), |_| ());
+    let mut client = sidecar.connect();
+    for (mode, status) in [("permissive", "200"), ("strict", "403")] {
+        let shown = format!("\"mode\":\"{mode}\"");
+        sidecar.reload(&text(mode), |page| page.contains(&shown));
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.write_all(request).expect("it is open");
+        assert_eq!(answers_v1(&client, false)[0].start, status);
+    }
+}
+
+#[test]
+fn modes_identities_and_who_may_call_are_shown() {
+    let ca = Authority::new();
+    let orders = ca.service("orders");
+    let (origin, _seen) = application(Http::V1, [127, HOST, 29, 1], vec![Message::new("200")]);
+    for (number, mode, accepts) in [
+        (2, "strict", "[\"tls\"]"),
+        (3, "permissive", "[\"tls\",\"plaintext\"]"),
+        (4, "disable", "[\"plaintext\"]"),
+    ] {
+        let fields = format!("{CART}\n{}", orders.listener(mode));
+        let sidecar = start([127, HOST, 29, number], ["http", "http"], &fields, origin);
+        let page = sidecar.page("/config");
+        for part in [
+            format!("\"accepts\":{accepts}"),
+            format!("\"mode\":\"{mode}\""),
+            format!("\"identity\":\"{}\"", id("orders")),
+            "\"authorization\":{\"allow\":[{\"from\":[\"shop/cart\"]}],\"default\":\"deny\",\"dry_run\":false}".to_owned(),
+        ] {
+            assert!(page.contains(&part), "{part} is not in {page}");
+        }
+        let label = format!("mode=\"{mode}\"");
+        assert_eq!(
+            sidecar.metric("outrigger_listener_tls_mode", &["listener=\"in\"", &label]),
+            1
+        );
+        let label = format!("identity=\"{}\"", id("orders"));
+        let end = sidecar.metric("outrigger_certificate_expiry_seconds", &[&label]);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let left = end - now.expect("it is after 1970").as_secs();
+        assert!((3000..=3600).contains(&left), "{left}");
+        assert!(!page.contains("PRIVATE") && !sidecar.page("/metrics").contains("PRIVATE"));
+    }
 }

@@ -9,6 +9,7 @@ mod clusters;
 mod common;
 mod ends;
 mod fields;
+mod forwarded;
 mod full;
 mod hop;
 mod hop_mutants;
