@@ -1,5 +1,6 @@
 //! The life of a sidecar: start every part, keep them told of each other, and end in order. The only file that knows all parts.
 
+mod cert_agent;
 mod descriptors;
 mod leaving;
 mod member;
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::cert_agent::run_agent;
 use self::leaving::Deadlines;
 use self::member::Member;
 use self::pages::Pages;

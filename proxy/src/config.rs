@@ -8,7 +8,8 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use outrigger_xds::identity::SpiffeId;
 
-pub use self::args::{Args, IdentityArgs};
+pub use self::agent::{AgentConfig, CertAgentArgs};
+pub use self::args::{Args, Cli, Command, IdentityArgs};
 use self::identity::{IdentityConfig, Source};
 use self::values::{
     auto_or_off, egress_mode, flag, ip_address, socket_address, text, uris, vip_cidr,
@@ -19,6 +20,7 @@ use crate::mesh::state::StateDir;
 use crate::restart;
 
 pub mod accepted;
+mod agent;
 mod args;
 pub(crate) mod fields;
 pub mod identity;
@@ -295,7 +297,7 @@ fn mesh(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigErr
     }
     MeshConfig {
         namespace,
-        task_id: task_id(args, state, errors),
+        task_id: task_id(args.task_id.as_deref(), state, errors),
         zone: text(args.zone.as_deref()).unwrap_or_default().to_owned(),
         address: address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         app_address: flag(
@@ -410,8 +412,12 @@ fn namespace(
     name.to_owned()
 }
 
-fn task_id(args: &Args, state: Option<&std::path::Path>, errors: &mut Vec<ConfigError>) -> String {
-    if let Some(id) = text(args.task_id.as_deref()) {
+fn task_id(
+    given: Option<&str>,
+    state: Option<&std::path::Path>,
+    errors: &mut Vec<ConfigError>,
+) -> String {
+    if let Some(id) = text(given) {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:@".contains(c);
         if id.len() > 64 || !id.chars().all(allowed) {
             let reason = "must be at most 64 letters, digits and - _ . : @ (it is the Cloud Map instance id)";

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use outrigger_proxy::app::{self, StartError};
-use outrigger_proxy::config::{Args, Config};
+use outrigger_proxy::config::{AgentConfig, Args, Cli, Command, Config};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -33,15 +33,16 @@ fn main() -> ExitCode {
         eprintln!("outrigger-proxy: {reason}");
         return ExitCode::from(2);
     }
-    let mut args = Args::parse();
-    if args.admin_socket.is_none() {
-        // Where ECS tells the sidecar of its own to listen (SERVICE_CONNECT.md 2.2).
-        args.admin_socket = std::env::var("APPNET_AGENT_ADMIN_UDS_PATH").ok();
-    }
-    let started = Config::from_args(args)
-        .map_err(StartError::from)
-        .and_then(app::run);
-    match started {
+    let cli = Cli::parse();
+    let ended = match cli.command {
+        Some(Command::CertAgent(args)) => AgentConfig::from_args(&args)
+            .map_err(StartError::from)
+            .and_then(app::run_agent),
+        None => Config::from_args(in_ecs(cli.sidecar))
+            .map_err(StartError::from)
+            .and_then(app::run),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(StartError::Config(errors)) => {
             eprintln!("outrigger-proxy: the configuration has errors:\n{errors}");
@@ -52,4 +53,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Where ECS tells the sidecar of its own to listen (SERVICE_CONNECT.md 2.2).
+fn in_ecs(mut args: Args) -> Args {
+    let socket = || std::env::var("APPNET_AGENT_ADMIN_UDS_PATH").ok();
+    args.admin_socket = args.admin_socket.or_else(socket);
+    args
 }

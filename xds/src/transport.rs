@@ -1,6 +1,7 @@
 //! ADS over gRPC, the only part with I/O: what its two ends promise each other and their owners.
 
 mod io;
+mod sds;
 mod serve;
 mod subscribe;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 pub use tonic::transport::Uri;
 
 pub use io::{Accepted, BoxedIo, Io, PeerIdentity, plain};
+pub use sds::{Held, Secrets, serve_sds};
 pub use serve::serve_ads;
 pub use subscribe::subscribe;
 

@@ -1,6 +1,31 @@
 //! The flags and their environment variables, as they were given.
 
+use super::agent::CertAgentArgs;
 use super::secret::Secret;
+
+/// The command line: the sidecar's flags, or one of the other commands.
+#[derive(Debug, Clone, Default, clap::Parser)]
+#[command(
+    name = "outrigger-proxy",
+    version,
+    about = "The sidecar: an application dials a short name, every request reaches a healthy task of that service.",
+    args_conflicts_with_subcommands = true
+)]
+pub struct Cli {
+    /// `None` runs the sidecar.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Of the sidecar.
+    #[command(flatten)]
+    pub sidecar: Args,
+}
+
+/// What the program does besides being the sidecar.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Command {
+    /// Beside a proxy that is not ours: enrols, renews, and hands it certificate, key and roots by SDS or as files
+    CertAgent(Box<CertAgentArgs>),
+}
 
 /// Flags and their environment variables, still unchecked: every value is text, so that all errors are reported at once.
 #[derive(Debug, Clone, Default, clap::Parser)]

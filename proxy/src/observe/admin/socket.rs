@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::{AdminState, Until, serve};
 
-/// For the owner alone: whoever can connect can drain.
+/// For the owner alone.
 const MODE: u32 = 0o600;
 const BACKLOG: i32 = 64;
 /// For who listens on the path already to say something.
@@ -49,8 +49,13 @@ impl Drop for File {
 }
 
 impl AdminSocket {
-    /// Binds `path`. A socket on which nobody answers is replaced; one that somebody does, or another kind of file, is an error.
+    /// Binds `path` for this process's own user: whoever can connect can drain. See [`Self::bind_for`].
     pub fn bind(path: &Path) -> io::Result<Self> {
+        Self::bind_for(path, MODE)
+    }
+
+    /// Binds `path` with a mode. A socket on which nobody answers is replaced; one that somebody does, or another kind of file, is an error.
+    pub fn bind_for(path: &Path, mode: u32) -> io::Result<Self> {
         make_room(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
@@ -59,7 +64,7 @@ impl AdminSocket {
             ours: true,
         };
         // Before it listens: until then nobody can connect.
-        fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
         let listener = socket.into();
