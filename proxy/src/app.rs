@@ -43,6 +43,7 @@ use crate::observe::ready::{Readiness, State};
 use crate::request::worker::Worker;
 use crate::restart::RestartError;
 use crate::routing::snapshot::Current;
+use crate::tls::Tls;
 use crate::upstream::clusters::Clusters;
 use crate::upstream::resolve::Resolver;
 
@@ -230,13 +231,16 @@ fn start_workers(config: &Config) -> Result<Parts, StartError> {
     let believing = identity.clone().filter(|_| enrols);
     let ready = Arc::new(Readiness::new(&[CONFIGURATION, LISTENERS]));
     let metrics = Metrics::new(config.workers, owner);
+    if let Some(identity) = &identity {
+        metrics.watch(identity);
+    }
     let resolver = Arc::new(Resolver::system());
     let clusters = Clusters::new(
         Arc::clone(&metrics),
         Arc::clone(&resolver),
         tokio::runtime::Handle::current(),
         &config.zone,
-        Arc::default(),
+        Arc::new(Tls::new(identity.clone())),
     );
     let current = Current::default();
     let drain = Drain::new();

@@ -10,16 +10,20 @@ use super::Parts;
 use crate::config::identity::Source;
 use crate::config::{MeshConfig, MeshIdentity};
 use crate::mesh::client::Dialler;
-use crate::mesh::identity::{EnrolConfig, IDENTITY, Keeper, control_of, control_tls};
+use crate::mesh::identity::{EnrolConfig, Following, Keeper, control_of, control_tls};
 use crate::mesh::state::StateDir;
-use crate::observe::ready::State;
 
 /// A process that takes part in mutual TLS.
 pub(super) struct Member {
     identity: Arc<Identity>,
     /// Who the control servers must be.
     server: SpiffeId,
-    keeper: Option<Keeper>,
+    keeping: Keeping,
+}
+
+enum Keeping {
+    Enrolled(Box<Keeper>),
+    Files(Box<Following>),
 }
 
 impl Member {
@@ -30,7 +34,7 @@ impl Member {
         (asked, own): (&MeshIdentity, &Arc<Identity>),
         state: Option<&StateDir>,
     ) -> Self {
-        let keeper = match &asked.config.source {
+        let keeping = match &asked.config.source {
             Source::Enrol(enrolment) => {
                 let enrol = EnrolConfig {
                     enrolment: enrolment.clone(),
@@ -42,18 +46,18 @@ impl Member {
                     ready: Arc::clone(&parts.ready),
                     counts: Arc::clone(&parts.metrics.identity),
                 };
-                Some(Keeper::new(enrol, Arc::clone(own)))
+                Keeping::Enrolled(Box::new(Keeper::new(enrol, Arc::clone(own))))
             }
-            Source::Files(_) => {
-                let text = "files of one's own are not read yet".to_owned();
-                parts.ready.set(IDENTITY, State::Failed(text));
-                None
+            Source::Files(files) => {
+                let (own, ready) = (Arc::clone(own), Arc::clone(&parts.ready));
+                let domain = &asked.config.trust_domain;
+                Keeping::Files(Box::new(Following::new(files, domain, own, ready)))
             }
         };
         Self {
             identity: Arc::clone(own),
             server: control_of(&asked.service),
-            keeper,
+            keeping,
         }
     }
 
@@ -71,9 +75,10 @@ impl Member {
 
     /// Keeps it good for as long as the conversation with the control server lasts.
     pub(super) fn keep(self, conversation: &mut JoinSet<()>) {
-        if let Some(keeper) = self.keeper {
-            conversation.spawn(keeper.run());
-        }
+        match self.keeping {
+            Keeping::Enrolled(keeper) => conversation.spawn(keeper.run()),
+            Keeping::Files(following) => conversation.spawn(following.run()),
+        };
     }
 }
 

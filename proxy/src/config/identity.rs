@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::ConfigError;
 use super::args::IdentityArgs;
 use super::secret::Secret;
+use super::tls::Files;
 use super::values::{flag, text};
 use crate::mesh::state::KEPT;
 
@@ -49,17 +50,6 @@ pub enum Enrolment {
     ServiceToken(PathBuf, Pin),
     /// See [`Proof::Document`]: in a file, read whenever it is used.
     Document(PathBuf, Pin),
-}
-
-/// PEM files that are watched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Files {
-    /// The chain, leaf first.
-    pub cert: PathBuf,
-    /// The leaf's private key.
-    pub key: PathBuf,
-    /// Whom to believe.
-    pub ca: PathBuf,
 }
 
 impl Enrolment {

@@ -217,7 +217,7 @@ pub(crate) struct Metrics {
     clusters: ByName<Exposed>,
     listeners: ByName<Arc<ListenerMetrics>>,
     security: Security,
-    /// Of this task's certificate; shown once there is or should be one.
+    /// Of this task's requests for a certificate; shown once there was one.
     pub(crate) identity: Arc<IdentityCounts>,
 }
 

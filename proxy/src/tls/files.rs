@@ -85,15 +85,26 @@ impl Follower {
                 }
                 (self.good, self.refused) = (content, None);
             }
-            Err(Wrong { field, reason }) => {
-                let path = match field {
-                    "key" => &self.files.key,
-                    "ca" => &self.files.ca,
-                    _ => &self.files.cert,
-                };
-                tracing::error!(file = %path.display(), "{field}: {reason}; what was in force stays");
+            Err(wrong) => {
+                tracing::error!("{}; what was in force stays", self.shown(&wrong));
                 self.refused = Some(read);
             }
         }
+    }
+
+    /// Why what the files hold now is not in force, if it is not.
+    pub(crate) fn refused(&self) -> Option<String> {
+        let read = self.refused.as_ref()?.as_ref();
+        let wrong = read.map_err(Wrong::clone).and_then(Content::parse).err()?;
+        Some(self.shown(&wrong))
+    }
+
+    fn shown(&self, Wrong { field, reason }: &Wrong) -> String {
+        let path = match *field {
+            "key" => &self.files.key,
+            "ca" => &self.files.ca,
+            _ => &self.files.cert,
+        };
+        format!("{}: {reason}", path.display())
     }
 }

@@ -1,6 +1,7 @@
 //! Who this task is: enrolled with the control server, renewed in time, and kept over a restart.
 
 mod enrol;
+mod files;
 mod kept;
 mod schedule;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use rand::Rng as _;
 use tokio::sync::watch;
 
 use self::enrol::{Answer, Requester};
+pub(crate) use self::files::Following;
 pub(crate) use self::kept::Issued;
 use super::client::Tls;
 use super::state::StateDir;
@@ -183,7 +185,6 @@ impl Keeper {
     }
 
     fn put(&self, (issued, credentials, roots): Answer) {
-        self.counts.ends(credentials.not_after());
         self.identity.set_roots(roots);
         self.identity.set_credentials(credentials);
         self.issued.send_replace(Some(Arc::new(issued)));

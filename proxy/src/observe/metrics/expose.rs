@@ -113,8 +113,8 @@ impl Metrics {
     }
 
     fn encode_identity(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let (requests, end) = (self.identity.requests(), self.identity.end());
-        if end.is_none() && requests.iter().all(|(_, count)| *count == 0) {
+        let requests = self.identity.requests();
+        if requests.iter().all(|(_, count)| *count == 0) {
             return Ok(());
         }
         let (name, help) = (
@@ -125,15 +125,7 @@ impl Metrics {
         for (result, count) in requests {
             family.counter(&[("result", result.to_owned())], count)?;
         }
-        let (name, help) = (
-            "outrigger_certificate_end_seconds",
-            "When this task's certificate ends, in seconds since 1970",
-        );
-        let mut family = Family::begin(encoder, name, help, MetricType::Gauge)?;
-        match end {
-            Some(end) => family.gauge(&[], end),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn encode_clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
