@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use outrigger_xds::identity::SpiffeId;
 use outrigger_xds::transport::{NodeEvents, NodeInfo, Published, StreamId};
 use outrigger_xds::{Rejection, ResourceType};
 use serde::Serialize;
@@ -28,6 +29,8 @@ pub(crate) struct Nodes {
     inner: Mutex<Inner>,
     publisher: Arc<Publisher>,
     writer: Writer,
+    /// Whether nodes can prove who they are.
+    identities: bool,
     /// Sent to whenever a stream acknowledges something or ends.
     progress: watch::Sender<()>,
     max_streams: usize,
@@ -59,6 +62,8 @@ impl Stream {
 struct Node {
     namespace: String,
     secret: String,
+    /// What its connection proved.
+    identity: Option<SpiffeId>,
     stream: Option<StreamId>,
     /// When its last stream ended.
     ended: Option<Instant>,
@@ -70,6 +75,11 @@ struct Node {
 }
 
 impl Node {
+    /// It may get an identity while it runs, and keeps it then.
+    fn is_another_than(&self, identity: Option<&SpiffeId>) -> bool {
+        self.identity.is_some() && self.identity.as_ref() != identity
+    }
+
     fn is_expected_back(&self, now: Instant) -> bool {
         let ended = |at| now.saturating_duration_since(at) < RETURN;
         !self.leaving && self.ended.is_some_and(ended)
@@ -128,9 +138,16 @@ impl Nodes {
             inner: Mutex::new(inner),
             publisher,
             writer,
+            identities: true,
             progress: watch::Sender::new(()),
             max_streams,
         }
+    }
+
+    /// Where TLS is disabled nobody can prove anything.
+    pub(crate) const fn without_identities(mut self) -> Self {
+        self.identities = false;
+        self
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -223,6 +240,12 @@ impl Nodes {
     pub(crate) fn namespace_of(&self, node: &str) -> Option<String> {
         let inner = self.lock();
         inner.nodes.get(node).map(|node| node.namespace.clone())
+    }
+
+    /// What a node that is or was connected has proved to be.
+    pub(crate) fn identity_of(&self, node: &str) -> Option<SpiffeId> {
+        let inner = self.lock();
+        inner.nodes.get(node).and_then(|node| node.identity.clone())
     }
 
     /// What a sidecar says it could not do; false when the node is not known.
@@ -326,6 +349,9 @@ impl NodeEvents for Nodes {
                 "node.metadata.namespace is missing: it says whose resources are wanted".to_owned(),
             );
         }
+        if self.identities {
+            self.is_itself(node)?;
+        }
         let lost = self.writer.read().is_lost(&node.id);
         let stream = self.lock().connect(node, self.max_streams)?;
         tracing::info!(
@@ -425,6 +451,30 @@ impl NodeEvents for Nodes {
     }
 }
 
+impl Nodes {
+    /// A node is what its certificate says, and without one it has no instance that takes TLS.
+    fn is_itself(&self, node: &NodeInfo) -> Result<(), String> {
+        let Some(identity) = &node.identity else {
+            return match self.writer.read().identity_bound_to(&node.id) {
+                Some(identity) => Err(format!(
+                    "node {:?} is one of {identity}, and this connection has no certificate",
+                    node.id
+                )),
+                None => Ok(()),
+            };
+        };
+        let says = (node.namespace.as_str(), node.service.as_str());
+        if identity.as_service() == Some(says) {
+            return Ok(());
+        }
+        let (namespace, service) = says;
+        Err(format!(
+            "node {:?} says it is of service {service:?} in namespace {namespace:?}, its certificate is for {identity}",
+            node.id
+        ))
+    }
+}
+
 impl Inner {
     fn stream_of(&self, node: &str) -> Option<&Stream> {
         self.streams.get(&self.nodes.get(node)?.stream?)
@@ -439,7 +489,7 @@ impl Inner {
         }
         let known = self.nodes.entry(info.id.clone()).or_default();
         if let Some(old) = known.stream {
-            if known.secret != info.secret {
+            if known.secret != info.secret || known.is_another_than(info.identity.as_ref()) {
                 return Err(format!(
                     "node id {:?} is in use by another sidecar that is connected",
                     info.id
@@ -454,6 +504,7 @@ impl Inner {
         *known = Node {
             namespace: info.namespace.clone(),
             secret: info.secret.clone(),
+            identity: info.identity.clone(),
             stream: Some(stream),
             leaving: known.leaving && known.secret == info.secret,
             ..Node::default()

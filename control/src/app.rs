@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::accept::{Caller, Door, Incoming};
+use crate::access::Access;
 use crate::ads::Nodes;
 use crate::drain::Drains;
 use crate::identity::{
@@ -94,11 +95,11 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         told.changed(namespaces)
     })
     .map_err(StartError::Writer)?;
-    let nodes = Arc::new(Nodes::new(
-        Arc::clone(&publisher),
-        writer.clone(),
-        Instant::now(),
-    ));
+    let nodes = Nodes::new(Arc::clone(&publisher), writer.clone(), Instant::now());
+    let nodes = Arc::new(match identity.mode {
+        TlsMode::Disable => nodes.without_identities(),
+        TlsMode::Permissive | TlsMode::Strict => nodes,
+    });
 
     let mut background = JoinSet::new();
     let (publishing, read) = (Arc::clone(&publisher), writer.clone());
@@ -116,12 +117,14 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     };
     let resuming = drains.clone();
     background.spawn(async move { resuming.resume().await });
+    let access = identity.access();
     let operator = Operator {
         drains: drains.clone(),
         nodes: Arc::clone(&nodes),
         epoch: Arc::from(loaded.epoch.as_str()),
+        access: access.clone(),
     };
-    let router = cloudmap::router(drains).merge(operator::router(operator));
+    let router = cloudmap::router(drains, access).merge(operator::router(operator));
     let rotation = identity.rotation(&publisher, &nodes);
     let router = router.merge(identity.router(&writer, rotation.as_ref()));
     let (at_api, at_xds) = identity.doors();
@@ -184,6 +187,13 @@ impl Identities {
             authority: Some(authority),
             own: Some(own),
         })
+    }
+
+    fn access(&self) -> Access {
+        Access {
+            mode: self.mode,
+            operator: self.own.as_ref().map(|own| own.operator().clone()),
+        }
     }
 
     fn rotation(&self, publisher: &Arc<Publisher>, nodes: &Arc<Nodes>) -> Option<Arc<Rotation>> {

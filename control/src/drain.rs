@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::ads::{Awaited, Nodes};
 use crate::publish::Publisher;
-use crate::registry::{Altered, Context, Error, Registry};
+use crate::registry::{Altered, Context, Error, Registry, Who};
 use crate::writer::Writer;
 
 /// How long acknowledgements are waited for; those who have not answered by then are left out, and named.
@@ -35,6 +35,14 @@ pub(crate) struct Told {
 }
 
 impl Drains {
+    /// The same, which drain what `who` may.
+    pub(crate) fn on_behalf_of(&self, who: Who) -> Self {
+        Self {
+            writer: self.writer.on_behalf_of(who),
+            ..self.clone()
+        }
+    }
+
     /// Publishes the node's instances as DRAINING; answers when every other node that may be calling knows, or the bound is reached.
     pub(crate) async fn drain_node(&self, node: String) -> Result<Told, Error> {
         let drained = node.clone();
@@ -103,12 +111,14 @@ impl Drains {
     }
 
     async fn end(&self, operation: String) {
+        // Whoever began it was allowed to.
+        let writer = self.writer.on_behalf_of(Who::Anyone);
         let ended = || {
             let operation = operation.clone();
             let end = move |registry: &Registry, _: &mut Context<'_>| {
                 registry.end_deregistration(&operation)
             };
-            self.writer.call(end)
+            writer.call(end)
         };
         until_done(ended).await;
     }

@@ -1,6 +1,7 @@
 //! Outrigger's control server: a registry with the Cloud Map API in front and xDS behind it.
 
 mod accept;
+mod access;
 mod ads;
 pub mod app;
 mod cloudmap;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -11,8 +11,11 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::accept::Caller;
+use crate::access::Access;
 use crate::ads::Nodes;
 use crate::drain::Drains;
+use crate::registry::{Error, Who};
 
 const MAX_BODY: usize = 1024 * 1024;
 /// Problems of one node that are kept.
@@ -24,6 +27,24 @@ pub(crate) struct Operator {
     pub(crate) drains: Drains,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) epoch: Arc<str>,
+    pub(crate) access: Access,
+}
+
+impl Operator {
+    /// On whose behalf, if that may speak for the node.
+    fn speaks_for(&self, caller: &Caller, node: &str) -> Result<Who, Response> {
+        let who = self.access.who(caller);
+        let known = self.nodes.identity_of(node);
+        match who.may_speak_for(node, known.as_ref()) {
+            Ok(()) => Ok(who),
+            Err(error) => Err(denied(&error)),
+        }
+    }
+}
+
+fn denied(error: &Error) -> Response {
+    tracing::warn!(reason = %error, "a change is refused");
+    refuse(StatusCode::FORBIDDEN, &error.to_string())
 }
 
 pub(crate) fn router(operator: Operator) -> Router {
@@ -45,9 +66,18 @@ async fn nodes(State(operator): State<Operator>) -> Response {
 }
 
 /// Answers when every other node that is connected knows, or the bound is reached.
-async fn drain(State(operator): State<Operator>, Path(node): Path<String>) -> Response {
-    match operator.drains.drain_node(node).await {
+async fn drain(
+    State(operator): State<Operator>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Path(node): Path<String>,
+) -> Response {
+    let who = match operator.speaks_for(&caller, &node) {
+        Ok(who) => who,
+        Err(refusal) => return refusal,
+    };
+    match operator.drains.on_behalf_of(who).drain_node(node).await {
         Ok(told) => Json(told).into_response(),
+        Err(error @ Error::AccessDenied(_)) => denied(&error),
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
@@ -60,9 +90,13 @@ struct Report {
 
 async fn report(
     State(operator): State<Operator>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     Path(node): Path<String>,
     body: Result<Json<Report>, JsonRejection>,
 ) -> Response {
+    if let Err(refusal) = operator.speaks_for(&caller, &node) {
+        return refusal;
+    }
     let Json(mut report) = match body {
         Ok(report) => report,
         Err(rejection) => return refuse(rejection.status(), &rejection.body_text()),

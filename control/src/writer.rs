@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::registry::{Change, Context, Error, Plan, Registry};
+use crate::registry::{Change, Context, Error, Plan, Registry, Who};
 use crate::store::Store;
 
 /// Calls that may wait for the writer; more wait in their connections.
@@ -24,6 +24,7 @@ type Call = Box<dyn FnOnce(&Registry, &mut Context<'_>) -> (Vec<Change>, Answer)
 pub(crate) struct Writer {
     calls: mpsc::Sender<Call>,
     committed: Arc<RwLock<Registry>>,
+    who: Who,
 }
 
 impl Writer {
@@ -38,11 +39,20 @@ impl Writer {
         let writer = Self {
             calls,
             committed: Arc::clone(&committed),
+            who: Who::Anyone,
         };
         let thread = std::thread::Builder::new()
             .name("registry-writer".to_owned())
             .spawn(move || run(&store, registry, queue, &committed, changed))?;
         Ok((writer, thread))
+    }
+
+    /// The same, which changes what `who` may.
+    pub(crate) fn on_behalf_of(&self, who: Who) -> Self {
+        Self {
+            who,
+            ..self.clone()
+        }
     }
 
     /// Plans a call against everything before it and answers when it is on disk; an error has changed nothing.
@@ -51,8 +61,13 @@ impl Writer {
         plan: impl FnOnce(&Registry, &mut Context<'_>) -> Plan<T> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
+        let who = self.who.clone();
         let call: Call = Box::new(move |registry, context| {
-            let (changes, planned) = match plan(registry, context) {
+            let permitted = plan(registry, context).and_then(|(changes, value)| {
+                registry.permit(&who, &changes)?;
+                Ok((changes, value))
+            });
+            let (changes, planned) = match permitted {
                 Ok((changes, value)) => (changes, Ok(value)),
                 Err(refused) => (Vec::new(), Err(refused)),
             };

@@ -14,12 +14,14 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::{Map, Value, json};
 
+use crate::accept::Caller;
+use crate::access::Access;
 use crate::drain::Drains;
 use crate::registry::{Error, invalid};
 use input::Input;
@@ -35,16 +37,23 @@ const ACCOUNT: &str = "000000000000";
 /// What a call answers.
 type Answer = Result<Value, Error>;
 
+/// What the API works on, and for whom.
+struct Api {
+    drains: Drains,
+    access: Access,
+}
+
 /// The API's one route.
-pub(crate) fn router(drains: Drains) -> Router {
+pub(crate) fn router(drains: Drains, access: Access) -> Router {
     Router::new()
         .route("/", post(call))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Arc::new(drains))
+        .with_state(Arc::new(Api { drains, access }))
 }
 
 async fn call(
-    State(drains): State<Arc<Drains>>,
+    State(api): State<Arc<Api>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
@@ -63,7 +72,10 @@ async fn call(
             "SerializationException",
             json!({ "Message": rejection.body_text() }),
         ),
-        Ok(body) => answer(&drains, &headers, &body).await,
+        Ok(body) => {
+            let drains = api.drains.on_behalf_of(api.access.who(&caller));
+            answer(&drains, &headers, &body).await
+        }
     };
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, id);
@@ -183,7 +195,14 @@ fn refusal(error: &Error) -> Response {
         | Error::TooManyTags { .. }
         | Error::TokenNotFound(_) => StatusCode::BAD_REQUEST,
     };
-    error_response(status, error.code(), members)
+    let mut response = error_response(status, error.code(), members);
+    if let Error::AccessDenied(reason) = error {
+        tracing::warn!(reason, "a change is refused");
+        // The next connection may have a better certificate.
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
 }
 
 fn unknown(message: String) -> Response {

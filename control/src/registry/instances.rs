@@ -254,6 +254,11 @@ impl Registry {
         bound.filter_map(|(service, instance)| self.instances.get(service)?.get(instance))
     }
 
+    /// The identity under which an instance of the node takes TLS, if one does.
+    pub(crate) fn identity_bound_to(&self, node: &str) -> Option<&str> {
+        self.bound_to(node).find_map(|instance| instance.tls())
+    }
+
     /// Marks these nodes lost, as far as they are bound.
     pub(crate) fn lose(&self, nodes: &[String]) -> Plan<()> {
         let bound = nodes

@@ -2,6 +2,7 @@
 //!
 //! A call is planned against the current state and yields changes; whoever keeps the state commits and applies them.
 
+mod access;
 mod declaration;
 mod drain;
 mod error;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use rand::Rng;
 
+pub(crate) use access::Who;
 pub(crate) use declaration::{Declaration, declaration};
 pub(crate) use drain::Altered;
 pub(crate) use error::{Error, invalid};
