@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use outrigger_control::app::{self, Options, Running};
 use outrigger_control::commands::{self, CaArgs, TokenArgs};
-use outrigger_control::identity::{IdentityError, Passphrase, Settings};
+use outrigger_control::identity::{Documents, IdentityError, Passphrase, Settings};
 use outrigger_xds::identity::{DEFAULT_TRUST_DOMAIN, TlsMode};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -124,6 +124,21 @@ struct Identity {
     /// Roots to be trusted beside the CA's own, PEM.
     #[arg(long, value_name = "FILE")]
     ca_roots: Option<PathBuf>,
+    /// Keys (JWKS) by which signed documents (JWT) are a proof of what a task may be, by their claims `namespace` and
+    /// `service`, and `node` if there is one. The file is read anew for every document.
+    #[arg(
+        long,
+        requires = "document_issuer",
+        requires = "document_audience",
+        value_name = "FILE"
+    )]
+    document_jwks: Option<PathBuf>,
+    /// What `iss` must be.
+    #[arg(long, requires = "document_jwks", value_name = "TEXT")]
+    document_issuer: Option<String>,
+    /// What `aud` must be, or contain.
+    #[arg(long, requires = "document_jwks", value_name = "TEXT")]
+    document_audience: Option<String>,
 }
 
 impl Identity {
@@ -147,6 +162,11 @@ impl Identity {
             ca_key: self.ca_key,
             passphrase,
             ca_roots: self.ca_roots,
+            documents: self.document_jwks.map(|jwks| Documents {
+                jwks,
+                issuer: self.document_issuer.unwrap_or_default(),
+                audience: self.document_audience.unwrap_or_default(),
+            }),
         })
     }
 }

@@ -29,7 +29,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    fn denied(code: &'static str, message: impl fmt::Display) -> Self {
+    pub(super) fn denied(code: &'static str, message: impl fmt::Display) -> Self {
         Self::Denied(code, message.to_string())
     }
 }
@@ -114,9 +114,13 @@ impl Enrolment {
             }
             Some(Proof::JoinToken(token)) => self.token(token, true, &request, &key).await?,
             Some(Proof::ServiceToken(token)) => self.token(token, false, &request, &key).await?,
-            Some(Proof::Document(_)) => {
-                let reason = "documents are not taken here: there is no --document-jwks";
-                return Err(Refusal::denied("no_documents", reason));
+            Some(Proof::Document(document)) => {
+                let Some(documents) = &self.authority.settings().documents else {
+                    let reason = "documents are not taken here: there is no --document-jwks";
+                    return Err(Refusal::denied("no_documents", reason));
+                };
+                documents.verify(document, &request)?;
+                "document".to_owned()
             }
         };
         let certificate = self.authority.sign(identity, node, &key)?;
@@ -171,5 +175,47 @@ const fn kind(proof: &Proof) -> &'static str {
         Proof::JoinToken(_) => "join token",
         Proof::ServiceToken(_) => "service token",
         Proof::Document(_) => "document",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+    use crate::identity::Settings;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn a_token_in_plaintext_from_another_host_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, loaded) = Store::in_memory(&mut StdRng::seed_from_u64(1)).unwrap();
+        let (writer, _) = Writer::start(store, loaded.registry, drop).unwrap();
+        let authority = Authority::open(folder.path(), Settings::default()).unwrap();
+        let enrolment = Enrolment {
+            authority: Arc::new(authority),
+            writer,
+        };
+        let key = KeyPair::generate().unwrap();
+        let csr = CertificateParams::default().serialize_request(&key);
+        let request = || CertificateRequest {
+            csr: csr.as_ref().unwrap().pem().unwrap(),
+            namespace: "shop".to_owned(),
+            service: "orders".to_owned(),
+            node: "n".to_owned(),
+            proof: Some(Proof::JoinToken("t".to_owned())),
+        };
+        for (from, expected) in [
+            ("10.0.0.1:1", "unencrypted"),
+            ("127.0.0.1:1", "unknown_token"),
+        ] {
+            let caller = Caller::plain(from.parse().unwrap());
+            let Err(Refusal::Denied(code, _)) = enrolment.enrol(&caller, request()).await else {
+                panic!("it is denied")
+            };
+            assert_eq!(code, expected);
+        }
     }
 }

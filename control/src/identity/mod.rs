@@ -2,6 +2,7 @@
 
 mod api;
 mod authority;
+mod document;
 mod enrol;
 mod files;
 mod key;
@@ -22,6 +23,7 @@ use outrigger_xds::identity::{DEFAULT_TRUST_DOMAIN, TlsMode, trust_domain};
 
 pub(crate) use api::{CreateToken, IdentityApi, disabled, router};
 pub(crate) use authority::Authority;
+pub use document::Documents;
 pub(crate) use enrol::Enrolment;
 pub use key::Passphrase;
 pub(crate) use own::Own;
@@ -98,6 +100,8 @@ pub struct Settings {
     pub passphrase: Option<Passphrase>,
     /// Roots that are trusted beside the CA's own, PEM.
     pub ca_roots: Option<PathBuf>,
+    /// Whose documents are a proof; `None` takes none.
+    pub documents: Option<Documents>,
 }
 
 impl Default for Settings {
@@ -113,6 +117,7 @@ impl Default for Settings {
             ca_key: None,
             passphrase: None,
             ca_roots: None,
+            documents: None,
         }
     }
 }
@@ -144,6 +149,9 @@ impl Settings {
         if self.ca_cert.is_some() && self.ca_key.is_none() {
             let reason = "needs --ca-key beside it";
             return Err(IdentityError::new("--ca-cert", reason));
+        }
+        if let Some(documents) = &self.documents {
+            documents.check()?;
         }
         Ok(())
     }
