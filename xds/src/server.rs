@@ -21,6 +21,9 @@ pub const MAX_NAMES: usize = 100_000;
 pub struct Stream {
     epoch: String,
     nonces: u64,
+    /// It is a stock Envoy, which acknowledges a changed cluster only when it has been given the cluster's endpoints, again if need
+    /// be, or after 15 s ("resource warming", Envoy's xDS protocol page).
+    warms: bool,
     types: [TypeState; ResourceType::COUNT],
 }
 
@@ -71,6 +74,7 @@ impl Stream {
         Self {
             epoch,
             nonces: 0,
+            warms: false,
             types: Default::default(),
         }
     }
@@ -80,6 +84,9 @@ impl Stream {
         &mut self,
         request: DeltaDiscoveryRequest,
     ) -> Result<Vec<Rejection>, TooManyNames> {
+        if let Some(node) = &request.node {
+            self.warms = node.user_agent_name == "envoy";
+        }
         let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
             return Ok(Vec::new());
         };
@@ -99,10 +106,18 @@ impl Stream {
         let lacking = ResourceType::ALL.map(|kind| self.types[kind as usize].lacking(kind, set));
         let adds =
             |lacking: &Lacking<'_>| !lacking.changed.is_empty() || !lacking.absent.is_empty();
+        let mut warming = false;
         for kind in ResourceType::ALL {
             let state = &self.types[kind as usize];
             // What comes later may refer to this; it waits until the client has it.
             if state.in_flight.is_some() {
+                warming = self.warms && kind == ResourceType::Cluster;
+                if warming {
+                    continue;
+                }
+                return None;
+            }
+            if warming && !matches!(kind, ResourceType::Endpoints | ResourceType::Secret) {
                 return None;
             }
             let lacking = &lacking[kind as usize];
@@ -192,6 +207,13 @@ impl Stream {
             }
             return response;
         }
+        if self.warms && kind == ResourceType::Cluster {
+            let endpoints = &mut self.types[ResourceType::Endpoints as usize];
+            for (name, _) in &lacking.changed {
+                endpoints.known.remove(*name);
+            }
+        }
+        let state = &mut self.types[kind as usize];
         response.removed_resources.clone_from(&lacking.absent);
         state.absent.extend(lacking.absent.iter().cloned());
         for (name, encoded) in &lacking.changed {

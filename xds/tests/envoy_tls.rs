@@ -229,8 +229,6 @@ fn set(front: SocketAddr, identity: &str, task: (SocketAddr, bool), ca: &Ca) -> 
     let (address, takes_tls) = task;
     let endpoints = |name: &str, address| {
         let endpoint = Endpoint {
-            // A changed cluster waits 15 s for its endpoints in Envoy, unless they are sent again: so they change with it.
-            instance: identity.to_owned(),
             tls: takes_tls,
             zone: "a".to_owned(),
             ..Endpoint::new(address)

@@ -1,3 +1,5 @@
+use envoy_types::pb::envoy::config::core::v3::Node;
+
 use super::*;
 use crate::samples::set;
 
@@ -271,4 +273,51 @@ fn what_is_refused_is_known_until_it_is_sent_again() {
     assert_eq!(stream.poll(&changed, 3), None);
     assert_eq!(stream.acknowledged(), 3);
     assert!(stream.refused(kind).is_empty());
+}
+
+#[test]
+fn an_envoy_that_warms_a_changed_cluster_is_given_its_endpoints_again_and_nothing_else() {
+    let secure = |service: &str| {
+        let id = "spiffe://td/ns/prod/svc/orders".parse();
+        let mut resources = crate::samples::service(service, &[1]);
+        for resource in &mut resources {
+            if let crate::Resource::Cluster(cluster) = resource {
+                cluster.identities = vec![id.clone().expect("the sample is an id")];
+            }
+        }
+        ResourceSet::from_model(resources).expect("the sample is consistent")
+    };
+    let (old, new) = (set(&[("orders", &[1])]), secure("orders"));
+    for agent in ["envoy", "outrigger"] {
+        let mut stream = Stream::new(String::new());
+        let mut first = subscribe(ResourceType::Cluster, &[]);
+        first.node = Some(Node {
+            user_agent_name: agent.to_owned(),
+            ..Default::default()
+        });
+        request(&mut stream, first);
+        request(
+            &mut stream,
+            subscribe(ResourceType::Endpoints, &["prod/orders"]),
+        );
+        request(&mut stream, subscribe(ResourceType::Listener, &[]));
+        while let Some(response) = stream.poll(&old, 1) {
+            request(&mut stream, ack(&response));
+        }
+        let clusters = stream.poll(&new, 2).expect("the cluster has changed");
+        assert_eq!(clusters.type_url, ResourceType::Cluster.type_url());
+        let endpoints = stream.poll(&new, 2);
+        let names = endpoints.as_ref().map(names).unwrap_or_default();
+        match agent {
+            "envoy" => assert_eq!(names, ["prod/orders"]),
+            _ => assert!(names.is_empty()),
+        }
+        assert_eq!((stream.poll(&new, 2), stream.acknowledged()), (None, 1));
+        endpoints
+            .iter()
+            .for_each(|response| request(&mut stream, ack(response)));
+        assert_eq!((stream.poll(&new, 2), stream.acknowledged()), (None, 1));
+        request(&mut stream, ack(&clusters));
+        assert_eq!((stream.poll(&new, 2), stream.acknowledged()), (None, 2));
+    }
 }
