@@ -1,7 +1,6 @@
 //! Connections to endpoints that take TLS: who they must be, what is spoken inside, and what a failed handshake means.
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use outrigger_xds::tls::{Connector, Group, Identity, Peer, alpn, is_wrong_identity, reason};
@@ -94,14 +93,6 @@ impl Dialling {
         &self.identity
     }
 
-    /// Whether it would be made of the same.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.identity, &other.identity)
-            && self.peer == other.peer
-            && self.name == other.name
-            && self.groups == other.groups
-    }
-
     /// For `/clusters`.
     pub(crate) fn describe(&self) -> serde_json::Value {
         let peers = match &self.peer {
@@ -147,11 +138,23 @@ impl Dialling {
     }
 }
 
+/// Whether it would be made of the same.
+impl PartialEq for Dialling {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.identity, &other.identity)
+            && self.peer == other.peer
+            && self.name == other.name
+            && self.groups == other.groups
+    }
+}
+
+impl Eq for Dialling {}
+
 /// No name is sent for an address (RFC 6066 section 3), and sessions are kept by it.
 fn address(tcp: &TcpStream) -> Result<ServerName<'static>, ProxyError> {
     let peer = tcp.peer_addr();
     let peer = peer.map_err(|error| ProxyError::caused(Kind::ConnectFailed, error))?;
-    Ok(ServerName::from(IpAddr::from(peer.ip())))
+    Ok(ServerName::from(peer.ip()))
 }
 
 /// What a handshake's failure says of the endpoint.

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, CommonState, ServerConfig};
+use rustls::{AlertDescription, ClientConfig, CommonState, ServerConfig};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -32,6 +32,9 @@ const LITTLE: usize = 8 * 1024;
 /// Plaintext buffers that a thread keeps for its connections, and the largest of them.
 const SPARE: usize = 64;
 const KEPT: usize = 32 * 1024;
+
+/// The kind of error by which a peer has refused our certificate, and with it all that was sent.
+pub(crate) const REFUSED: io::ErrorKind = io::ErrorKind::PermissionDenied;
 
 /// What every connection of a thread works in, each for the length of one call.
 struct Scratch {
@@ -250,7 +253,7 @@ impl Stream {
                     let _ = self.tcp.try_write(self.unsent.bytes());
                 }
                 self.unsent = Waiting::default();
-                Err(error)
+                Err(refused(error))
             }
         }
     }
@@ -396,6 +399,29 @@ fn gather<'a>(slices: &'a [IoSlice<'a>], gathered: &'a mut Vec<u8>) -> &'a [u8] 
             }
             gathered
         }
+    }
+}
+
+/// A peer that does not take our certificate says so behind our handshake, by an alert that comes at no other time (RFC 8446
+/// sections 4.4.2.4 and 6.2): it has looked at nothing that we sent. Told by the kind, as h2 passes on no more of an error.
+fn refused(error: io::Error) -> io::Error {
+    use AlertDescription as Alert;
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match tls {
+        Some(rustls::Error::AlertReceived(
+            Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::CertificateRequired,
+        )) => io::Error::new(
+            REFUSED,
+            error.into_inner().unwrap_or_else(|| "alert".into()),
+        ),
+        _ => error,
     }
 }
 

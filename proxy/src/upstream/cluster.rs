@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use outrigger_xds::model::{self, EndpointHealth};
+use outrigger_xds::model::{self, EndpointHealth, ServiceRef};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -80,6 +80,15 @@ impl Cluster {
             .unwrap_or(model::DEFAULT_CONNECT_TIMEOUT)
     }
 
+    /// The service behind it; what a static file does not say of one is empty, and its name the cluster's.
+    pub(crate) fn service(&self) -> ServiceRef {
+        let service = self.settings().service.clone();
+        service.unwrap_or_else(|| ServiceRef {
+            namespace: String::new(),
+            name: self.name.clone(),
+        })
+    }
+
     /// How those of its endpoints are spoken to that take TLS; `None` where this sidecar has nothing to prove itself by.
     pub(crate) fn tls(&self) -> Option<Arc<Dialling>> {
         self.tls.load_full()
@@ -87,14 +96,9 @@ impl Cluster {
 
     /// Takes over how endpoints are spoken to that take TLS. Sessions are kept where nothing has changed.
     pub(crate) fn set_tls(&self, tls: Option<Dialling>) {
-        let before = self.tls.load();
-        let same = match (before.as_ref(), &tls) {
-            (Some(before), Some(tls)) => before.is_same(tls),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
-            self.tls.store(tls.map(Arc::new));
+        let tls = tls.map(Arc::new);
+        if *self.tls.load() != tls {
+            self.tls.store(tls);
             self.changed.notify_one();
         }
     }
@@ -198,9 +202,9 @@ impl Cluster {
             *probes = None;
             return;
         };
-        let service = settings.service.as_ref();
-        let host = service.map_or(self.name.as_str(), |service| service.name.as_str());
-        let prober = Prober::new(check, settings.protocol, host);
+        let service = self.service();
+        let prober = Prober::new(check, settings.protocol, &service.name);
+        let prober = prober.by_tls(service, self.tls());
         if probes
             .as_ref()
             .is_none_or(|probes| *probes.prober != prober)

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use outrigger_xds::model::ServiceRef;
 use outrigger_xds::tls::hop_name;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
@@ -15,7 +16,7 @@ use tower::{Service, ServiceExt};
 use super::cluster::Cluster;
 use crate::error::{Kind, ProxyError};
 use crate::policy::endpoint::Endpoint;
-use crate::tls::dial::Inside;
+use crate::tls::dial::{Dialling, Inside};
 use crate::tls::transport::Transport;
 
 /// Unacknowledged bytes end a connection after this (tcp(7), TCP_USER_TIMEOUT).
@@ -70,7 +71,9 @@ pub(crate) async fn tls(
     inside: Inside,
     worker: usize,
 ) -> Result<Transport, ProxyError> {
-    let connected = secured(cluster, endpoint, inside).await;
+    let (dialling, service) = (cluster.tls(), cluster.service());
+    let timeout = cluster.connect_timeout();
+    let connected = secured(dialling.as_deref(), &service, endpoint, inside, timeout).await;
     if let Err(Kind::TlsFailed | Kind::TlsIdentity | Kind::NoIdentity) =
         connected.as_ref().map_err(|error| error.kind)
     {
@@ -81,16 +84,18 @@ pub(crate) async fn tls(
 
 /// The same, for one that is not counted.
 pub(crate) async fn secured(
-    cluster: &Cluster,
+    dialling: Option<&Dialling>,
+    service: &ServiceRef,
     endpoint: &Endpoint,
     inside: Inside,
+    timeout: Duration,
 ) -> Result<Transport, ProxyError> {
-    let dialling = cluster.tls().ok_or(Kind::NoIdentity)?;
-    let (address, timeout) = (endpoint.address, cluster.connect_timeout());
+    let dialling = dialling.ok_or(Kind::NoIdentity)?;
+    let address = endpoint.address;
     let named = !endpoint.instance.is_empty();
     let connecting = async {
         let stream = tcp(address, timeout).await?;
-        let target = named.then(|| hop_name(&target(cluster, endpoint)));
+        let target = named.then(|| hop_name(&target(service, endpoint)));
         dialling.connect(stream, inside, target).await
     };
     let connected = tokio::time::timeout(timeout, connecting).await;
@@ -101,11 +106,7 @@ pub(crate) async fn secured(
 }
 
 /// Which task is meant.
-pub(crate) fn target(cluster: &Cluster, endpoint: &Endpoint) -> String {
-    let settings = cluster.settings();
-    let (namespace, service) = match &settings.service {
-        Some(service) => (service.namespace.as_str(), service.name.as_str()),
-        None => ("", cluster.name.as_str()),
-    };
-    outrigger_xds::hop::target(namespace, service, &endpoint.instance)
+pub(crate) fn target(service: &ServiceRef, endpoint: &Endpoint) -> String {
+    let ServiceRef { namespace, name } = service;
+    outrigger_xds::hop::target(namespace, name, &endpoint.instance)
 }

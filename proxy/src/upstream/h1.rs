@@ -22,6 +22,7 @@ use crate::message::fields::Known;
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::message::{Body, Part};
 use crate::policy::limits::Share;
+use crate::tls::stream::REFUSED;
 use crate::tls::transport::Transport;
 
 /// The largest response head.
@@ -155,6 +156,9 @@ impl<B: Body> Exchange<B> {
     /// What an end before the response's head means. A connection may close while it idles, but not within an answer.
     fn unanswered(&self, error: ReadError) -> ProxyError {
         match error {
+            ReadError::Io(error) if error.kind() == REFUSED => {
+                ProxyError::caused(Kind::TlsFailed, error)
+            }
             ReadError::Io(_) | ReadError::Closed if self.informational == 0 => {
                 ProxyError::caused(Kind::ConnectionTermination, error)
             }

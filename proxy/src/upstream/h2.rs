@@ -28,6 +28,7 @@ use crate::http2::pipe::Pipe;
 use crate::message::head::{RequestHead, ResponseHead};
 use crate::message::{Body, Part};
 use crate::policy::limits::Share;
+use crate::tls::stream::REFUSED;
 use crate::tls::transport::Transport;
 
 /// Silence with open streams after which a connection is probed with PING (RFC 9113 section 6.7), and the wait for its answer.
@@ -397,7 +398,9 @@ fn begun(error: ProxyError) -> ProxyError {
 
 /// What an error means for the request that was on its way.
 fn classify(error: h2::Error) -> ProxyError {
+    let refused = |error: &std::io::Error| error.kind() == REFUSED;
     let kind = match error.reason() {
+        _ if error.get_io().is_some_and(refused) => Kind::TlsFailed,
         _ if peer_broke_protocol(&error) => Kind::UpstreamProtocol,
         Some(Reason::REFUSED_STREAM) if error.is_remote() => Kind::RefusedStream,
         // h2 fails only the streams above GOAWAY's last id with it: whatever its code, they were not processed (RFC 9113 section 6.8).

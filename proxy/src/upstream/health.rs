@@ -124,7 +124,7 @@ struct Check {
 #[async_trait]
 impl HealthCheck for Check {
     async fn check(&self, target: &Backend) -> pingora_error::Result<()> {
-        let asked = self.prober.ask(endpoint_of(target).address).await;
+        let asked = self.prober.ask_endpoint(endpoint_of(target)).await;
         let failure = asked.err().map(|error| error.to_string());
         self.failure.store(failure.clone().map(Arc::new));
         failure.map_or(Ok(()), |failure| {

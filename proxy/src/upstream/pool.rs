@@ -207,7 +207,7 @@ impl Pool {
         let timeout = cluster.connect_timeout();
         let mut stream = connect::tcp(endpoint.address, timeout).await?;
         if let Some(tokens) = &endpoint.hop {
-            let target = connect::target(cluster, endpoint);
+            let target = connect::target(&cluster.service(), endpoint);
             hello::ask(&mut stream, &target, tokens, timeout).await?;
         }
         Ok(stream.into())

@@ -1,11 +1,13 @@
-//! Through both sidecars, egress and ingress, HTTP/1.1 arrives byte for byte as it was sent: by plain HTTP/1.1 between them, and by
-//! the hop, which is HTTP/2.
+//! Through both sidecars, egress and ingress, HTTP/1.1 arrives byte for byte as it was sent: by HTTP/1.1 between them and by the hop,
+//! which is HTTP/2, each with mutual TLS and without.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 
-use crate::common::{PATIENCE, Sidecar, connect, free};
+use crate::certificates::{Authority, id};
+use crate::common::{PATIENCE, Sidecar, connect, free, hop_table};
+use crate::tls;
 
 const HOST: u8 = 68;
 
@@ -40,19 +42,49 @@ fn application(host: [u8; 4], answer: &'static [u8]) -> (SocketAddr, Receiver<Ve
     (address, seen)
 }
 
+/// What is between the two sidecars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Between {
+    Plain,
+    Hop,
+    Tls,
+    HopByTls,
+}
+
+const BETWEEN: [Between; 4] = [
+    Between::Plain,
+    Between::Hop,
+    Between::Tls,
+    Between::HopByTls,
+];
+
 /// The two sidecars between a client and the application.
-fn hops(number: u8, application: SocketAddr, hop: bool) -> [Sidecar; 2] {
-    if hop {
-        let ingress = Sidecar::ingress([127, HOST, number, 2], "one", application);
-        let tasks = [(ingress.listener, "one")];
-        let egress = Sidecar::egress([127, HOST, number, 3], "http", &tasks, "");
-        return [ingress, egress];
+fn hops(number: u8, application: SocketAddr, between: Between) -> [Sidecar; 2] {
+    let [at_ingress, at_egress] = [[127, HOST, number, 2], [127, HOST, number, 3]];
+    match between {
+        Between::Plain => {
+            let ingress = Sidecar::start(free(at_ingress), "", &application.to_string(), "");
+            let task = ingress.listener.to_string();
+            let egress = Sidecar::start(free(at_egress), "", &task, "");
+            [ingress, egress]
+        }
+        Between::Hop => {
+            let ingress = Sidecar::ingress(at_ingress, "one", application);
+            let tasks = [(ingress.listener, "one")];
+            let egress = Sidecar::egress(at_egress, "http", &tasks, "");
+            [ingress, egress]
+        }
+        Between::Tls | Between::HopByTls => {
+            let instance = (between == Between::HopByTls).then_some("one");
+            let ca = Authority::new();
+            let (orders, web) = (ca.service("orders"), ca.service("web"));
+            let hop = instance.map(hop_table).unwrap_or_default();
+            let ingress = tls::ingress(at_ingress, &hop, &orders, "strict", application);
+            let tasks = [(ingress.listener, instance)];
+            let egress = tls::egress(at_egress, "http", &tasks, &web, &id("orders"));
+            [ingress, egress]
+        }
     }
-    let ingress = free([127, HOST, number, 2]);
-    let ingress = Sidecar::start(ingress, "", &application.to_string(), "");
-    let egress = free([127, HOST, number, 3]);
-    let egress = Sidecar::start(egress, "", &ingress.listener.to_string(), "");
-    [ingress, egress]
 }
 
 fn send(stream: &mut TcpStream, bytes: &[u8]) {
@@ -70,10 +102,10 @@ x-b: 3\r\n\r\n";
 
 #[test]
 fn a_request_and_its_answer_arrive_byte_for_byte_through_both_hops() {
-    for hop in [false, true] {
+    for between in BETWEEN {
         let whole = [ANSWER, b"hi"].concat().leak();
         let (origin, seen) = application([127, HOST, 1, 1], whole);
-        let [_ingress, egress] = hops(1, origin, hop);
+        let [_ingress, egress] = hops(1, origin, between);
         let mut client = egress.connect();
         send(&mut client, REQUEST);
         let request = seen.recv_timeout(PATIENCE).expect("the request comes");
@@ -97,12 +129,12 @@ fn a_request_and_its_answer_arrive_byte_for_byte_through_both_hops() {
 
 #[test]
 fn unknown_methods_pass_and_are_not_tried_again() {
-    for hop in [false, true] {
+    for between in BETWEEN {
         for (number, method) in (10..).zip(["PROPFIND", "x!#$%&'*+-.^_`|~", "get", "PATCH", "LINK"])
         {
             let answer = b"HTTP/1.1 200 \r\ncontent-length: 0\r\n\r\n";
             let (origin, seen) = application([127, HOST, number, 1], answer);
-            let [_ingress, egress] = hops(number, origin, hop);
+            let [_ingress, egress] = hops(number, origin, between);
             let mut client = egress.connect();
             let request = format!("{method} / HTTP/1.1\r\nHost: app\r\n\r\n");
             send(&mut client, request.as_bytes());
@@ -116,11 +148,11 @@ fn unknown_methods_pass_and_are_not_tried_again() {
 
 #[test]
 fn what_is_for_one_hop_does_not_pass_the_first_and_the_rest_keeps_its_place() {
-    for hop in [false, true] {
+    for between in BETWEEN {
         let answer = b"HTTP/1.1 200 OK\r\nX-A: 1\r\nConnection: keep-alive, X-Hop\r\nx-hop: 1\r\nKeep-Alive: timeout=5\r\nX-B: 2\r\n\
             Proxy-Connection: x\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n";
         let (origin, seen) = application([127, HOST, 20, 1], answer);
-        let [_ingress, egress] = hops(20, origin, hop);
+        let [_ingress, egress] = hops(20, origin, between);
         let mut client = egress.connect();
         let request = b"GET / HTTP/1.1\r\nX-A: 1\r\nconnection: X-Secret\r\nHost: app\r\nConnection: Keep-Alive, TE ,upgrade, HTTP2-Settings,Cookie2\r\n\
             x-SECRET: 1\r\nX-B: 2\r\nTE: gzip, deflate\r\nKeep-Alive: 300\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\
@@ -141,10 +173,10 @@ fn what_is_for_one_hop_does_not_pass_the_first_and_the_rest_keeps_its_place() {
 
 #[test]
 fn te_trailers_passes_and_says_at_each_hop_that_it_is_for_one() {
-    for hop in [false, true] {
+    for between in BETWEEN {
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
         let (origin, seen) = application([127, HOST, 21, 1], answer);
-        let [_ingress, egress] = hops(21, origin, hop);
+        let [_ingress, egress] = hops(21, origin, between);
         let mut client = egress.connect();
         let request =
             b"GET / HTTP/1.1\r\nHost: app\r\nTE: trailers\r\nConnection: TE\r\nX: 1\r\n\r\n";
@@ -159,10 +191,10 @@ fn te_trailers_passes_and_says_at_each_hop_that_it_is_for_one() {
 
 #[test]
 fn a_chunked_request_and_answer_with_trailers_pass_both_hops() {
-    for hop in [false, true] {
+    for between in BETWEEN {
         let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\nx-LAST: \xe9\r\n\r\n";
         let (origin, seen) = application([127, HOST, 22, 1], answer);
-        let [_ingress, egress] = hops(22, origin, hop);
+        let [_ingress, egress] = hops(22, origin, between);
         let mut client = connect(egress.listener);
         let request = b"POST / HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX-Check: 1\r\n\r\n";
         send(&mut client, request);
@@ -183,10 +215,10 @@ fn a_chunked_request_and_answer_with_trailers_pass_both_hops() {
 
 #[test]
 fn an_answer_that_wants_an_upgrade_says_which() {
-    for hop in [false, true] {
+    for between in BETWEEN {
         let answer = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: foo/2\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n";
         let (origin, _seen) = application([127, HOST, 23, 1], answer);
-        let [_ingress, egress] = hops(23, origin, hop);
+        let [_ingress, egress] = hops(23, origin, between);
         let mut client = egress.connect();
         send(&mut client, b"GET / HTTP/1.1\r\nHost: app\r\n\r\n");
         let head = read_head(&mut BufReader::new(client));

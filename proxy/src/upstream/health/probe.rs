@@ -1,6 +1,7 @@
 //! One probe: a connection of its own, one question, one answer.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -10,12 +11,15 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use outrigger_xds::model::{HealthCheck, Probe, Protocol};
+use outrigger_xds::model::{HealthCheck, Probe, Protocol, ServiceRef};
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::error::ProxyError;
+use crate::error::{Kind, ProxyError};
+use crate::policy::endpoint::Endpoint;
+use crate::tls::dial::{Dialling, Inside};
+use crate::tls::transport::Transport;
 use crate::upstream::connect;
 
 /// The largest answer to a gRPC check; the message itself is two bytes.
@@ -46,9 +50,11 @@ pub(crate) enum ProbeError {
 pub(crate) struct Prober {
     /// The probe, and how often it is made.
     pub(crate) check: HealthCheck,
-    http2: bool,
+    protocol: Protocol,
     /// The service's name.
     host: String,
+    /// For endpoints that take TLS: the service whose tasks they are, and how they are spoken to.
+    tls: Option<(ServiceRef, Arc<Dialling>)>,
 }
 
 impl Prober {
@@ -56,26 +62,66 @@ impl Prober {
     pub(crate) fn new(check: &HealthCheck, protocol: Protocol, host: &str) -> Self {
         Self {
             check: check.clone(),
-            http2: matches!(protocol, Protocol::Http2 | Protocol::Grpc),
+            protocol,
             host: host.rsplit('/').next().unwrap_or(host).to_owned(),
+            tls: None,
         }
     }
 
-    /// Asks once, and no longer than the timeout.
+    /// Endpoints that take TLS are spoken to by it.
+    pub(crate) fn by_tls(self, service: ServiceRef, tls: Option<Arc<Dialling>>) -> Self {
+        let tls = tls.map(|tls| (service, tls));
+        Self { tls, ..self }
+    }
+
+    /// Whether it is asked by HTTP/2.
+    fn by_http2(&self) -> bool {
+        let http2 = matches!(self.protocol, Protocol::Http2 | Protocol::Grpc);
+        http2 || matches!(self.check.probe, Probe::Grpc(_))
+    }
+
+    /// Asks once, without TLS, and no longer than the timeout.
     pub(crate) async fn ask(&self, address: SocketAddr) -> Result<(), ProbeError> {
         let timeout = self.check.timeout;
-        let asked = tokio::time::timeout(timeout, self.exchange(address)).await;
+        let asking = async {
+            let stream = connect::tcp(address, timeout).await?;
+            self.exchange(stream.into(), address).await
+        };
+        let asked = tokio::time::timeout(timeout, asking).await;
         asked.unwrap_or(Err(ProbeError::Timeout(timeout)))
     }
 
-    async fn exchange(&self, address: SocketAddr) -> Result<(), ProbeError> {
-        let stream = connect::tcp(address, self.check.timeout).await?;
+    /// The same of an endpoint, as requests connect to it.
+    pub(crate) async fn ask_endpoint(&self, endpoint: &Endpoint) -> Result<(), ProbeError> {
+        if !endpoint.takes_tls() {
+            return self.ask(endpoint.address).await;
+        }
+        let timeout = self.check.timeout;
+        let asking = async {
+            let stream = self.secured(endpoint).await?;
+            self.exchange(stream, endpoint.address).await
+        };
+        let asked = tokio::time::timeout(timeout, asking).await;
+        asked.unwrap_or(Err(ProbeError::Timeout(timeout)))
+    }
+
+    async fn secured(&self, endpoint: &Endpoint) -> Result<Transport, ProxyError> {
+        let (service, tls) = self.tls.as_ref().ok_or(Kind::NoIdentity)?;
+        let inside = match self.protocol {
+            Protocol::Tcp => Inside::Tcp,
+            _ => Inside::http(self.by_http2(), endpoint.hop.is_some()),
+        };
+        connect::secured(Some(tls), service, endpoint, inside, self.check.timeout).await
+    }
+
+    async fn exchange(&self, mut stream: Transport, address: SocketAddr) -> Result<(), ProbeError> {
         match &self.check.probe {
-            Probe::Tcp => Ok(()),
+            // The end of a handshake is not said before anything else is.
+            Probe::Tcp => stream.shutdown().await.map_err(exchange),
             Probe::Http(path) => {
                 let request = self.request(Method::GET, path, address);
                 let (response, _connection) =
-                    send(stream, request, self.http2, Bytes::new()).await?;
+                    send(stream, request, self.by_http2(), Bytes::new()).await?;
                 let status = response.status();
                 let path = path.clone();
                 let passed = status.is_success();
@@ -90,7 +136,7 @@ impl Prober {
     /// The gRPC health checking protocol (grpc/doc/health-checking.md).
     async fn serving(
         &self,
-        stream: TcpStream,
+        stream: Transport,
         service: &str,
         address: SocketAddr,
     ) -> Result<(), ProbeError> {
@@ -123,7 +169,7 @@ impl Prober {
         let request = Request::builder()
             .method(method)
             .header(USER_AGENT, "outrigger-probe");
-        if self.http2 || matches!(self.check.probe, Probe::Grpc(_)) {
+        if self.by_http2() {
             request.uri(format!("http://{host}{path}"))
         } else {
             request.uri(path).header(HOST, host)
@@ -181,7 +227,7 @@ pub(super) const SERVING: i32 = 1;
 
 /// The response, and the connection that it may still be read from.
 async fn send(
-    stream: TcpStream,
+    stream: Transport,
     request: http::request::Builder,
     http2: bool,
     body: Bytes,
