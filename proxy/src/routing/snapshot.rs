@@ -323,3 +323,6 @@ fn resolve(
         metrics: metrics.listener(&listener.name, direction.as_str(), discovery_name),
     })
 }
+
+#[cfg(test)]
+mod tests;

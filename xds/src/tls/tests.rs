@@ -146,6 +146,35 @@ async fn who_is_another_or_nobody_is_refused() {
 }
 
 #[tokio::test]
+async fn a_member_knows_its_own_trust_domain_once_it_is_enrolled() {
+    let ca = ca();
+    let orders = Arc::new(Identity::default());
+    orders.set_roots(Roots::from_pem(ca.pem().as_bytes()).unwrap());
+    let clients = Clients::Must(Peer::OwnTrustDomain);
+    let acceptor = Acceptor::new(Arc::clone(&orders), clients, &[], &[], None);
+    let peer = Peer::OwnTrustDomain;
+    let connector = Connector::new(Arc::clone(&orders), peer.clone(), &[], &[]);
+    assert!(acceptor.config().is_none() && connector.config().is_none());
+    orders.set_credentials(leaf(&ca, &["https://nobody"], 0));
+    assert!(acceptor.config().is_none() && connector.config().is_none());
+    orders.set_credentials(leaf(&ca, &[id("orders").as_str()], 0));
+    for (name, let_in) in [
+        ("spiffe://td/ns/shop/svc/cart", true),
+        ("spiffe://else/ns/shop/svc/cart", false),
+        ("https://td", false),
+    ] {
+        let caller = identity(&ca, leaf(&ca, &[name], 0));
+        let to = Connector::new(caller, Peer::OneOf(vec![id("orders")]), &[], &[]);
+        let [server, _] = meet(&acceptor, &to, "a.test").await;
+        assert_eq!(server.is_ok(), let_in, "{name}");
+        let other = identity(&ca, leaf(&ca, &[name], 0));
+        let other = Acceptor::new(other, Clients::Must(Peer::Anybody), &[], &[], None);
+        let [_, client] = meet(&other, &connector, "a.test").await;
+        assert_eq!(client.is_ok(), let_in, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn clocks_may_differ_by_five_minutes_and_more_is_reported() {
     let ca = ca();
     let orders = identity(&ca, leaf(&ca, &[id("orders").as_str()], 0));
