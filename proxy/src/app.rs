@@ -436,6 +436,7 @@ fn join_mesh(
         ports,
         hop,
         identity: parts.identity.clone(),
+        modes: parts.running.lock().modes(),
         client: Client::new(mesh.control.clone(), api),
         reconnected,
         standing,

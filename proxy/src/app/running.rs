@@ -8,10 +8,12 @@ use std::sync::Arc;
 use outrigger_xds::model::{Direction, Listener, Target};
 use outrigger_xds::tls::{Identity, Roots};
 use outrigger_xds::{Rejection, ResourceType};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::accepted::{Accepted, Change};
 use crate::downstream::listener::{Bound, Workers, bind};
+use crate::mesh::announce::TlsModes;
 use crate::mesh::subscribe::Apply;
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::{Readiness, State};
@@ -43,6 +45,8 @@ pub(crate) struct Running {
     untidy: bool,
     /// Who believes what the control server says is to be believed.
     believing: Option<Arc<Identity>>,
+    /// Of the listeners in force.
+    modes: watch::Sender<TlsModes>,
     /// For `/config`.
     accepted: Arc<arc_swap::ArcSwap<Accepted>>,
 }
@@ -70,6 +74,7 @@ impl Running {
             succeeded: false,
             untidy: false,
             believing,
+            modes: watch::Sender::default(),
             accepted: Arc::default(),
         }
     }
@@ -77,6 +82,11 @@ impl Running {
     /// What is in force, for `/config`.
     pub(crate) fn accepted(&self) -> Arc<arc_swap::ArcSwap<Accepted>> {
         Arc::clone(&self.accepted)
+    }
+
+    /// The TLS modes that listeners are in.
+    pub(crate) fn modes(&self) -> watch::Receiver<TlsModes> {
+        self.modes.subscribe()
     }
 
     /// The snapshot in force.
@@ -152,7 +162,16 @@ impl Running {
             let wanted = accepted.listeners.get(name).filter(usable);
             wanted.is_some_and(|listener| listener.address == *asked)
         });
+        let listeners = snapshot.listeners();
+        let modes: TlsModes = listeners
+            .map(|listener| (listener.name.clone(), listener.tls_mode()))
+            .collect();
         self.current.store(Arc::new(snapshot));
+        self.modes.send_if_modified(|before| {
+            let changed = *before != modes;
+            *before = modes;
+            changed
+        });
         self.bind_missing();
         let rejection = |problem: &crate::routing::snapshot::Problem| Rejection {
             type_url: ResourceType::Listener.type_url().to_owned(),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outrigger_xds::hop::Tokens;
+use outrigger_xds::identity::TlsMode;
 use outrigger_xds::tls::Identity;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -28,6 +29,9 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Problems in one report: the control server takes no more.
 const MAX_PROBLEMS: usize = 64;
 
+/// By the listener's name.
+pub type TlsModes = BTreeMap<String, TlsMode>;
+
 /// What is announced, and to whom.
 pub struct AnnounceConfig {
     /// This task.
@@ -38,6 +42,8 @@ pub struct AnnounceConfig {
     pub hop: Tokens,
     /// As whom this task takes TLS, if it does; known once the sidecar is ready.
     pub identity: Option<Arc<Identity>>,
+    /// The TLS modes that its listeners are in.
+    pub modes: watch::Receiver<TlsModes>,
     /// The control servers.
     pub client: Client,
     /// Counts connections (see `SubscriptionConfig::reconnected`).
@@ -126,8 +132,10 @@ impl Announcer {
         let key = format!("announce/{}", service.discovery_name);
         let ingress = format!("listener/ingress/{}", mapping.name);
         let mut reconnected = self.config.reconnected.subscribe();
+        let mut modes = self.config.modes.clone();
         let mut told = Told::Nothing;
         loop {
+            modes.mark_unchanged();
             let now = *verdict.borrow_and_update();
             let announced = match (now, self.ready.problem_of(&ingress)) {
                 (Verdict::Waiting, _) => Ok(None),
@@ -154,6 +162,7 @@ impl Announcer {
             tokio::select! {
                 Ok(()) = reconnected.changed() => {}
                 Ok(()) = verdict.changed() => {}
+                Ok(()) = modes.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -192,7 +201,7 @@ impl Announcer {
             Err(error) if error.is("InvalidInput") => Some(error.to_string()),
             Err(error) => return Err(error),
         };
-        let attributes = self.instance(service, port);
+        let attributes = self.instance(mapping, port);
         let held = match told {
             Told::Nothing => Held::Otherwise,
             Told::Registered | Told::Health(_) => self.held(&id, &attributes).await?,

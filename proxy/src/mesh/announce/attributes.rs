@@ -10,6 +10,8 @@ use super::Announcer;
 use crate::mesh::document::{PortMapping, Service};
 use crate::mesh::state::sha256_hex;
 
+/// As whom it takes TLS.
+pub(super) const TLS: &str = "OUTRIGGER_TLS";
 /// The tokens of the hop protocol.
 pub(super) const HOP: &str = "OUTRIGGER_HOP";
 
@@ -52,7 +54,18 @@ impl Announcer {
         Some(id.to_string())
     }
 
-    pub(super) fn instance(&self, service: &Service, port: u16) -> BTreeMap<&'static str, String> {
+    /// Whether the ingress takes TLS already: nobody is told of it before.
+    fn takes_tls(&self, mapping: &PortMapping) -> bool {
+        let modes = self.config.modes.borrow();
+        let mode = modes.get(&format!("ingress/{}", mapping.name));
+        mode.is_some_and(|mode| *mode != TlsMode::Disable)
+    }
+
+    pub(super) fn instance(
+        &self,
+        mapping: &PortMapping,
+        port: u16,
+    ) -> BTreeMap<&'static str, String> {
         let mesh = &self.config.mesh;
         let address = match mesh.address {
             IpAddr::V4(_) => "AWS_INSTANCE_IPV4",
@@ -82,9 +95,8 @@ impl Announcer {
             ("OUTRIGGER_SIDECAR", "true".to_owned()),
             ("OUTRIGGER_STATE", "ACTIVE".to_owned()),
         ]);
-        let takes_tls = service.policy.tls != TlsMode::Disable;
-        let id = self.id().filter(|_| takes_tls);
-        attributes.extend(id.map(|id| ("OUTRIGGER_TLS", id)));
+        let id = self.id().filter(|_| self.takes_tls(mapping));
+        attributes.extend(id.map(|id| (TLS, id)));
         attributes.extend(optional.into_iter().filter(|(_, value)| !value.is_empty()));
         attributes
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::Announcer;
-use super::attributes::HOP;
+use super::attributes::{HOP, TLS};
 use crate::mesh::client::CallError;
 use crate::mesh::document::Service;
 use crate::mesh::state::random_hex;
@@ -142,6 +142,7 @@ impl Announcer {
         let same = wanted
             .iter()
             .all(|(name, value)| held[*name] == **value || *name == HOP && held[*name] == *shown);
+        let same = same && held[TLS].is_string() == wanted.contains_key(TLS);
         Ok(if same {
             Held::AsWanted
         } else {

@@ -171,6 +171,7 @@ fn announcer(control: SocketAddr, app: SocketAddr) -> Announcer {
         ports: BTreeMap::from([("web".to_owned(), 15000)]),
         hop: crate::mesh::state::fresh_tokens(),
         identity: None,
+        modes: watch::Sender::default().subscribe(),
         client: Client::new(
             vec![dead, live],
             Dialler::plain(Arc::new(Resolver::with_servers(&[]))),
@@ -657,7 +658,7 @@ async fn an_application_that_does_not_pass_yet_is_not_announced_and_that_is_told
 }
 
 #[tokio::test]
-async fn who_has_an_identity_says_so_and_takes_tls_where_its_policy_does() {
+async fn who_has_an_identity_says_so_and_takes_tls_as_soon_as_its_listener_does() {
     use outrigger_xds::identity::TlsMode;
     use outrigger_xds::tls::Credentials;
     use rcgen::{CertificateParams, KeyPair, SanType};
@@ -673,24 +674,25 @@ async fn who_has_an_identity_says_so_and_takes_tls_where_its_policy_does() {
 
     let dead = "127.0.0.1:1".parse().expect("an address");
     let mut announcer = announcer(dead, dead);
-    let said = |announcer: &Announcer, mode| {
-        let document = announcer.config.mesh.document.as_ref().expect("it has one");
-        let (mut service, mapping) = (document.services[0].clone(), &document.port_mappings[0]);
-        service.policy.tls = mode;
-        let declaration = announcer.declaration(&service, mapping);
-        let instance = announcer.instance(&service, 15000);
+    let said = |announcer: &mut Announcer, mode| {
+        let document = announcer.config.mesh.document.clone().expect("it has one");
+        let (service, mapping) = (&document.services[0], &document.port_mappings[0]);
+        let modes = BTreeMap::from([(format!("ingress/{}", mapping.name), mode)]);
+        announcer.config.modes = watch::Sender::new(modes).subscribe();
+        let declaration = announcer.declaration(service, mapping);
+        let instance = announcer.instance(mapping, 15000);
         (
             declaration.get("OUTRIGGER_IDENTITY").cloned(),
             instance.get("OUTRIGGER_TLS").cloned(),
         )
     };
-    assert_eq!(said(&announcer, TlsMode::Strict), (None, None));
+    assert_eq!(said(&mut announcer, TlsMode::Strict), (None, None));
     announcer.config.identity = Some(Arc::new(identity));
     let id = Some(id.to_owned());
-    assert_eq!(said(&announcer, TlsMode::Disable), (id.clone(), None));
+    assert_eq!(said(&mut announcer, TlsMode::Disable), (id.clone(), None));
     assert_eq!(
-        said(&announcer, TlsMode::Permissive),
+        said(&mut announcer, TlsMode::Permissive),
         (id.clone(), id.clone())
     );
-    assert_eq!(said(&announcer, TlsMode::Strict), (id.clone(), id));
+    assert_eq!(said(&mut announcer, TlsMode::Strict), (id.clone(), id));
 }
