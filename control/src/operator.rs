@@ -32,13 +32,11 @@ pub(crate) struct Operator {
 
 impl Operator {
     /// On whose behalf, if that may speak for the node.
-    fn speaks_for(&self, caller: &Caller, node: &str) -> Result<Who, Response> {
+    fn speaks_for(&self, caller: &Caller, node: &str) -> Result<Who, Error> {
         let who = self.access.who(caller);
         let known = self.nodes.identity_of(node);
-        match who.may_speak_for(node, known.as_ref()) {
-            Ok(()) => Ok(who),
-            Err(error) => Err(denied(&error)),
-        }
+        who.may_speak_for(node, known.as_ref())?;
+        Ok(who)
     }
 }
 
@@ -73,7 +71,7 @@ async fn drain(
 ) -> Response {
     let who = match operator.speaks_for(&caller, &node) {
         Ok(who) => who,
-        Err(refusal) => return refusal,
+        Err(error) => return denied(&error),
     };
     match operator.drains.on_behalf_of(who).drain_node(node).await {
         Ok(told) => Json(told).into_response(),
@@ -94,8 +92,8 @@ async fn report(
     Path(node): Path<String>,
     body: Result<Json<Report>, JsonRejection>,
 ) -> Response {
-    if let Err(refusal) = operator.speaks_for(&caller, &node) {
-        return refusal;
+    if let Err(error) = operator.speaks_for(&caller, &node) {
+        return denied(&error);
     }
     let Json(mut report) = match body {
         Ok(report) => report,

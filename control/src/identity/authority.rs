@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use outrigger_xds::identity::{Certificate, SpiffeId};
 use outrigger_xds::tls;
+use pem::{EncodeConfig, LineEnding};
 use rcgen::{Issuer, KeyPair, PublicKeyData};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -181,7 +182,9 @@ fn external(path: &Path, settings: &Settings) -> Result<Current, IdentityError> 
     let wrong = |reason: &str| IdentityError::of("--ca-cert", path, reason);
     let text = read_public("--ca-cert", path)?;
     let all = pem::parse_many(text).map_err(|_| wrong("is not PEM"))?;
-    let all: Vec<String> = all.iter().map(pem::encode).collect();
+    let lines = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    let text = |one| pem::encode_config(one, lines);
+    let all: Vec<String> = all.iter().map(text).collect();
     let (Some(first), Some(last)) = (all.first(), all.last()) else {
         return Err(wrong("has no certificate in PEM"));
     };
