@@ -149,8 +149,10 @@ async fn accept(listener: TcpListener, door: Door, taken: mpsc::Sender<(BoxedIo,
             let begun = tokio::time::timeout(BEGIN, begin(stream, address, &door)).await;
             drop(permit);
             match begun {
-                // An error means that nothing is served any more.
-                Ok(Ok(connection)) => drop(taken.send(connection).await),
+                // If it is not taken, nothing is served any more.
+                Ok(Ok(Some(connection))) => drop(taken.send(connection).await),
+                // Closed before it said anything, as probes are.
+                Ok(Ok(None)) => {}
                 Ok(Err(reason)) => tracing::info!(%address, reason, "a connection is refused"),
                 Err(_) => tracing::debug!(%address, "a connection said nothing in time"),
             }
@@ -162,19 +164,19 @@ async fn begin(
     stream: TcpStream,
     address: SocketAddr,
     door: &Door,
-) -> Result<(BoxedIo, Caller), String> {
+) -> Result<Option<(BoxedIo, Caller)>, String> {
     stream
         .set_nodelay(true)
         .map_err(|error| error.to_string())?;
     let Some(acceptor) = &door.acceptor else {
-        return Ok((Box::new(stream), Caller::plain(address)));
+        return Ok(Some((Box::new(stream), Caller::plain(address))));
     };
     let mut first = [0];
     match stream.peek(&mut first).await {
-        Ok(0) => return Err("closed before it said anything".to_owned()),
+        Ok(0) => return Ok(None),
         Ok(_) if first == [HANDSHAKE] => {}
         Ok(_) if door.mode == TlsMode::Permissive => {
-            return Ok((Box::new(stream), Caller::plain(address)));
+            return Ok(Some((Box::new(stream), Caller::plain(address))));
         }
         Ok(_) => return Err("plaintext, and TLS is strict here".to_owned()),
         Err(error) => return Err(error.to_string()),
@@ -204,5 +206,5 @@ async fn begin(
         encrypted: true,
         leaf: leaf.map(Arc::new),
     };
-    Ok((Box::new(stream), caller))
+    Ok(Some((Box::new(stream), caller)))
 }

@@ -1,5 +1,7 @@
 //! The nodes: who may have a stream, what each has acknowledged or refused, and whose liveness has expired.
 
+mod identity;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -75,11 +77,6 @@ struct Node {
 }
 
 impl Node {
-    /// It may get an identity while it runs, and keeps it then.
-    fn is_another_than(&self, identity: Option<&SpiffeId>) -> bool {
-        self.identity.is_some() && self.identity.as_ref() != identity
-    }
-
     fn is_expected_back(&self, now: Instant) -> bool {
         let ended = |at| now.saturating_duration_since(at) < RETURN;
         !self.leaving && self.ended.is_some_and(ended)
@@ -142,12 +139,6 @@ impl Nodes {
             progress: watch::Sender::new(()),
             max_streams,
         }
-    }
-
-    /// Where TLS is disabled nobody can prove anything.
-    pub(crate) const fn without_identities(mut self) -> Self {
-        self.identities = false;
-        self
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -215,19 +206,6 @@ impl Nodes {
         }
     }
 
-    /// The nodes that are connected and have not acknowledged the sequence of their namespace, or do not take `resource`.
-    pub(crate) fn lagging(&self, sequences: &BTreeMap<String, u64>, resource: &str) -> Vec<String> {
-        let inner = self.lock();
-        let lags = |name: &str, node: &Node| {
-            let due = sequences.get(&node.namespace).copied().unwrap_or(0);
-            let stream = inner.stream_of(name);
-            let refused = node.nacks.iter().any(|nack| nack.resource == resource);
-            stream.is_some_and(|stream| stream.acknowledged < due || refused)
-        };
-        let lagging = inner.nodes.iter().filter(|(name, node)| lags(name, node));
-        lagging.map(|(name, _)| name.clone()).collect()
-    }
-
     /// A node drains: when its stream ends it is not expected back.
     pub(crate) fn leaves(&self, node: &str) {
         if let Some(node) = self.lock().nodes.get_mut(node) {
@@ -240,12 +218,6 @@ impl Nodes {
     pub(crate) fn namespace_of(&self, node: &str) -> Option<String> {
         let inner = self.lock();
         inner.nodes.get(node).map(|node| node.namespace.clone())
-    }
-
-    /// What a node that is or was connected has proved to be.
-    pub(crate) fn identity_of(&self, node: &str) -> Option<SpiffeId> {
-        let inner = self.lock();
-        inner.nodes.get(node).and_then(|node| node.identity.clone())
     }
 
     /// What a sidecar says it could not do; false when the node is not known.
@@ -448,30 +420,6 @@ impl NodeEvents for Nodes {
                 let _over = closing.wait_for(|close| *close).await;
             }
         }
-    }
-}
-
-impl Nodes {
-    /// A node is what its certificate says, and without one it has no instance that takes TLS.
-    fn is_itself(&self, node: &NodeInfo) -> Result<(), String> {
-        let Some(identity) = &node.identity else {
-            return match self.writer.read().identity_bound_to(&node.id) {
-                Some(identity) => Err(format!(
-                    "node {:?} is one of {identity}, and this connection has no certificate",
-                    node.id
-                )),
-                None => Ok(()),
-            };
-        };
-        let says = (node.namespace.as_str(), node.service.as_str());
-        if identity.as_service() == Some(says) {
-            return Ok(());
-        }
-        let (namespace, service) = says;
-        Err(format!(
-            "node {:?} says it is of service {service:?} in namespace {namespace:?}, its certificate is for {identity}",
-            node.id
-        ))
     }
 }
 

@@ -334,3 +334,36 @@ async fn a_new_root_signs_when_the_connected_have_it_and_no_stream_ends() {
     );
     running.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_new_root_does_not_sign_while_one_that_is_connected_does_not_have_it() {
+    let data = tempdir().unwrap();
+    let settings = Settings {
+        overlap: Some(Duration::from_secs(1)),
+        ..Settings::default()
+    };
+    let running = start(data.path(), settings).await;
+    let operator = Client::operator(running.api_addr, data.path());
+    shop(&operator, ["orders"]).await;
+    let mut orders = task(&running, data.path(), "orders", "n1").await;
+    orders.address = running.xds_addr;
+    let mut stream = Subscriber::refusing(orders, "n1", "orders", &[TRUST], Some(TRUST.0));
+    stream.until(|seen| !seen.is_empty()).await;
+    assert_eq!(
+        operator.call("POST", "/v1/ca/rotate", json!(null)).await.0,
+        200
+    );
+    let shown = || async { operator.call("GET", "/v1/ca", json!(null)).await.1 };
+    // Two seconds after it could have signed.
+    let late = || async {
+        let shown = shown().await;
+        shown["roots"][1]["until"].as_u64().unwrap() + 2 <= shown["now"].as_u64().unwrap()
+    };
+    until(late).await;
+    let now = shown().await;
+    assert_eq!(now["roots"][1]["stage"], "published", "{now}");
+    assert_eq!(now["waiting_for"], json!(["n1"]));
+    drop(stream);
+    until(|| async { shown().await["roots"][1]["stage"] == "signing" }).await;
+    running.shutdown().await;
+}

@@ -216,6 +216,8 @@ struct Keep {
     seen: watch::Sender<Seen>,
     connection: watch::Sender<Option<ConnectionState>>,
     identity: Option<Arc<Identity>>,
+    /// Of this kind it takes the first and no other.
+    refuses: Option<ResourceType>,
 }
 
 impl Sink for Keep {
@@ -224,6 +226,21 @@ impl Sink for Keep {
         changed: Vec<Resource>,
         removed: Vec<(ResourceType, String)>,
     ) -> Vec<Rejection> {
+        let held = |resource: &Resource| {
+            let key = (resource.resource_type(), resource.name().to_owned());
+            self.seen.borrow().contains_key(&key)
+        };
+        let refused = changed
+            .iter()
+            .find(|resource| self.refuses == Some(resource.resource_type()) && held(resource));
+        if let Some(refused) = refused {
+            return vec![Rejection {
+                type_url: refused.resource_type().type_url().to_owned(),
+                name: refused.name().to_owned(),
+                field: String::new(),
+                reason: "refused by a test".to_owned(),
+            }];
+        }
         for resource in &changed {
             if let (Resource::Secret(trust), Some(identity)) = (resource, &self.identity) {
                 let roots = Roots::from_pem(trust.roots.as_bytes()).expect("there are roots");
@@ -265,6 +282,17 @@ impl Subscriber {
         service: &str,
         always: &[(ResourceType, &str)],
     ) -> Self {
+        Self::refusing(client, id, service, always, None)
+    }
+
+    /// It takes the first of a kind and no other.
+    pub(crate) fn refusing(
+        client: Client,
+        id: &str,
+        service: &str,
+        always: &[(ResourceType, &str)],
+        refuses: Option<ResourceType>,
+    ) -> Self {
         let always = always.iter();
         let config = SubscribeConfig {
             servers: vec![format!("http://{}", client.address)],
@@ -291,6 +319,7 @@ impl Subscriber {
             seen,
             connection,
             identity,
+            refuses,
         };
         Self {
             seen: watched,
