@@ -12,7 +12,7 @@ use outrigger_bench::fleet::{
     AppProtocol, Fleet, Service, Sidecar, Task, client_document, wait_for,
 };
 use outrigger_bench::load::{Load, Plan, Wire};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Three tasks of `orders` and a caller, all enrolled.
 struct Mesh {
@@ -53,24 +53,13 @@ impl Mesh {
         Ok(mesh)
     }
 
-    /// As an operator sets it: a new revision of what the service declares.
+    /// As an operator sets it.
     async fn set_mode(&self, mode: &str) -> anyhow::Result<()> {
-        let service = self.service().await?;
-        let attributes = json!({
-            "OUTRIGGER_POLICY": json!({ "tls": mode }).to_string(),
-            "OUTRIGGER_REVISION": format!("operator-{mode}"),
-        });
-        let body = json!({ "ServiceId": service, "Attributes": attributes });
-        self.fleet
-            .cloud_map("UpdateServiceAttributes", body)
-            .await?;
+        let service = ["--namespace", "demo", "--service", "orders"];
+        let policy = [&["policy", "set"][..], &service, &["--tls", mode]].concat();
+        let set = self.fleet.operator(&policy).await?;
+        ensure!(set["tls"] == mode, "{set}");
         Ok(())
-    }
-
-    async fn service(&self) -> anyhow::Result<String> {
-        let listed = self.fleet.cloud_map("ListServices", json!({})).await?;
-        let id = listed["Services"][0]["Id"].as_str();
-        Ok(id.context("the service's id")?.to_owned())
     }
 
     /// Waits until the caller knows endpoints such as these.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use outrigger_control::app::{self, Options, Running};
-use outrigger_control::commands::{self, CaArgs, TokenArgs};
+use outrigger_control::commands::{self, CaArgs, PolicyArgs, TokenArgs};
 use outrigger_control::identity::{Documents, IdentityError, Passphrase, Settings};
 use outrigger_xds::identity::{DEFAULT_TRUST_DOMAIN, TlsMode};
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,6 +30,8 @@ enum Command {
     Token(TokenArgs),
     /// Show the CA's roots, and make the next one.
     Ca(CaArgs),
+    /// Show and change what a service declares: TLS, who may call it, its resilience.
+    Policy(PolicyArgs),
 }
 
 #[derive(Args)]
@@ -191,6 +193,7 @@ async fn main() -> ExitCode {
         }
         Command::Token(token) => commands::token(token).await,
         Command::Ca(ca) => commands::ca(ca).await,
+        Command::Policy(policy) => commands::policy(policy).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -81,7 +81,10 @@ impl Process {
                 self.log_tail()
             ),
         };
-        let address = address.trim_start_matches("http://").trim_end_matches('/');
+        let address = address
+            .trim_start_matches("http://")
+            .trim_start_matches("https://")
+            .trim_end_matches('/');
         address
             .parse()
             .with_context(|| format!("{} announced {what} at {address:?}", self.name))

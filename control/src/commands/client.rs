@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use http::Request;
+use http::{Request, request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use outrigger_xds::identity::SpiffeId;
@@ -51,13 +51,25 @@ impl Client {
         path: &str,
         body: &Value,
     ) -> anyhow::Result<Value> {
-        tokio::time::timeout(PATIENCE, self.send(method, path, body))
+        let request = Request::builder().method(method).uri(path);
+        self.ask(request, body).await
+    }
+
+    /// One operation of the Cloud Map API.
+    pub(super) async fn cloud_map(&self, operation: &str, input: &Value) -> anyhow::Result<Value> {
+        let target = format!("Route53AutoNaming_v20170314.{operation}");
+        let request = Request::post("/").header("x-amz-target", target);
+        self.ask(request, input).await
+    }
+
+    async fn ask(&self, request: request::Builder, body: &Value) -> anyhow::Result<Value> {
+        tokio::time::timeout(PATIENCE, self.send(request, body))
             .await
             .with_context(|| format!("{}: no answer within {PATIENCE:?}", self.server))?
             .with_context(|| format!("server {}", self.server))
     }
 
-    async fn send(&self, method: &str, path: &str, body: &Value) -> anyhow::Result<Value> {
+    async fn send(&self, request: request::Builder, body: &Value) -> anyhow::Result<Value> {
         let config = self.connector.config().context("there is no identity")?;
         let stream = TcpStream::connect(&self.server).await?;
         let (host, _) = self.server.rsplit_once(':').unwrap_or((&self.server, ""));
@@ -71,9 +83,7 @@ impl Client {
             Value::Null => String::new(),
             body => body.to_string(),
         };
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
+        let request = request
             .header(http::header::HOST, &self.server)
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(Full::new(bytes::Bytes::from(body)))?;
@@ -86,7 +96,7 @@ impl Client {
         connection.abort();
         let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
         if !status.is_success() {
-            match answer["message"].as_str() {
+            match answer["message"].as_str().or(answer["Message"].as_str()) {
                 Some(message) => bail!("{message}"),
                 None => bail!("answers {status}"),
             }

@@ -1,6 +1,7 @@
 //! What an operator's commands do: they ask a running server.
 
 mod client;
+mod policy;
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -10,6 +11,7 @@ use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
 use client::Client;
+pub use policy::{PolicyArgs, policy};
 
 use crate::identity::CreateToken;
 
