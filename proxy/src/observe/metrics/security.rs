@@ -108,13 +108,15 @@ fn encode_connections(
     );
     let mut family = Family::begin(encoder, name, help, MetricType::Counter)?;
     for listener in listeners {
-        let of: [(_, fn(&ListenerShard) -> &Count); 2] = [
-            ("tls", |shard| &shard.tls_connections),
-            ("plaintext", |shard| &shard.plaintext_connections),
-        ];
-        for (security, of) in of {
+        for (security, count) in [
+            ("tls", listener.sum(|shard| &shard.tls_connections)),
+            (
+                "plaintext",
+                listener.sum(|shard| &shard.plaintext_connections),
+            ),
+        ] {
             let labels = with(&listener.labels, "security", security);
-            family.counter(&labels, listener.sum(of))?;
+            family.counter(&labels, count)?;
         }
     }
     Ok(())
