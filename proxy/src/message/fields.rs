@@ -206,6 +206,17 @@ impl Fields {
         self.push_spans(name, value);
     }
 
+    /// Adds a field at the end whose value is shared by many messages: what came by HTTP/2 need not be made anew for it.
+    pub(crate) fn push_shared(&mut self, name: &'static str, value: &HeaderValue) {
+        self.settle();
+        let map = self.map.take();
+        self.push(name, value.as_bytes());
+        self.map = map.map(|mut map| {
+            map.append(HeaderName::from_static(name), value.clone());
+            map
+        });
+    }
+
     /// Whether a known field is there.
     pub(crate) fn has(&self, known: Known) -> bool {
         self.present & known.bit() != 0
@@ -496,6 +507,25 @@ pub(crate) mod tests {
         let mut kept = Fields::from_map(map.clone());
         assert_eq!(kept.take_map(), map);
         assert_eq!(kept.take_map(), map, "made again from the text");
+    }
+
+    #[test]
+    fn a_shared_value_is_added_to_what_came_by_http2() {
+        let value = HeaderValue::from_static("v");
+        let mut map = HeaderMap::new();
+        map.append("a", HeaderValue::from_static("1"));
+        for of in [Fields::from_map, Fields::of_map] {
+            let mut fields = of(map.clone());
+            fields.push_shared(FORWARDED_CLIENT_CERT, &value);
+            assert_eq!(fields.value(Known::ForwardedClientCert), Some(&b"v"[..]));
+            let made = fields.take_map();
+            assert_eq!((made.len(), &made[FORWARDED_CLIENT_CERT]), (2, &value));
+        }
+        let mut kept = Fields::from_map(map);
+        kept.push_shared(FORWARDED_CLIENT_CERT, &value);
+        assert!(kept.map.is_some(), "nothing is made anew");
+        kept.remove_known(Known::ForwardedClientCert);
+        assert_eq!(kept.take_map().len(), 1);
     }
 
     #[test]

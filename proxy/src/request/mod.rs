@@ -179,8 +179,8 @@ async fn respond(
         && let Some(peer) = &came.peer
     {
         // After what `Connection` names is gone: nobody's request takes it out again.
-        let value = peer.forwarded.as_bytes();
-        head.fields.push(FORWARDED_CLIENT_CERT, value);
+        head.fields
+            .push_shared(FORWARDED_CLIENT_CERT, &peer.forwarded);
     }
     let keep = if route.retry.num_retries > 0 && told.is_none() {
         MAX_REPLAY

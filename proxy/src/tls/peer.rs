@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use bytes::Bytes;
+use http::HeaderValue;
 use outrigger_xds::identity::SpiffeId;
 use outrigger_xds::tls::identity_of;
 use rustls_pki_types::CertificateDer;
@@ -15,7 +17,7 @@ pub(crate) struct Peer {
     /// Who this end is on that connection.
     pub(crate) own: Option<SpiffeId>,
     /// `x-forwarded-client-cert`.
-    pub(crate) forwarded: String,
+    pub(crate) forwarded: HeaderValue,
 }
 
 impl Peer {
@@ -23,8 +25,10 @@ impl Peer {
     pub(crate) fn of(chain: &[CertificateDer<'_>], own: Option<&SpiffeId>) -> Option<Self> {
         let leaf = chain.first()?;
         let identity = identity_of(leaf);
+        let forwarded = forwarded(own, Sha256::digest(leaf).into(), identity.as_ref());
         Some(Self {
-            forwarded: forwarded(own, Sha256::digest(leaf).into(), identity.as_ref()),
+            forwarded: HeaderValue::from_maybe_shared(Bytes::from(forwarded))
+                .expect("identities and digits are ASCII"),
             identity,
             own: own.cloned(),
         })
