@@ -66,6 +66,26 @@ const BY_HOP: [Case; 3] = [
     },
 ];
 
+/// The same with mutual TLS between them. What it adds is rustls' own: the record it makes of each write, and the plaintext it makes
+/// of each record, by either end.
+const BY_TLS: [Case; 3] = [
+    Case {
+        name: "by a hop with TLS: GET, three headers",
+        request: CASES[0].request,
+        limit: 34,
+    },
+    Case {
+        name: "by a hop with TLS: GET, ten headers",
+        request: CASES[1].request,
+        limit: 39,
+    },
+    Case {
+        name: "by a hop with TLS: POST, 16 bytes",
+        request: CASES[2].request,
+        limit: 38,
+    },
+];
+
 /// Requests counted at once.
 const REQUESTS: usize = 200;
 /// Counts taken; the least has the least of what happens once a second.
@@ -76,10 +96,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_request_allocates_no_more_often_than_it_is_known_to() {
-    let [plain, hop] = sidecar(application());
+    let [plain, hop, tls] = sidecar(application());
     let mut grown = Vec::new();
     let both = CASES.into_iter().map(|case| (case, plain));
-    for (case, sidecar) in both.chain(BY_HOP.into_iter().map(|case| (case, hop))) {
+    let all = both.chain(BY_HOP.into_iter().map(|case| (case, hop)));
+    for (case, sidecar) in all.chain(BY_TLS.into_iter().map(|case| (case, tls))) {
         let mut client = connected(sidecar);
         exchange(&mut client, case.request, REQUESTS);
         let counts = (0..COUNTS).map(|_| {
@@ -114,13 +135,15 @@ fn free(host: &str) -> SocketAddr {
     probe.local_addr().expect("a bound socket has an address")
 }
 
-/// A sidecar in this process, one worker; it ends with the process. It has a listener straight to the application, and one that goes
-/// by a hop to its own ingress.
-fn sidecar(application: SocketAddr) -> [SocketAddr; 2] {
+/// A sidecar in this process, one worker; it ends with the process. It has a listener straight to the application, and two that
+/// go by a hop to its own ingress, one of them with TLS.
+fn sidecar(application: SocketAddr) -> [SocketAddr; 3] {
     const HOP: &str = "hop = { namespace = \"n\", service = \"s\", instance = \"i\", request = \
         \"00112233445566778899aabbccddeeff\", verdict = \"ffeeddccbbaa99887766554433221100\" }";
     let (listener, egress, ingress) = (free("127.74.0.2"), free("127.74.0.3"), free("127.74.0.4"));
+    let (secure, secured) = (free("127.74.0.5"), free("127.74.0.6"));
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let files = certificate(folder.path());
     let file = folder.path().join("static.toml");
     let text = format!(
         "[[listener]]\nname = \"in\"\ndirection = \"egress\"\naddress = \"{listener}\"\nprotocol = \"http\"\n\
@@ -130,7 +153,12 @@ fn sidecar(application: SocketAddr) -> [SocketAddr; 2] {
          cluster = \"far\"\n[[cluster]]\nname = \"far\"\nprotocol = \"http\"\n\
          endpoints = [{{ address = \"{ingress}\", {HOP} }}]\n\
          [[listener]]\nname = \"ingress\"\ndirection = \"ingress\"\naddress = \"{ingress}\"\nprotocol = \"http\"\n\
-         cluster = \"orders\"\n{HOP}\n"
+         cluster = \"orders\"\n{HOP}\n\
+         [[listener]]\nname = \"secure\"\ndirection = \"egress\"\naddress = \"{secure}\"\nprotocol = \"http\"\n\
+         cluster = \"secured\"\n[[cluster]]\nname = \"secured\"\nprotocol = \"http\"\n\
+         endpoints = [{{ address = \"{secured}\", {HOP} }}]\ntls = {{ {files}, peer = \"{ID}\" }}\n\
+         [[listener]]\nname = \"secured\"\ndirection = \"ingress\"\naddress = \"{secured}\"\nprotocol = \"http\"\n\
+         cluster = \"orders\"\n{HOP}\ntls = {{ {files} }}\n"
     );
     std::fs::write(&file, text).expect("the folder is ours");
     let file = file.to_string_lossy();
@@ -150,8 +178,35 @@ fn sidecar(application: SocketAddr) -> [SocketAddr; 2] {
     });
     // Read at the start, which is over once the listener is bound.
     drop(connected(listener));
-    drop(folder);
-    [listener, egress]
+    // Read again for as long as it runs.
+    std::mem::forget(folder);
+    [listener, egress, secure]
+}
+
+const ID: &str = "spiffe://test.internal/ns/n/svc/s";
+
+/// A certificate and its root, for both ends, as the fields of a `tls` table.
+fn certificate(folder: &std::path::Path) -> String {
+    let mut params = rcgen::CertificateParams::default();
+    let id = ID.try_into().expect("it is ASCII");
+    params.subject_alt_names = vec![rcgen::SanType::URI(id)];
+    let mut root = rcgen::CertificateParams::default();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = || rcgen::KeyPair::generate().expect("a key can be made");
+    let ca = rcgen::CertifiedIssuer::self_signed(root, key()).expect("it signs itself");
+    let own = key();
+    let leaf = params.signed_by(&own, &ca).expect("it is signed");
+    let write = |name: &str, text: String| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("the folder is ours");
+        path.display().to_string()
+    };
+    let (cert, key) = (
+        write("cert.pem", leaf.pem()),
+        write("key.pem", own.serialize_pem()),
+    );
+    let ca = write("ca.pem", ca.pem());
+    format!("cert = \"{cert}\", key = \"{key}\", ca = \"{ca}\"")
 }
 
 fn connected(address: SocketAddr) -> TcpStream {

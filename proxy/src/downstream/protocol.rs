@@ -104,9 +104,12 @@ pub(crate) async fn serve(
             drop(deadline);
             let peer = caller.peer.as_deref();
             let relay = Box::pin(tcp::serve(worker, listener, peer, &mut stream));
-            tokio::select! {
-                () = relay => {}
-                () = drain.reached(Phase::Stopped) => {}
+            let broken = tokio::select! {
+                broken = relay => broken,
+                () = drain.reached(Phase::Stopped) => false,
+            };
+            if broken {
+                stream.stream.abort();
             }
         }
     }

@@ -26,13 +26,13 @@ use crate::upstream::cluster::Cluster;
 use crate::upstream::connect;
 
 /// Serves one connection of opaque bytes, of `peer` where it came by TLS. The upstream is dialled before any client byte is read:
-/// some protocols speak first.
+/// some protocols speak first. Whether either end broke off, so that the other is not to take what it has for all there was.
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
     listener: &Arc<ListenerPolicy>,
     peer: Option<&Peer>,
     client: impl AsyncRead + AsyncWrite + Unpin,
-) {
+) -> bool {
     let shard = listener.metrics.shard(worker.id);
     shard.requests.add(1);
     let result = match (access::connection(worker, listener, peer), &listener.tcp) {
@@ -41,10 +41,17 @@ pub(crate) async fn serve(
         (Ok(()), None) => Err(Kind::NoRoute.into()),
     };
     shard.finished.add(1);
-    if let Err(error) = result {
-        shard.error(error.kind);
-        tracing::debug!(listener = listener.name, %error, "tcp connection failed");
-    }
+    let Err(error) = result else { return false };
+    shard.error(error.kind);
+    tracing::debug!(listener = listener.name, %error, "tcp connection failed");
+    is_broken(&error)
+}
+
+const fn is_broken(error: &ProxyError) -> bool {
+    matches!(
+        error.kind,
+        Kind::ConnectionTermination | Kind::DownstreamTermination
+    )
 }
 
 async fn relay(
@@ -66,6 +73,9 @@ async fn relay(
     listener.metrics.shard(worker.id).bytes.add(moved);
     let counts = cluster.metrics.shard(worker.id);
     counts.moved(moved, lease.endpoint().is_cross_zone());
+    if end.as_ref().is_err_and(is_broken) {
+        task.abort();
+    }
     end
 }
 

@@ -132,7 +132,7 @@ fn digest<C: Records>(
             }
             Ok(_) => false,
             Err(error) => {
-                alert(session, out);
+                alert(session, &mut bytes[used + discard..], out);
                 return Err(io::Error::other(error));
             }
         };
@@ -143,12 +143,11 @@ fn digest<C: Records>(
     }
 }
 
-/// What a session that has failed would still tell its peer.
-fn alert<C: Records>(session: &mut C, out: &mut Vec<u8>) {
-    while let Ok(ConnectionState::EncodeTlsData(mut data)) = session.process(&mut []).state {
-        if encode(&mut data, out).is_err() {
-            return;
-        }
+/// What a session that has failed would still tell its peer. It is shown what is left, of which it remembers places.
+fn alert<C: Records>(session: &mut C, left: &mut [u8], out: &mut Vec<u8>) {
+    if let Ok(ConnectionState::EncodeTlsData(mut data)) = session.process(left).state {
+        // Whoever is not told is closed all the same.
+        let _ = encode(&mut data, out);
     }
 }
 
@@ -195,3 +194,6 @@ fn write<C: Records>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

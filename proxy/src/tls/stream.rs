@@ -247,7 +247,8 @@ impl Stream {
                 Ok(())
             }
             Err(error) => {
-                self.ended = Some(End::Cut);
+                // The session is not asked for anything any more: it remembers places in what is gone.
+                (self.ended, self.closed) = (Some(End::Cut), true);
                 // The peer is told why, if it listens and knows the language.
                 if self.first == Some(HANDSHAKE) {
                     let _ = self.tcp.try_write(self.unsent.bytes());

@@ -53,6 +53,15 @@ impl Transport {
         }
     }
 
+    /// Closing resets the connection, so that nobody takes what was sent for all there was.
+    pub(crate) fn abort(&mut self) {
+        match self {
+            // Without it the peer sees an end in order; there is nothing else to do about it.
+            Self::Plain(stream) => drop(SockRef::from(&*stream).set_linger(Some(Duration::ZERO))),
+            Self::Tls(stream) => stream.abort(),
+        }
+    }
+
     /// Both halves, for one task.
     pub(crate) fn into_split(self) -> (ReadHalf, WriteHalf) {
         match self {

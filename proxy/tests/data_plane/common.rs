@@ -1,5 +1,6 @@
 //! A sidecar process on a static file, and an application behind it.
 
+use std::any::Any;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +14,7 @@ pub(crate) struct Sidecar {
     pub(crate) listener: SocketAddr,
     pub(crate) admin: SocketAddr,
     dir: tempfile::TempDir,
+    beside: Vec<Box<dyn Any + Send>>,
 }
 
 impl Drop for Sidecar {
@@ -136,6 +138,7 @@ impl Sidecar {
             listener,
             admin,
             dir,
+            beside: Vec::new(),
         };
         sidecar.until("/ready", |page| page.starts_with("HTTP/1.1 200"));
         sidecar
@@ -147,6 +150,12 @@ impl Sidecar {
         std::fs::write(file, text).expect("the folder is ours");
         self.signal(rustix::process::Signal::HUP);
         self.until("/config", wanted);
+    }
+
+    /// Keeps what lives as long as it does.
+    pub(crate) fn beside(mut self, other: impl Any + Send) -> Self {
+        self.beside.push(Box::new(other));
+        self
     }
 
     /// Asks it to end, as an orchestrator does.

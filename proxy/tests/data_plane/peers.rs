@@ -10,7 +10,9 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 
-use crate::common::{PATIENCE, Sidecar, connect, free};
+use crate::certificates::{Authority, id};
+use crate::common::{PATIENCE, Sidecar, connect, free, hop_table};
+use crate::tls;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Http {
@@ -177,7 +179,24 @@ pub(crate) fn sidecar(http: Http, host: [u8; 4], application: SocketAddr) -> Sid
         Http::V1 => "http",
         Http::V2 => "http2",
     };
+    if std::env::var_os(BY_TLS).is_some() {
+        return pair(protocol, host, application);
+    }
     Sidecar::speaking(protocol, free(host), "", &application.to_string(), "")
+}
+
+/// Where this is set, there are two sidecars with mutual TLS between them in place of one.
+pub(crate) const BY_TLS: &str = "OUTRIGGER_TEST_BY_TLS";
+
+fn pair(protocol: &str, host: [u8; 4], application: SocketAddr) -> Sidecar {
+    let ca = Authority::new();
+    let (orders, web) = (ca.service("orders"), ca.service("web"));
+    let fields = format!("{}\n{}", hop_table("one"), orders.listener("strict"));
+    let task = application.to_string();
+    let ingress = Sidecar::speaking(protocol, free(host), &fields, &task, "");
+    let tasks = [(ingress.listener, Some("one"))];
+    let egress = tls::egress(host, protocol, &tasks, &web, &id("orders"));
+    egress.beside(ingress).beside(ca)
 }
 
 /// Sends the request; what comes back ends with the answer that counts.
