@@ -112,7 +112,7 @@ pub struct IdentityArgs {
         hide_env_values = true
     )]
     pub join_token: Option<Secret>,
-    /// Enrol with a token that the tasks of a service share; needs --control-ca
+    /// Enrol with a token that the tasks of a service share; one of your own making needs --control-ca
     #[arg(long, value_name = "FILE", env = "OUTRIGGER_SERVICE_TOKEN_FILE")]
     pub service_token_file: Option<String>,
     /// Enrol with a signed document (JWT) of whoever runs this task; needs --control-ca

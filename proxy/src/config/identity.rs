@@ -17,6 +17,8 @@ use crate::mesh::state::KEPT;
 
 /// What a join token begins with; what follows is `<fingerprint of the CA>.<secret>`.
 const JOIN_TOKEN: &str = "ojt1.";
+/// The same of a service token that the control server made, and not its operator.
+const SERVICE_TOKEN: &str = "ost1.";
 /// The largest file that is read: far more than any token, document or bundle.
 const MAX_FILE: u64 = 1024 * 1024;
 /// The flags of which one is given.
@@ -46,8 +48,8 @@ pub enum Source {
 pub enum Enrolment {
     /// A join token, itself or in a file.
     JoinToken(Secret),
-    /// See [`Proof::ServiceToken`]: in a file, read whenever it is used.
-    ServiceToken(PathBuf, Pin),
+    /// See [`Proof::ServiceToken`]: in a file, read whenever it is used. Without a pin it contains one.
+    ServiceToken(PathBuf, Option<Pin>),
     /// See [`Proof::Document`]: in a file, read whenever it is used.
     Document(PathBuf, Pin),
 }
@@ -55,17 +57,36 @@ pub enum Enrolment {
 impl Enrolment {
     /// The proof as it is now, and the root that the control server must have.
     pub fn read(&self) -> Result<(Proof, Pin), String> {
-        let (file, pin, proof) = match self {
-            Self::JoinToken(given) => return join_token(given),
-            Self::ServiceToken(file, pin) => (file, pin, Proof::ServiceToken as fn(_) -> _),
-            Self::Document(file, pin) => (file, pin, Proof::Document as fn(_) -> _),
-        };
-        let held = read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        match held.trim() {
-            "" => Err(format!("{} is empty", file.display())),
-            held => Ok((proof(held.to_owned()), pin.clone())),
+        match self {
+            Self::JoinToken(given) => join_token(given),
+            Self::ServiceToken(file, pin) => {
+                let token = content(file)?;
+                let pin = pin.clone().or_else(|| pin_within(&token, SERVICE_TOKEN));
+                let pin = pin.ok_or_else(|| {
+                    let file = file.display();
+                    format!("{file} has a token without the fingerprint of the CA ({SERVICE_TOKEN}…), so give --control-ca")
+                })?;
+                Ok((Proof::ServiceToken(token), pin))
+            }
+            Self::Document(file, pin) => Ok((Proof::Document(content(file)?), pin.clone())),
         }
     }
+}
+
+/// Of a file, without the space around it.
+fn content(file: &Path) -> Result<String, String> {
+    let held = read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    match held.trim() {
+        "" => Err(format!("{} is empty", file.display())),
+        held => Ok(held.to_owned()),
+    }
+}
+
+/// The fingerprint in a token of this kind.
+fn pin_within(token: &str, kind: &str) -> Option<Pin> {
+    let (fingerprint, secret) = token.strip_prefix(kind)?.split_once('.')?;
+    let whole = !secret.is_empty() && !token.contains(char::is_whitespace);
+    fingerprint.parse().ok().filter(|_| whole)
 }
 
 /// The errors show the name of a file and nothing of a token.
@@ -79,16 +100,9 @@ fn join_token(given: &Secret) -> Result<(Proof, Pin), String> {
         })?,
     };
     let token = held.trim();
-    let parts = token
-        .strip_prefix(JOIN_TOKEN)
-        .and_then(|rest| rest.split_once('.'));
+    let pin = pin_within(token, JOIN_TOKEN);
     let wrong = || format!("is no join token: {JOIN_TOKEN}<fingerprint of the CA>.<secret>");
-    let (fingerprint, secret) = parts.ok_or_else(wrong)?;
-    if secret.is_empty() || token.contains(char::is_whitespace) {
-        return Err(wrong());
-    }
-    let pin = fingerprint.parse().map_err(|_| wrong())?;
-    Ok((Proof::JoinToken(token.to_owned()), pin))
+    Ok((Proof::JoinToken(token.to_owned()), pin.ok_or_else(wrong)?))
 }
 
 fn read(file: &Path) -> io::Result<Zeroizing<String>> {
@@ -199,15 +213,15 @@ fn enrolment(args: &IdentityArgs, errors: &mut Vec<ConfigError>) -> Option<Enrol
         }
         return Some(Enrolment::JoinToken(token));
     }
-    if text(args.control_ca.as_deref()).is_none() {
-        let reason = "is required: without it nobody knows that it is the control server that gets the token";
+    let given = text(args.control_ca.as_deref()).is_some();
+    if let Some(file) = file(&args.service_token_file) {
+        return (pin.is_some() || !given).then_some(Enrolment::ServiceToken(file, pin));
+    }
+    if !given {
+        let reason = "is required: without it nobody knows that it is the control server that gets the document";
         errors.push(ConfigError::new("--control-ca", "", reason));
     }
-    let (pin, service_token) = (pin?, file(&args.service_token_file));
-    match service_token {
-        Some(file) => Some(Enrolment::ServiceToken(file, pin)),
-        None => Some(Enrolment::Document(file(&args.identity_document)?, pin)),
-    }
+    Some(Enrolment::Document(file(&args.identity_document)?, pin?))
 }
 
 /// A fingerprint, or a PEM file with the roots themselves.

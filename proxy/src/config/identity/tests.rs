@@ -87,7 +87,7 @@ fn a_service_token_needs_to_know_whom_it_is_sent_to() {
     let file = folder.path().join("token").display().to_string();
     std::fs::write(&file, "s3cret\n").expect("writes");
     for flag in ["--service-token-file", "--identity-document"] {
-        assert_eq!(error(&[flag, &file]).0, "--control-ca");
+        assert!(error(&[flag, &file]).1.contains("--control-ca"));
         let with = |ca| [flag, &file, "--control-ca", ca];
         let identity = identity(&with(FINGERPRINT));
         let Source::Enrol(enrolment) = &identity.config.source else {
@@ -96,6 +96,14 @@ fn a_service_token_needs_to_know_whom_it_is_sent_to() {
         assert!(enrolment.read().is_ok());
         assert_eq!(error(&with("/nowhere.pem")).0, "--control-ca");
     }
+    let made = format!("{SERVICE_TOKEN}{FINGERPRINT}.s3cret");
+    std::fs::write(&file, &made).expect("writes");
+    let Source::Enrol(enrolment) = identity(&["--service-token-file", &file]).config.source else {
+        panic!("it enrols")
+    };
+    let (proof, pin) = enrolment.read().expect("the token has the fingerprint");
+    assert_eq!(proof, Proof::ServiceToken(made));
+    assert_eq!(pin.fingerprints(), [FINGERPRINT]);
     let missing = [
         "--service-token-file",
         "/nowhere",

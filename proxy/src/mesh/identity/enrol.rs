@@ -1,6 +1,6 @@
 //! One exchange with the control server: a key made here, a request for it, and a certificate that is checked before it is used.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use http::Uri;
@@ -24,6 +24,16 @@ pub(super) struct Requester {
     pub(super) node: String,
     /// Who the control server must be.
     pub(super) server: SpiffeId,
+    /// A key that there is no certificate for yet. An answer may be lost, and a join token is good again for the same key alone.
+    pub(super) pending: Mutex<Option<Arc<Pending>>>,
+}
+
+/// A key, and the request for its certificate. There is no `Debug`.
+pub(super) struct Pending {
+    /// PEM.
+    key: Zeroizing<String>,
+    /// PEM.
+    csr: String,
 }
 
 /// What came, checked, and as it came.
@@ -72,10 +82,10 @@ impl Requester {
         proof: Option<Proof>,
         pinned: &[String],
     ) -> Result<Answer, String> {
-        let (key, csr) = self.request().map_err(|error| error.to_string())?;
+        let pending = self.pending().map_err(|error| error.to_string())?;
         let (namespace, service) = self.service.as_service().unwrap_or_default();
         let request = CertificateRequest {
-            csr,
+            csr: pending.csr.clone(),
             namespace: namespace.to_owned(),
             service: service.to_owned(),
             node: self.node.clone(),
@@ -91,17 +101,29 @@ impl Requester {
         let answer = answer.await.map_err(|error| error.to_string())?;
         let certificate = serde_json::from_value(answer)
             .map_err(|error| format!("the control server's answer is not understood: {error}"))?;
-        self.check(certificate, key, pinned)
+        let checked = self.check(certificate, pending.key.clone(), pinned);
+        *self.lock() = None;
+        checked
     }
 
-    /// A new key for every certificate.
-    fn request(&self) -> Result<(Zeroizing<String>, String), rcgen::Error> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Pending>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The key that is waiting for its certificate, or a new one.
+    fn pending(&self) -> Result<Arc<Pending>, rcgen::Error> {
+        if let Some(pending) = &*self.lock() {
+            return Ok(Arc::clone(pending));
+        }
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        let name = self.service.as_str().try_into()?;
-        params.subject_alt_names = vec![SanType::URI(name)];
-        let csr = params.serialize_request(&key)?.pem()?;
-        Ok((Zeroizing::new(key.serialize_pem()), csr))
+        params.subject_alt_names = vec![SanType::URI(self.service.as_str().try_into()?)];
+        let pending = Arc::new(Pending {
+            csr: params.serialize_request(&key)?.pem()?,
+            key: Zeroizing::new(key.serialize_pem()),
+        });
+        *self.lock() = Some(Arc::clone(&pending));
+        Ok(pending)
     }
 
     fn check(
@@ -113,7 +135,8 @@ impl Requester {
         let Certificate { chain, bundle, .. } = certificate;
         let now = SystemTime::now();
         let pem = (chain, key, bundle);
-        let issued = Issued::new(self.service.clone(), pinned.to_vec(), now, pem);
+        let own = (self.service.clone(), self.node.clone());
+        let issued = Issued::new(own, pinned.to_vec(), now, pem);
         let parsed = issued.parse();
         let (credentials, roots) =
             parsed.map_err(|error| format!("the control server's answer: {error}"))?;

@@ -15,6 +15,8 @@ use crate::mesh::state::{KEPT, StateDir, StateError};
 pub(crate) struct Issued {
     /// Whom it is for.
     pub(super) identity: SpiffeId,
+    /// Node id of the task: nobody else may renew it.
+    node: String,
     /// Fingerprints of what was pinned when this task enrolled.
     pub(super) pinned: Vec<String>,
     /// Seconds since 1970.
@@ -29,7 +31,7 @@ pub(crate) struct Issued {
 
 impl Issued {
     pub(super) fn new(
-        identity: SpiffeId,
+        (identity, node): (SpiffeId, String),
         pinned: Vec<String>,
         received: SystemTime,
         (chain, key, bundle): (String, Zeroizing<String>, String),
@@ -37,6 +39,7 @@ impl Issued {
         let received = received.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             identity,
+            node,
             pinned,
             received: received.as_secs(),
             chain,
@@ -59,7 +62,7 @@ impl Issued {
 /// What was kept, if it is of use; the error says why it is not.
 pub(super) fn load(
     state: &StateDir,
-    identity: &SpiffeId,
+    (identity, node): (&SpiffeId, &str),
     pinned: Option<&[String]>,
     now: SystemTime,
 ) -> Result<Option<(Issued, Credentials, Roots)>, String> {
@@ -79,6 +82,12 @@ pub(super) fn load(
         return Err(format!(
             "the kept identity is {}, not {identity}",
             issued.identity
+        ));
+    }
+    if issued.node != node {
+        return Err(format!(
+            "the kept identity is of task {:?}, not {node:?}",
+            issued.node
         ));
     }
     if pinned.is_some_and(|pinned| pinned != issued.pinned) {

@@ -7,7 +7,7 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use http::Uri;
@@ -85,6 +85,7 @@ impl Keeper {
                 server: control_of(&config.service),
                 service: config.service,
                 node: config.node,
+                pending: Mutex::default(),
             },
             enrolment: config.enrolment,
             state: config.state,
@@ -108,7 +109,8 @@ impl Keeper {
         let pin = self.enrolment.read().ok().map(|(_, pin)| pin);
         let pinned = pin.as_ref().map(|pin| pin.fingerprints());
         let now = SystemTime::now();
-        match kept::load(state, &self.requester.service, pinned, now) {
+        let own = (&self.requester.service, self.requester.node.as_str());
+        match kept::load(state, own, pinned, now) {
             Ok(Some(answer)) => {
                 let ends = httpdate::fmt_http_date(answer.1.not_after());
                 tracing::info!(identity = %answer.0.identity, ends, "kept from an earlier run");

@@ -284,7 +284,7 @@ async fn who_is_not_renewed_is_ready_until_the_end_and_then_goes_back_to_its_pro
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     std::fs::write(&file, "shared\n").unwrap();
-    let pin = control.fingerprint().parse().unwrap();
+    let pin = Some(control.fingerprint().parse().unwrap());
     let mut task = Task::start(&uri, Enrolment::ServiceToken(file.clone(), pin), None);
     task.next().await;
     // From here on neither is taken.
