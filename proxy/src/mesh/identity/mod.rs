@@ -8,7 +8,7 @@ mod schedule;
 mod tests;
 
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::Uri;
 use outrigger_xds::identity::SpiffeId;
@@ -126,7 +126,8 @@ impl Keeper {
         let mut failures = 0;
         loop {
             if failures > 0 {
-                let pause = schedule::back_off(failures, rand::rng().random_range(0.5..1.0));
+                let jitter = rand::rng().random_range(0.5..1.0);
+                let pause = schedule::back_off(failures, self.lifetime(), jitter);
                 tokio::time::sleep(pause).await;
             } else {
                 self.until_due().await;
@@ -152,6 +153,14 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// Of the certificate in force, from when it came.
+    fn lifetime(&self) -> Option<Duration> {
+        let held = self.identity.credentials()?;
+        let received = self.issued.borrow().as_ref()?.received();
+        let lifetime = held.not_after().duration_since(received);
+        Some(lifetime.unwrap_or_default())
     }
 
     /// Returns when the certificate in force is to be replaced, or there is none.

@@ -8,8 +8,10 @@ use outrigger_xds::tls::CLOCK_SKEW;
 const SHORTEST: Duration = Duration::from_millis(250);
 /// The first pause after a failure; each further one is twice as long.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(250);
-/// The longest.
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
+/// The longest one without a certificate: nothing works until there is one.
+const LONGEST_WITHOUT: Duration = Duration::from_secs(5);
+/// Between these is the longest one with a certificate, a tenth of its time.
+const LONGEST_WITH: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 /// The wall clock may be set: nobody sleeps longer without looking at it again.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -26,10 +28,15 @@ pub(super) fn sleep(now: SystemTime, due: SystemTime) -> Option<Duration> {
     left.map(|left| left.min(LOOK_AGAIN))
 }
 
-/// How long to wait after so many failures in a row, at least one; `jitter` is a share from 0.5 to 1.
-pub(super) fn back_off(failures: u32, jitter: f64) -> Duration {
+/// How long to wait after so many failures in a row, at least one, with a certificate of this lifetime or without any; `jitter` is
+/// a share from 0.5 to 1.
+pub(super) fn back_off(failures: u32, lifetime: Option<Duration>, jitter: f64) -> Duration {
+    let [least, most] = LONGEST_WITH;
+    let longest = lifetime.map_or(LONGEST_WITHOUT, |lifetime| {
+        (lifetime / 10).clamp(least, most)
+    });
     let doubled = FIRST_BACK_OFF * 2u32.pow(failures.saturating_sub(1).min(16));
-    doubled.min(LONGEST_BACK_OFF).mul_f64(jitter)
+    doubled.min(longest).mul_f64(jitter)
 }
 
 /// Whether a certificate that was just made is good by this clock, or nearly so.
@@ -87,14 +94,16 @@ mod tests {
     }
 
     #[test]
-    fn failures_wait_twice_as_long_each_time_up_to_a_minute() {
-        let waits: Vec<_> = (1..=10).map(|failures| back_off(failures, 1.0)).collect();
-        assert_eq!(waits[0], FIRST_BACK_OFF);
-        assert_eq!(waits[3], FIRST_BACK_OFF * 8);
-        assert_eq!(
-            (waits[9], back_off(u32::MAX, 0.5)),
-            (LONGEST_BACK_OFF, LONGEST_BACK_OFF / 2)
-        );
+    fn failures_wait_twice_as_long_each_time_up_to_what_the_certificate_allows() {
+        let after = |failures, lifetime| back_off(failures, lifetime, 1.0);
+        assert_eq!(after(1, None), FIRST_BACK_OFF);
+        assert_eq!(after(3, None), FIRST_BACK_OFF * 4);
+        assert_eq!(after(u32::MAX, None), LONGEST_WITHOUT);
+        let [least, most] = LONGEST_WITH;
+        assert_eq!(after(99, Some(Duration::from_secs(4))), least);
+        assert_eq!(after(99, Some(HOUR / 12)), HOUR / 120);
+        assert_eq!(after(99, Some(24 * HOUR)), most);
+        assert_eq!(back_off(99, Some(24 * HOUR), 0.5), most / 2);
     }
 
     #[test]

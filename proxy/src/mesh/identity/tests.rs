@@ -1,7 +1,6 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
