@@ -14,7 +14,7 @@ pub(crate) struct Sidecar {
     pub(crate) listener: SocketAddr,
     pub(crate) admin: SocketAddr,
     dir: tempfile::TempDir,
-    beside: Vec<Box<dyn Any + Send>>,
+    beside: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 impl Drop for Sidecar {
@@ -153,7 +153,7 @@ impl Sidecar {
     }
 
     /// Keeps what lives as long as it does.
-    pub(crate) fn beside(mut self, other: impl Any + Send) -> Self {
+    pub(crate) fn beside(mut self, other: impl Any + Send + Sync) -> Self {
         self.beside.push(Box::new(other));
         self
     }
