@@ -187,7 +187,7 @@ async fn certificates_renewed_every_two_seconds_and_a_new_root_fail_no_request()
         let renewed = |sidecar: &Sidecar| {
             let admin = sidecar.admin;
             async move {
-                let label = "outcome=\"issued\"";
+                let label = "result=\"issued\"";
                 metric(admin, "outrigger_certificate_requests_total", label).await
             }
         };

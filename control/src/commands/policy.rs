@@ -63,7 +63,10 @@ pub async fn policy(PolicyArgs { server, command }: PolicyArgs) -> anyhow::Resul
     let client = Client::open(&server.server, &server.operator)?;
     let (PolicyCommand::Show(service) | PolicyCommand::Set(Set { service, .. })) = &command;
     let id = service.id(&client).await?;
-    let mut policy = declared(&client, &id).await?;
+    let mut attributes = declared(&client, &id).await?;
+    let said = attributes[POLICY].as_str().unwrap_or("{}");
+    let mut policy: Value =
+        serde_json::from_str(said).with_context(|| format!("its {POLICY} is not JSON"))?;
     if let PolicyCommand::Set(set) = &command {
         if let Some(mode) = set.tls {
             policy["tls"] = mode.as_str().into();
@@ -72,21 +75,20 @@ pub async fn policy(PolicyArgs { server, command }: PolicyArgs) -> anyhow::Resul
             policy["authorization"] = authorization.clone();
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        let attributes = json!({
-            POLICY: policy.to_string(),
-            REVISION: format!("operator-{}", now.as_millis()),
-        });
+        attributes[POLICY] = policy.to_string().into();
+        attributes[REVISION] = format!("operator-{}", now.as_millis()).into();
+        // A declaration is replaced as a whole.
         let input = json!({ "ServiceId": id, "Attributes": attributes });
         client.cloud_map("UpdateServiceAttributes", &input).await?;
     }
     print(&format!("{policy:#}"))
 }
 
+/// The attributes of a service.
 async fn declared(client: &Client, id: &str) -> anyhow::Result<Value> {
     let input = json!({ "ServiceId": id });
-    let answer = client.cloud_map("GetServiceAttributes", &input).await?;
-    let text = answer["ServiceAttributes"]["Attributes"][POLICY].as_str();
-    serde_json::from_str(text.unwrap_or("{}")).with_context(|| format!("its {POLICY} is not JSON"))
+    let mut answer = client.cloud_map("GetServiceAttributes", &input).await?;
+    Ok(answer["ServiceAttributes"]["Attributes"].take())
 }
 
 impl Service {
