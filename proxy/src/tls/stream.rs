@@ -163,9 +163,9 @@ impl Stream {
         while self.state().is_handshaking() {
             ready!(self.poll_send(cx))?;
             ready!(self.poll_pull(cx, MOST, None))?;
-            match self.ended {
-                None => {}
-                Some(_) => return Poll::Ready(Err(cut())),
+            // Its end may have come together with its last word.
+            if self.ended.is_some() && self.state().is_handshaking() {
+                return Poll::Ready(Err(cut()));
             }
         }
         Poll::Ready(Ok(()))

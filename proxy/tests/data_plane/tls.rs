@@ -4,8 +4,11 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
 use crate::certificates::{Authority, Leaf, id};
-use crate::common::{Sidecar, exchange, free, hop_table};
+use crate::common::{PATIENCE, Sidecar, exchange, free, hop_table};
 use crate::hop::{Does, OK, Task};
 use crate::peers::BY_TLS;
 
@@ -442,4 +445,154 @@ fn opaque_bytes_pass_with_the_server_first_and_each_direction_ends_for_itself() 
             assert!(back.starts_with(&sent) && back.ends_with(b"bye"));
         }
     }
+}
+
+/// A TLS server that answers one request with these bytes and closes, `in_order` or as if it had been cut off.
+fn answers_once(host: [u8; 4], leaf: &Leaf, answer: &'static str, in_order: bool) -> SocketAddr {
+    let read = |file| std::fs::read(file).expect("it is there");
+    let key = PrivateKeyDer::from_pem_slice(&read(&leaf.key)).expect("it is a key");
+    let chain = CertificateDer::pem_slice_iter(&read(&leaf.cert)).collect::<Result<_, _>>();
+    let config = rustls::ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
+        .with_no_client_auth()
+        .with_single_cert(chain.expect("it is a chain"), key);
+    let mut config = config.expect("they belong together");
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let config = std::sync::Arc::new(config);
+    let socket = TcpListener::bind(SocketAddr::from((host, 0))).expect("loopback can be bound");
+    let address = socket.local_addr().expect("a bound socket has an address");
+    std::thread::spawn(move || {
+        for stream in socket.incoming().flatten() {
+            let session = rustls::ServerConnection::new(config.clone()).expect("it can be made");
+            let mut tls = rustls::StreamOwned::new(session, stream);
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                tls.read_exact(&mut byte).expect("it is asked");
+                asked.extend(byte);
+            }
+            tls.write_all(answer.as_bytes()).expect("it is taken");
+            if in_order {
+                tls.conn.send_close_notify();
+            }
+            tls.flush().expect("it is taken");
+            let _ = tls.sock.shutdown(Shutdown::Write);
+            let _ = std::io::copy(&mut tls.sock, &mut std::io::sink());
+        }
+    });
+    address
+}
+
+#[test]
+fn a_body_that_ends_with_its_connection_is_whole_only_if_tls_says_so() {
+    let ca = Authority::new();
+    let (orders, web) = (ca.service("orders"), ca.service("web"));
+    let answer = "HTTP/1.1 200 OK\r\n\r\nhalf";
+    for (last, in_order) in [(1, true), (2, false)] {
+        let server = answers_once([127, HOST, 16, last], &orders, answer, in_order);
+        let tasks = [(server, None)];
+        let egress = egress(
+            [127, HOST, 16, 2 + last],
+            "http",
+            &tasks,
+            &web,
+            &id("orders"),
+        );
+        let said = exchange(egress.listener, CLOSING);
+        assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
+        assert_eq!(said.ends_with("4\r\nhalf\r\n0\r\n\r\n"), in_order, "{said}");
+    }
+}
+
+#[test]
+fn files_that_change_under_load_lose_no_request_and_broken_ones_change_nothing() {
+    let ca = Authority::new();
+    let (orders, web) = (ca.service("orders"), ca.service("web"));
+    let task = Task::start([127, HOST, 17, 1], Does::Answer(OK));
+    let hop = hop_table("one");
+    let ingress = ingress([127, HOST, 17, 2], &hop, &orders, "strict", task.address);
+    let tasks = [(ingress.listener, Some("one"))];
+    let egress = egress([127, HOST, 17, 3], "http", &tasks, &web, &id("orders"));
+    let caller = ca.leaf("other", &[&id("other")], 0);
+    let shown = || {
+        let [cert, key] = [&caller.cert, &caller.key].map(|file| file.display().to_string());
+        let said = openssl(ingress.listener, &["-cert", &cert, "-key", &key], CLOSING);
+        let certificate = said.split("-----").nth(2).map(str::to_owned);
+        certificate.expect("it shows a certificate")
+    };
+    let before = shown();
+    std::fs::write(&orders.key, "no key").expect("the folder is ours");
+    let answer = exchange(egress.listener, CLOSING);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(shown(), before);
+    ca.service("orders");
+    ca.service("web");
+    let start = std::time::Instant::now();
+    while shown() == before {
+        for _ in 0..10 {
+            let answer = exchange(egress.listener, CLOSING);
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+        assert!(start.elapsed() < PATIENCE, "it is never taken over");
+    }
+    assert_eq!(
+        ingress.metric("ClientTLSNegotiationErrorCount_total", &[]),
+        0
+    );
+}
+
+#[test]
+fn plaintext_connections_are_asked_to_go_when_a_listener_becomes_strict() {
+    let ca = Authority::new();
+    let orders = ca.service("orders");
+    let task = Task::start([127, HOST, 18, 1], Does::Answer(OK));
+    let listener = free([127, HOST, 18, 2]);
+    let text = |mode: &str| {
+        format!(
+            "[[listener]]\nname = \"in\"\ndirection = \"ingress\"\naddress = \"{listener}\"\nprotocol = \"http\"\n\
+             cluster = \"app\"\n{}[[cluster]]\nname = \"app\"\nprotocol = \"http\"\nendpoints = [{{ address = \"{}\" }}]\n",
+            orders.listener(mode),
+            task.address,
+        )
+    };
+    let ingress = Sidecar::start_on(listener, &text("permissive"), |_| ());
+    let mut client = ingress.connect();
+    let get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    client.write_all(get).expect("written");
+    let head = crate::hop::head(&client);
+    assert!(!head.contains("connection: close"), "{head}");
+    client.read_exact(&mut [0; 2]).expect("it is whole");
+    ingress.reload(&text("strict"), |page| page.contains("strict"));
+    client.write_all(get).expect("written");
+    let answer = crate::common::read_all(client);
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
+    assert_eq!(exchange(ingress.listener, CLOSING), "");
+}
+
+#[test]
+fn an_endpoint_that_takes_tls_is_probed_by_it() {
+    const TLS: &str = "security=\"tls\"";
+    let ca = Authority::new();
+    let (orders, web) = (ca.service("orders"), ca.service("web"));
+    let task = Task::start([127, HOST, 19, 1], Does::Answer(OK));
+    let ingress = ingress([127, HOST, 19, 2], "", &orders, "strict", task.address);
+    let taken = || ingress.metric("outrigger_tls_connections_total", &[TLS]);
+    for (last, probe) in [(3, ", path = \"/\""), (4, "")] {
+        let listener = free([127, HOST, 19, last]);
+        let text = format!(
+            "[[listener]]\nname = \"out\"\ndirection = \"egress\"\naddress = \"{listener}\"\nprotocol = \"http\"\n\
+             cluster = \"orders\"\n[[cluster]]\nname = \"orders\"\nprotocol = \"http\"\nendpoints = [{{ address = \"{}\" }}]\n\
+             health_check = {{ interval = \"1s\"{probe} }}\n{}",
+            ingress.listener,
+            web.cluster(&id("orders")),
+        );
+        let before = taken();
+        let egress = Sidecar::start_on(listener, &text, |_| ());
+        ingress.until_metric("outrigger_tls_connections_total", &[TLS], before + 3);
+        let page = egress.page("/clusters");
+        assert!(page.contains("\"probed_unhealthy\":false"), "{page}");
+    }
+    assert_eq!(
+        ingress.metric("ClientTLSNegotiationErrorCount_total", &[]),
+        0
+    );
 }

@@ -6,7 +6,8 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 
-fn identity() -> Arc<Identity> {
+/// Somebody with a CA of his own, who believes the CA of `believed`, or his own.
+fn identity(believed: Option<&Identity>) -> Arc<Identity> {
     let mut root = rcgen::CertificateParams::default();
     root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let key = || rcgen::KeyPair::generate().unwrap();
@@ -17,7 +18,8 @@ fn identity() -> Arc<Identity> {
     let (pem, key) = (leaf.pem(), own.serialize_pem());
     let identity = Identity::default();
     identity.set_credentials(Credentials::from_pem(pem.as_bytes(), key.as_bytes()).unwrap());
-    identity.set_roots(Roots::from_pem(ca.pem().as_bytes()).unwrap());
+    let own = Roots::from_pem(ca.pem().as_bytes()).unwrap();
+    identity.set_roots(believed.and_then(Identity::roots).unwrap_or(own));
     Arc::new(identity)
 }
 
@@ -93,7 +95,7 @@ fn converse(
 
 #[test]
 fn whatever_is_cut_or_damaged_is_an_error_at_most() {
-    let identity = identity();
+    let identity = identity(None);
     let clients = Clients::Must(Peer::Anybody);
     let acceptor = Acceptor::new(Arc::clone(&identity), clients, &[alpn::TCP], &[], None);
     let connector = Connector::new(identity, Peer::Anybody, &[alpn::TCP], &[]);
@@ -121,4 +123,22 @@ fn whatever_is_cut_or_damaged_is_an_error_at_most() {
         failed += usize::from(ends.iter().any(|end| end.failed));
     }
     assert!(failed > 200, "{failed}");
+}
+
+#[test]
+fn a_refusal_that_comes_behind_the_handshake_is_an_error() {
+    let orders = identity(None);
+    let stranger = identity(Some(&orders));
+    let clients = Clients::Must(Peer::Anybody);
+    let acceptor = Acceptor::new(orders, clients, &[alpn::TCP], &[], None);
+    let connector = Connector::new(stranger, Peer::Anybody, &[alpn::TCP], &[]);
+    let accept = || Session::server(acceptor.config().unwrap()).unwrap();
+    let name = ServerName::try_from("a.test").unwrap();
+    let connect = || Session::client(connector.config().unwrap(), name.clone()).unwrap();
+    let mut random = SmallRng::seed_from_u64(7);
+    for _ in 0..50 {
+        let [client, server] = converse([&accept, &connect], &mut random, |_, _| ());
+        assert!(!client.session.state().is_handshaking());
+        assert!(client.failed && server.failed && server.plain.is_empty());
+    }
 }
