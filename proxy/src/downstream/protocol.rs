@@ -105,11 +105,14 @@ pub(crate) async fn serve(
             let peer = caller.peer.as_deref();
             let relay = Box::pin(tcp::serve(worker, listener, peer, &mut stream));
             let broken = tokio::select! {
-                broken = relay => broken,
-                () = drain.reached(Phase::Stopped) => false,
+                broken = relay => Some(broken),
+                () = drain.reached(Phase::Stopped) => None,
             };
-            if broken {
-                stream.stream.abort();
+            match broken {
+                Some(true) => stream.stream.abort(),
+                // Refused, or idle: this end is ours.
+                Some(false) => stream.stream.say_goodbye(),
+                None => {}
             }
         }
     }

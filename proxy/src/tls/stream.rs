@@ -369,7 +369,7 @@ impl Stream {
 
     /// Says that nothing follows, as far as the socket takes it at once.
     pub(crate) fn say_goodbye(&mut self) {
-        if self.queue_close().is_ok() {
+        if self.queue_close().is_ok() && self.has_unsent() {
             // Whoever is gone need not hear it.
             let _ = self.tcp.try_write(self.unsent.bytes());
         }

@@ -62,6 +62,13 @@ impl Transport {
         }
     }
 
+    /// Says the end as far as TLS has one and the socket takes it at once; TCP's is said by closing.
+    pub(crate) fn say_goodbye(&mut self) {
+        if let Self::Tls(stream) = self {
+            stream.say_goodbye();
+        }
+    }
+
     /// Both halves, for one task.
     pub(crate) fn into_split(self) -> (ReadHalf, WriteHalf) {
         match self {

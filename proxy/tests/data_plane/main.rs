@@ -23,6 +23,7 @@ mod limits;
 mod peers;
 mod slow;
 mod tls;
+mod tls_identity;
 mod trailers;
 mod transparent;
 mod tunnels;
