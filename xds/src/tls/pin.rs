@@ -13,7 +13,7 @@ use rustls::{
 
 use super::config::provider;
 use super::credentials::{Roots, fingerprint};
-use super::verify::{Peer, Verifier};
+use super::verify::{Peer, Verifier, tls13_alone};
 
 /// The root by which a control server is known before there is a bundle.
 #[derive(Debug, Clone)]
@@ -127,28 +127,5 @@ impl ServerCertVerifier for Pinned {
         )
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        verify_tls13_signature(message, leaf, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
+    tls13_alone!();
 }
