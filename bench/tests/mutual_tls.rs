@@ -72,6 +72,14 @@ impl Mesh {
         with_log(waited.await, &self.client)
     }
 
+    /// Waits until the caller knows of all tasks that they take TLS.
+    async fn all_take_tls(&self) -> anyhow::Result<()> {
+        self.endpoints("tasks that take TLS", |all| {
+            all.len() == 3 && all.iter().all(|one| one["tls"] == true)
+        })
+        .await
+    }
+
     /// Waits until every task's ingress is in this mode.
     async fn ingress_is(&self, mode: &str) -> anyhow::Result<()> {
         for task in &self.tasks {
@@ -155,10 +163,7 @@ async fn the_way_from_plaintext_to_strict_and_back_loses_no_request() -> anyhow:
         );
         mesh.set_mode("permissive").await?;
         mesh.ingress_is("permissive").await?;
-        mesh.endpoints("tasks that take TLS", |all| {
-            all.len() == 3 && all.iter().all(|one| one["tls"] == true)
-        })
-        .await?;
+        mesh.all_take_tls().await?;
         mesh.more(&loads).await?;
         ensure!(mesh.accepted("tls").await? > 0.0, "all is still plaintext");
         mesh.set_mode("strict").await?;
@@ -183,6 +188,7 @@ async fn certificates_renewed_every_two_seconds_and_a_new_root_fail_no_request()
         let mesh = Mesh::start(220, AppProtocol::Http, &flags).await?;
         mesh.set_mode("strict").await?;
         mesh.ingress_is("strict").await?;
+        mesh.all_take_tls().await?;
         let loads = mesh.loads();
         let renewed = |sidecar: &Sidecar| {
             let admin = sidecar.admin;
