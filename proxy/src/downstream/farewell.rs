@@ -60,6 +60,9 @@ async fn tell(worker: &Worker, listener: &ListenerPolicy, tcp: TcpStream, drain:
     else {
         return;
     };
+    if inside == Inside::Tcp {
+        return;
+    }
     let mut stream = Stream::new(transport);
     deadline.set_after(FIRST_HEAD);
     let detected = detect(&mut stream, &worker.buffers, &deadline).await;

@@ -21,10 +21,11 @@ use crate::deadline::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::hop::hello::{self, Heard};
 use crate::http1::buffers::Buffers;
-use crate::request::tcp;
 use crate::request::worker::Worker;
+use crate::request::{access, tcp};
 use crate::routing::snapshot::{ListenerPolicy, Slot};
 use crate::tls::accept::{Accepted, Inside};
+use crate::tls::peer::Peer;
 use crate::tls::transport::Transport;
 
 /// What a client that knows HTTP/2 sends first (RFC 9113 section 3.4).
@@ -73,7 +74,10 @@ pub(crate) async fn serve(
         return;
     };
     let (speaks, hop) = match (speaks, &listener.hop) {
-        _ if secure => (speaks, inside.is_hop()),
+        _ if secure => (
+            speaks,
+            inside.is_hop() && is_trusted(listener, peer.as_deref()),
+        ),
         (Speaks::Http1, Some(identity)) => {
             let greeting = greet(&mut stream, identity, &worker.buffers, &deadline, &drain);
             match Box::pin(greeting).await {
@@ -117,6 +121,13 @@ pub(crate) async fn serve(
         }
     }
     drop(open);
+}
+
+/// Whether a peer that says it is a sidecar is given a sidecar's limits: hops are taken here, and it may ask for something.
+fn is_trusted(listener: &ListenerPolicy, peer: Option<&Peer>) -> bool {
+    let allowed = listener.authorization.as_ref();
+    let met = access::met(peer);
+    listener.hop.is_some() && allowed.is_none_or(|allowed| allowed.lists(met))
 }
 
 /// What the client speaks; `None` when it is gone, or when nothing has come of it and this sidecar ends.

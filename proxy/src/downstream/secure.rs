@@ -1,10 +1,13 @@
 //! The beginning of a connection on a listener that takes TLS: plaintext is told from it by the first byte, then the handshake.
 
+use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
 use outrigger_xds::identity::TlsMode;
 use outrigger_xds::model::Protocol;
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::protocol::SILENCE;
@@ -13,11 +16,13 @@ use crate::drain::{Drain, Phase};
 use crate::request::worker::Worker;
 use crate::routing::snapshot::ListenerPolicy;
 use crate::tls::Accepting;
-use crate::tls::accept::{Accepted, Inside, why};
+use crate::tls::accept::{Accepted, Inside, is_meant, why};
 use crate::tls::stream::{HANDSHAKE, Stream};
 
 /// For a client that is refused to hear why.
 const LINGER: Duration = Duration::from_secs(1);
+/// A longer ClientHello is none of a sidecar's.
+const MAX_HELLO: usize = 16 * 1024;
 
 /// What the client is to be spoken to by; `None` when it is refused or gone. Nobody is answered before this.
 pub(super) async fn secure(
@@ -118,9 +123,17 @@ async fn first(tcp: &TcpStream, protocol: Protocol, deadline: &Deadline, drain: 
     if opaque {
         deadline.set_after(SILENCE);
     }
-    let mut byte = [0];
     let peeked = {
-        let peek = pin!(tcp.peek(&mut byte));
+        let peek = pin!(async {
+            let mut byte = [0];
+            match tcp.peek(&mut byte).await? {
+                1.. if byte[0] != HANDSHAKE => Ok(Some(First::Other(Inside::Unsaid))),
+                // What an opaque service speaks may be TLS of its own.
+                1.. if opaque && !is_ours(tcp).await? => Ok(Some(First::Other(Inside::Tcp))),
+                1.. => Ok(Some(First::Tls)),
+                0 => io::Result::Ok(None),
+            }
+        });
         tokio::select! {
             biased;
             peeked = deadline.bound(peek) => peeked,
@@ -128,11 +141,29 @@ async fn first(tcp: &TcpStream, protocol: Protocol, deadline: &Deadline, drain: 
         }
     };
     match peeked {
-        Some(Ok(1..)) if byte[0] == HANDSHAKE => First::Tls,
-        Some(Ok(1..)) => First::Other(Inside::Unsaid),
-        None if opaque => First::Other(Inside::Tcp),
-        // Of an opaque service it may still want to hear something.
-        Some(Ok(_)) if opaque => First::Other(Inside::Tcp),
-        Some(Ok(_) | Err(_)) | None => First::Gone,
+        Some(Ok(Some(first))) => first,
+        // Of an opaque service a client may want to hear something before, or after, it speaks.
+        None | Some(Ok(None)) if opaque => First::Other(Inside::Tcp),
+        Some(Ok(None) | Err(_)) | None => First::Gone,
+    }
+}
+
+/// Whether a ClientHello is meant for this sidecar: it names one of our protocols, or a task in the way of hops. All of it is
+/// looked at, and left where it is.
+async fn is_ours(tcp: &TcpStream) -> io::Result<bool> {
+    let mut bytes = vec![0; MAX_HELLO];
+    loop {
+        let hello = tcp.try_io(Interest::READABLE, || {
+            let (count, _) = rustix::net::recv(tcp, &mut bytes[..], RecvFlags::PEEK)?;
+            let whole = count == MAX_HELLO;
+            match is_meant(&bytes[..count]) {
+                None if !whole => Err(io::ErrorKind::WouldBlock.into()),
+                ours => Ok(ours.unwrap_or(false)),
+            }
+        });
+        match hello {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tcp.readable().await?,
+            done => return done,
+        }
     }
 }

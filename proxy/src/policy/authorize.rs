@@ -86,6 +86,13 @@ impl Allowed {
         })
     }
 
+    /// Whether there is anything that it may ask for.
+    pub(crate) fn lists(&self, met: Option<Met<'_>>) -> bool {
+        self.default == Access::Allow
+            || self.dry_run
+            || met.is_some_and(|met| self.rules.iter().any(|rule| rule.has(met)))
+    }
+
     /// Whether a connection of opaque bytes may pass.
     pub(crate) fn connection(&self, met: Option<Met<'_>>) -> Verdict {
         self.judge(met, |rule| !rule.of_requests)
@@ -149,21 +156,32 @@ fn is_plain(segment: &[u8]) -> bool {
     let dots = matches!(name, Some(b"." | b".."));
     let mut escapes = memchr::memchr_iter(b'%', segment);
     !dots
-        && memchr::memchr(b'\\', segment).is_none()
+        && segment
+            .iter()
+            .all(|byte| matches!(byte, b' '..=b'~') && *byte != b'\\')
         && escapes.all(|at| is_plain_escape(&segment[at + 1..]))
 }
 
-/// Whether two digits follow a percent sign, and stand for nothing that makes segments, nor for another percent sign: somebody
-/// may decode twice.
+/// Whether two digits follow a percent sign, and stand for nothing that makes segments, nor for another percent sign, as somebody may
+/// decode twice; nor for a control character or what no UTF-8 has, as old decoders make a dot of C0 AE.
 fn is_plain_escape(code: &[u8]) -> bool {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16);
-    let [high, low, ..] = code else {
-        return false;
+    let follows = |least| {
+        let next = code.get(2..).and_then(|rest| rest.strip_prefix(b"%"));
+        next.and_then(escaped).is_some_and(|next| next >= least)
     };
-    match (digit(high), digit(low)) {
-        (Some(high), Some(low)) => !b"%./\\;".contains(&((high << 4 | low) as u8)),
-        _ => false,
+    match escaped(code) {
+        None | Some(0..=0x1F | 0x7F | 0xC0 | 0xC1 | 0xF5..) => false,
+        // Less than these would be a longer way to write what is shorter (RFC 3629 section 4).
+        Some(0xE0) => follows(0xA0),
+        Some(0xF0) => follows(0x90),
+        Some(byte) => !b"%./\\;".contains(&byte),
     }
+}
+
+fn escaped(code: &[u8]) -> Option<u8> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    let (high, low) = (digit(code.first()?)?, digit(code.get(1)?)?);
+    u8::try_from(high << 4 | low).ok()
 }
 
 #[cfg(test)]

@@ -109,7 +109,8 @@ fn heed(
     }
 }
 
-fn met(peer: Option<&Peer>) -> Option<Met<'_>> {
+/// Who asks, if it has an identity.
+pub(crate) fn met(peer: Option<&Peer>) -> Option<Met<'_>> {
     let peer = peer?;
     let (caller, own) = (peer.identity.as_ref()?, peer.own.as_ref());
     Some(Met { caller, own })

@@ -78,7 +78,13 @@ pub(super) async fn attempt(
                 unsent: true,
                 error,
             }) => return Err(ProxyError::caused(Kind::Unsent, error)),
-            Err(failed) => return Err(failed.error),
+            Err(failed) => {
+                // In TLS 1.3 a server looks at our certificate when our side of the handshake is over.
+                if failed.error.kind == Kind::TlsFailed {
+                    cluster.metrics.shard(worker.id).tls_errors.add(1);
+                }
+                return Err(failed.error);
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The story of one request, read from top to bottom: one snapshot read, one route, then attempts until one answers.
 
-mod access;
+pub(crate) mod access;
 mod attempt;
 mod attempts;
 pub(crate) mod body;

@@ -21,6 +21,7 @@ use crate::policy::retry::{Attempts, Ended};
 use crate::routing::snapshot::ListenerPolicy;
 use crate::tls::dial::Inside;
 use crate::tls::peer::Peer;
+use crate::tls::stream::REFUSED;
 use crate::tls::transport::Transport;
 use crate::upstream::cluster::Cluster;
 use crate::upstream::connect;
@@ -75,6 +76,14 @@ async fn relay(
     counts.moved(moved, lease.endpoint().is_cross_zone());
     if end.as_ref().is_err_and(is_broken) {
         task.abort();
+    }
+    // Told when our side of the handshake is over, and the client's first bytes may be gone: no other task is tried.
+    if end
+        .as_ref()
+        .is_err_and(|error| error.kind == Kind::TlsFailed)
+    {
+        counts.tls_errors.add(1);
+        cluster.report(lease.endpoint(), Outcome::LocalOrigin);
     }
     end
 }
@@ -190,6 +199,9 @@ enum Broken {
 impl Broken {
     fn blame(self, from: Kind, to: Kind) -> ProxyError {
         match self {
+            Self::From(error) | Self::To(error) if error.kind() == REFUSED => {
+                ProxyError::caused(Kind::TlsFailed, error)
+            }
             Self::From(error) => ProxyError::caused(from, error),
             Self::To(error) => ProxyError::caused(to, error),
         }

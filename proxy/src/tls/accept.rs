@@ -6,7 +6,8 @@ use std::sync::Arc;
 use outrigger_xds::identity::TlsMode;
 use outrigger_xds::model::Protocol;
 use outrigger_xds::tls::{
-    Acceptor, Clients, Group, Identity, Peer as Verified, alpn, hop_name, is_current, reason,
+    Acceptor, Clients, Group, Identity, Peer as Verified, alpn, hop_name, is_current, is_hop_name,
+    reason,
 };
 use rustls::HandshakeKind;
 use rustls_pki_types::UnixTime;
@@ -130,6 +131,31 @@ impl Accepting {
             peer,
         })
     }
+}
+
+/// Whether a ClientHello is meant for a sidecar, and not for the application behind it, which may speak TLS of its own: it names one of
+/// our protocols, or a task as hops do. `None` while it is not whole.
+pub(crate) fn is_meant(mut bytes: &[u8]) -> Option<bool> {
+    let mut acceptor = rustls::server::Acceptor::default();
+    while !bytes.is_empty() {
+        if acceptor.read_tls(&mut bytes).is_err() {
+            return Some(false);
+        }
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(accepted)) => {
+                let hello = accepted.client_hello();
+                let ours = [alpn::TCP, alpn::HOP_H2, alpn::HOP_HTTP1];
+                let mut spoken = hello.alpn().into_iter().flatten();
+                return Some(
+                    spoken.any(|protocol| ours.contains(&protocol))
+                        || hello.server_name().is_some_and(is_hop_name),
+                );
+            }
+            Err(_) => return Some(false),
+        }
+    }
+    None
 }
 
 /// Why a handshake failed, for a log.

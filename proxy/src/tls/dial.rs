@@ -3,9 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use outrigger_xds::tls::{Connector, Group, Identity, Peer, alpn, is_wrong_identity, reason};
-use rustls::{AlertDescription, Error};
-use rustls_pki_types::ServerName;
+use outrigger_xds::tls::{
+    Connector, Group, Identity, Peer, alpn, is_current, is_wrong_identity, reason,
+};
+use rustls::{AlertDescription, Error, HandshakeKind};
+use rustls_pki_types::{ServerName, UnixTime};
 use tokio::net::TcpStream;
 
 use super::stream::Stream;
@@ -103,7 +105,7 @@ impl Dialling {
                 .iter()
                 .map(|name| name.to_str().into_owned())
                 .collect(),
-            Peer::OwnTrustDomain | Peer::Anybody => Vec::new(),
+            Peer::OwnTrustDomain | Peer::Kin | Peer::Anybody => Vec::new(),
         };
         serde_json::json!({
             "identity": self.identity.id().map(|id| id.to_string()),
@@ -129,7 +131,15 @@ impl Dialling {
         let stream = Stream::client(tcp, config, name);
         let mut stream = stream.map_err(|error| ProxyError::caused(Kind::TlsFailed, error))?;
         stream.handshake().await.map_err(failed)?;
-        if stream.state().alpn_protocol() != Some(inside.alpn()) {
+        let state = stream.state();
+        // Nobody has looked at it since the session was begun.
+        let unseen = state.handshake_kind() == Some(HandshakeKind::Resumed);
+        let leaf = state.peer_certificates().and_then(|chain| chain.first());
+        if unseen && !leaf.is_some_and(|leaf| is_current(leaf, UnixTime::now())) {
+            let why = "the certificate that the session was begun with has ended";
+            return Err(ProxyError::caused(Kind::TlsFailed, why));
+        }
+        if state.alpn_protocol() != Some(inside.alpn()) {
             let spoken = String::from_utf8_lossy(inside.alpn());
             let why = format!("the peer does not say that it speaks {spoken}");
             return Err(ProxyError::caused(Kind::TlsFailed, why));

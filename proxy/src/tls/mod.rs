@@ -55,7 +55,7 @@ impl Tls {
         Accepting::new(
             asked.mode,
             self.files.identity(&asked.files),
-            Peer::Anybody,
+            Peer::Kin,
             protocol,
             &groups(&asked.groups),
             hop.map(|hop| &hop.targets[..]),

@@ -206,6 +206,23 @@ fn opaque_bytes_pass_with_the_server_first_and_each_direction_ends_for_itself() 
     }
 }
 
+/// The first byte of its handshake is that of ours.
+#[test]
+fn an_applications_own_tls_passes_a_permissive_opaque_port_untouched() {
+    let ca = Authority::new();
+    let (orders, own) = (ca.service("orders"), ca.service("database"));
+    let answer = "HTTP/1.0 200 OK\r\n\r\nits own";
+    let server = answers_once([127, HOST, 16, 1], &own, answer, true);
+    let listener = free([127, HOST, 16, 2]);
+    let fields = [&orders.listener("permissive"), ""];
+    let ingress = Sidecar::start_with(listener, "tcp", fields, &server.to_string(), &[]);
+    let said = openssl(ingress.listener, &["-alpn", "http/1.1"], CLOSING);
+    assert!(said.contains("its own"), "{said}");
+    let taken = |security| ingress.metric("outrigger_tls_connections_total", &[security]);
+    let (tls, plaintext) = ("security=\"tls\"", "security=\"plaintext\"");
+    assert_eq!((taken(tls), taken(plaintext)), (0, 1));
+}
+
 /// A TLS server that answers one request with these bytes and closes, `in_order` or as if it had been cut off.
 fn answers_once(host: [u8; 4], leaf: &Leaf, answer: &'static str, in_order: bool) -> SocketAddr {
     let read = |file| std::fs::read(file).expect("it is there");

@@ -53,6 +53,8 @@ fn strict_lets_nobody_in_whom_its_ca_does_not_vouch_for() {
     let web = ca.service("web");
     let old = ca.leaf("old", &[&id("web")], -3600 - 400);
     let stranger = foreign.service("web");
+    let elsewhere = ca.leaf("elsewhere", &["spiffe://elsewhere/ns/shop/svc/web"], 0);
+    let nobody = ca.leaf("nobody", &[], 0);
     let refused = [
         (
             "no certificate",
@@ -60,6 +62,12 @@ fn strict_lets_nobody_in_whom_its_ca_does_not_vouch_for() {
             "alert certificate required",
         ),
         ("another CA's", asks(Some(&stranger), &[]), "alert"),
+        (
+            "another trust domain's",
+            asks(Some(&elsewhere), &[]),
+            "alert",
+        ),
+        ("nobody's", asks(Some(&nobody), &[]), "alert"),
         ("one that is over", asks(Some(&old), &[]), "alert"),
         (
             "TLS 1.2",

@@ -176,7 +176,8 @@ impl ResolvesServerCert for Named {
     }
 }
 
-fn is_hop_name(name: &str) -> bool {
+/// Whether a name in SNI is a task's as hops name it.
+pub fn is_hop_name(name: &str) -> bool {
     let task = name.strip_suffix(HOP_DOMAIN);
     task.is_some_and(|task| task.ends_with('.'))
 }

@@ -9,7 +9,7 @@ mod credentials;
 mod pin;
 mod verify;
 
-pub use config::{Acceptor, Clients, Connector, Group, HOP_DOMAIN, hop_name};
+pub use config::{Acceptor, Clients, Connector, Group, HOP_DOMAIN, hop_name, is_hop_name};
 pub use credentials::{Credentials, Identity, Roots, TlsError};
 pub use pin::Pin;
 pub use verify::{CLOCK_SKEW, Peer, identity_of, is_current, is_wrong_identity, reason};

@@ -29,6 +29,8 @@ pub enum Peer {
     TrustDomain(String),
     /// Any identity of the trust domain that our own is of.
     OwnTrustDomain,
+    /// The same; where our own certificate has no identity, whoever a root vouches for.
+    Kin,
     /// Whoever a root vouches for, if it has the name that was dialled.
     Dns,
     /// Whoever a root vouches for.
@@ -53,7 +55,7 @@ impl fmt::Display for WrongIdentity {
                 ids.iter().try_for_each(|id| write!(f, " {id}"))
             }
             Peer::TrustDomain(domain) => write!(f, ", expected one of spiffe://{domain}"),
-            Peer::OwnTrustDomain | Peer::Dns | Peer::Anybody => Ok(()),
+            Peer::OwnTrustDomain | Peer::Kin | Peer::Dns | Peer::Anybody => Ok(()),
         }
     }
 }
@@ -63,6 +65,8 @@ impl Peer {
     pub(super) fn seen_by(&self, own: Option<&SpiffeId>) -> Option<Self> {
         match self {
             Self::OwnTrustDomain => own.map(|own| Self::TrustDomain(own.trust_domain().to_owned())),
+            Self::Kin if own.is_some() => Self::OwnTrustDomain.seen_by(own),
+            Self::Kin => Some(Self::Anybody),
             other => Some(other.clone()),
         }
     }
@@ -241,7 +245,7 @@ impl Verifier {
             }
             Peer::Anybody => true,
             // It has become one that is named.
-            Peer::OwnTrustDomain => false,
+            Peer::OwnTrustDomain | Peer::Kin => false,
         };
         if expected {
             return Ok(());

@@ -145,6 +145,20 @@ fn who_does_not_know_himself_knows_others_by_their_whole_ids_alone() {
 }
 
 #[test]
+fn who_may_ask_for_nothing_is_no_sidecar_of_ours() {
+    let rules = allowed(&[rule(&["cart"], &["GET"], &["/public"])]);
+    let own = id("shop/orders");
+    let met = |caller| Met {
+        caller,
+        own: Some(&own),
+    };
+    let (cart, evil) = (id("shop/cart"), id("shop/evil"));
+    assert!(rules.lists(Some(met(&cart))));
+    assert!(!rules.lists(Some(met(&evil))));
+    assert!(!rules.lists(None));
+}
+
+#[test]
 fn opaque_bytes_have_neither_method_nor_path() {
     let (cart, own) = (id("shop/cart"), id("shop/orders"));
     let met = Met {
@@ -202,6 +216,12 @@ fn a_path_that_may_be_read_in_two_ways_is_under_none() {
         "/public;/../admin",
         "/publicity",
         "/public%2f",
+        "/public/%c0%ae%c0%ae/admin",
+        "/public/%e0%80%ae/admin",
+        "/public/%f0%80%80%ae/admin",
+        "/public/.%00./admin",
+        "/public/\u{e9}",
+        "/public/\t",
         "//public",
         "/./public",
     ] {
@@ -215,6 +235,7 @@ fn a_path_that_may_be_read_in_two_ways_is_under_none() {
         "/public/.well-known/a",
         "/public/a..b;c=d",
         "/public/%61%20%C3%A9",
+        "/public/%e0%a4%85%f0%9f%98%80",
     ] {
         let place = Verdict::Allowed(Some(0));
         assert_eq!(get(&rules, "shop/cart", path), place, "{path}");
