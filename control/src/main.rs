@@ -117,7 +117,8 @@ struct Identity {
     /// A CA of your own: the certificate that signs, and what leads to its root, PEM. [default: one is made]
     #[arg(long, requires = "ca_key", value_name = "FILE")]
     ca_cert: Option<PathBuf>,
-    /// The key of --ca-cert, or where the key that is made is kept; only its owner may read it. [default: ca-key.pem in --data]
+    /// The key of --ca-cert, or where the first key that is made is kept; only its owner may read it. Keys that `ca rotate` makes
+    /// are in --data. [default: ca-key.pem in --data]
     #[arg(long, value_name = "FILE")]
     ca_key: Option<PathBuf>,
     /// The passphrase of the key, in the first line of a file that only its owner may read; or set OUTRIGGER_CA_PASSPHRASE.

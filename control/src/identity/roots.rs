@@ -28,7 +28,7 @@ pub(crate) struct Root {
     pub(super) certificate: String,
     /// SHA-256, hex.
     pub(crate) fingerprint: String,
-    /// Relative to the data directory.
+    /// Relative to the data directory if it was named here; absolute if `--ca-key` named it.
     key: Option<PathBuf>,
     /// Its key certified by the root before it, PEM.
     pub(super) cross: Option<String>,
@@ -76,7 +76,7 @@ impl Roots {
             roots.check(&path, settings)?;
             return Ok(roots);
         }
-        let file = settings.ca_key.clone().unwrap_or_else(|| KEY.into());
+        let file = named(settings)?.unwrap_or_else(|| KEY.into());
         let at = folder.join(&file);
         // A key without a state is yours, or that of a start that did not come to its end.
         let pair = if at.exists() {
@@ -98,10 +98,14 @@ impl Roots {
             let reason = "has not exactly one root that signs";
             return Err(IdentityError::of("CA state", path, reason));
         }
-        if let Some(given) = &settings.ca_key
-            && !self.0.iter().any(|root| root.key.as_ref() == Some(given))
+        // After a rotation the key is one that was made here, whatever the flag says.
+        let first = self.signing().key.as_deref();
+        let first = first.filter(|file| file.is_absolute() || *file == Path::new(KEY));
+        if let (Some(given), Some(first)) = (named(settings)?, first)
+            && given != first
         {
-            let reason = format!("knows no root whose key is in {}", given.display());
+            let (given, first) = (given.display(), first.display());
+            let reason = format!("says that the key is in {first}, and --ca-key in {given}");
             return Err(IdentityError::of("CA state", path, reason));
         }
         Ok(())
@@ -174,8 +178,10 @@ impl Roots {
         }
         next.save(folder)?;
         if let Some(file) = unused {
-            let path = folder.join(file);
-            if let Err(error) = std::fs::remove_file(&path) {
+            let path = folder.join(&file);
+            if file.is_absolute() {
+                tracing::warn!(path = %path.display(), "the key that --ca-key names is not used any more; it is yours to remove");
+            } else if let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(%error, path = %path.display(), "the old CA's key is not used any more and could not be removed");
             }
         }
@@ -199,6 +205,14 @@ impl Roots {
         next.save(folder)?;
         Ok(next)
     }
+}
+
+/// The place for the key that `--ca-key` names, as seen from the working directory.
+fn named(settings: &Settings) -> Result<Option<PathBuf>, IdentityError> {
+    let absolute = settings.ca_key.as_ref().map(std::path::absolute);
+    absolute
+        .transpose()
+        .map_err(|error| IdentityError::new("--ca-key", error))
 }
 
 fn generate() -> Result<KeyPair, IdentityError> {
