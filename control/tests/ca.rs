@@ -5,10 +5,13 @@ mod common;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Client, Running, bundle, start, try_start, until};
+use common::{Client, Running, bundle, start, text, try_start, until};
 use outrigger_control::identity::Settings;
+use outrigger_xds::tls::{Peer, Pin, alpn};
 use serde_json::json;
 use tempfile::tempdir;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 fn quick() -> Settings {
     Settings {
@@ -29,6 +32,18 @@ async fn rotate(running: &Running, data: &Path) {
         now != before && now.matches("BEGIN").count() == 1
     })
     .await;
+}
+
+/// Whether a first contact that knows this fingerprint alone believes the server.
+async fn is_pinned(running: &Running, fingerprint: &str) -> bool {
+    let pin: Pin = fingerprint.parse().expect("it is a fingerprint");
+    let control = "spiffe://outrigger.internal/outrigger/control";
+    let peer = Peer::OneOf(vec![control.parse().expect("it is an id")]);
+    let stream = TcpStream::connect(running.api_addr).await;
+    let name = "localhost".try_into().expect("it is a name");
+    let connector = TlsConnector::from(pin.connect(peer, &[alpn::HTTP1]));
+    let stream = stream.expect("the server listens");
+    connector.connect(name, stream).await.is_ok()
 }
 
 async fn refused(data: &Path, settings: Settings) -> String {
@@ -73,4 +88,34 @@ async fn a_relative_key_file_is_beside_whoever_starts_the_server() {
     };
     let reason = refused(data.path(), other).await;
     assert!(reason.contains("other.pem"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_pin_of_the_root_that_left_last_is_still_found() {
+    let data = tempdir().unwrap();
+    let running = start(data.path(), quick()).await;
+    let operator = Client::operator(running.api_addr, data.path());
+    let (_, ca) = operator.call("GET", "/v1/ca", json!(null)).await;
+    let pin = text(&ca["fingerprint"]).to_owned();
+    let shared = json!({ "namespace": "shop", "service": "orders", "shared": true });
+    operator.token(shared).await;
+    rotate(&running, data.path()).await;
+    assert!(is_pinned(&running, &pin).await);
+    let operator = Client::operator(running.api_addr, data.path());
+    let (_, listed) = operator.call("GET", "/v1/tokens", json!(null)).await;
+    assert_eq!(listed[0]["state"], "good");
+    running.shutdown().await;
+    let running = start(data.path(), quick()).await;
+    assert!(is_pinned(&running, &pin).await);
+    // It is not trusted, though: what tasks are given says nothing of it.
+    let operator = Client::operator(running.api_addr, data.path());
+    let (_, ca) = operator.call("GET", "/v1/ca", json!(null)).await;
+    assert_eq!(ca["roots"][0]["stage"], "gone");
+    assert_eq!(text(&ca["bundle"]).matches("BEGIN").count(), 1);
+    rotate(&running, data.path()).await;
+    assert!(!is_pinned(&running, &pin).await);
+    let operator = Client::operator(running.api_addr, data.path());
+    let (_, listed) = operator.call("GET", "/v1/tokens", json!(null)).await;
+    assert_eq!(listed[0]["state"], "pins a root that is gone");
+    running.shutdown().await;
 }

@@ -103,7 +103,8 @@ enum CaCommand {
         pem: bool,
     },
     /// Make the next root. It is published first, signs when everybody knows it, and the old one is trusted until the last
-    /// certificate that it signed has ended.
+    /// certificate that it signed has ended. What pins the old root (tokens, documents) is good until the next rotation; make shared
+    /// tokens anew before that.
     Rotate,
 }
 
@@ -169,14 +170,19 @@ impl Create {
 /// `outrigger-control ca …`.
 pub async fn ca(CaArgs { server, command }: CaArgs) -> anyhow::Result<()> {
     let client = Client::open(&server.server, &server.operator)?;
-    let pem = match command {
+    let (rotated, pem) = match command {
         CaCommand::Rotate => {
             client.call("POST", "/v1/ca/rotate", &Value::Null).await?;
-            false
+            (true, false)
         }
-        CaCommand::Show { pem } => pem,
+        CaCommand::Show { pem } => (false, pem),
     };
     let shown = client.call("GET", "/v1/ca", &Value::Null).await?;
+    if rotated {
+        eprintln!(
+            "tokens that pin the root of now are good until the next rotation; make shared ones anew before that (`token list`)"
+        );
+    }
     if server.json {
         return print(&format!("{shown:#}"));
     }

@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::enrol::{Refusal, digest};
 use super::roots::{Stage, seconds};
-use super::{Enrolment, IdentityError, Rotation};
+use super::{Authority, Enrolment, IdentityError, Rotation};
 use crate::accept::Caller;
 use crate::registry::{Error, NewToken, Token};
 
@@ -162,6 +162,7 @@ async fn create(_: ByOperator, State(api): Api, Json(wanted): Json<CreateToken>)
     let ttl = wanted.ttl.or((!wanted.shared).then_some(HOUR));
     let new = NewToken {
         digest: digest(&text),
+        pin: pin(&text).map(str::to_owned),
         namespace: wanted.namespace,
         service: wanted.service,
         uses: (!wanted.shared).then(|| wanted.uses.unwrap_or(1)),
@@ -174,7 +175,7 @@ async fn create(_: ByOperator, State(api): Api, Json(wanted): Json<CreateToken>)
         .await;
     match created {
         Ok(token) => {
-            let mut shown = describe(&token);
+            let mut shown = describe(&token, authority);
             shown["token"] = json!(text);
             Json(shown).into_response()
         }
@@ -187,12 +188,19 @@ async fn tokens(_: ByOperator, State(api): Api) -> Response {
     let all: Vec<_> = registry
         .tokens()
         .into_iter()
-        .map(|row| describe(row))
+        .map(|row| describe(row, &api.enrolment.authority))
         .collect();
     Json(all).into_response()
 }
 
-fn describe(token: &Token) -> serde_json::Value {
+/// The fingerprint in a token; one that an operator chose may have none.
+fn pin(token: &str) -> Option<&str> {
+    let (kind, rest) = token.split_once('.')?;
+    let (pin, _) = rest.split_once('.')?;
+    (["ost1", "ojt1"].contains(&kind)).then_some(pin)
+}
+
+fn describe(token: &Token, authority: &Authority) -> serde_json::Value {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now = u64::try_from(now.unwrap_or(Duration::ZERO).as_millis()).unwrap_or(u64::MAX);
     json!({
@@ -200,7 +208,10 @@ fn describe(token: &Token) -> serde_json::Value {
         "namespace": token.namespace,
         "service": token.service,
         "kind": if token.uses.is_some() { "join" } else { "shared" },
-        "state": token.state(now),
+        "state": match (token.state(now), &token.pin) {
+            ("good", Some(pin)) if !authority.now().sends(pin) => "pins a root that is gone",
+            (state, _) => state,
+        },
         "uses": token.uses,
         "used": token.used,
         "created": token.created / 1000,
@@ -233,6 +244,7 @@ async fn ca(State(api): Api) -> Response {
                 Stage::Published { since } => ("published", Some(since + overlap)),
                 Stage::Signing => ("signing", None),
                 Stage::Leaving { until } => ("leaving", Some(until)),
+                Stage::Gone => ("gone", None),
             };
             json!({
                 "fingerprint": root.fingerprint,

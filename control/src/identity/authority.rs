@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::files::read_public;
-use super::roots::{Roots, fingerprint, seconds};
+use super::roots::{Roots, Stage, fingerprint, seconds};
 use super::{IdentityError, Settings, key, sign};
 
 /// Signs leaves, and says whom to trust.
@@ -29,7 +29,7 @@ pub(crate) struct Current {
     issuer: Issuer<'static, KeyPair>,
     /// What leads from a leaf to a root, PEM.
     intermediates: String,
-    /// What the server's own chain ends with, so that a first contact can pin a root, PEM.
+    /// What the server's own chain goes on with, so that a first contact can pin a root, PEM.
     ends: String,
     /// All trusted roots, PEM.
     pub(crate) bundle: String,
@@ -136,6 +136,12 @@ impl Current {
         self.not_after
     }
 
+    /// Whether a first contact finds the root with this fingerprint in what the server sends.
+    pub(super) fn sends(&self, pin: &str) -> bool {
+        let mut roots = self.roots.iter().flat_map(|roots| &roots.0);
+        self.fingerprint == pin || roots.any(|root| root.fingerprint == pin)
+    }
+
     fn leaf(
         &self,
         settings: &Settings,
@@ -161,14 +167,21 @@ fn embedded(roots: Roots, folder: &Path, settings: &Settings) -> Result<Current,
     let key = roots.key(folder, settings)?;
     let signing = roots.signing();
     let cross = signing.cross.clone().unwrap_or_default();
+    // A task needs no way from a root that is gone; whoever comes for the first time may know no other.
+    let gone = roots.0.iter().any(|root| root.stage == Stage::Gone);
+    let (intermediates, first) = match gone {
+        true => (String::new(), cross),
+        false => (cross, String::new()),
+    };
     let others = roots.0.iter().filter(|root| *root != signing);
     // The one that signs is the last.
     let ends = others.map(|root| root.certificate.as_str());
+    let ends = [first.as_str()].into_iter().chain(ends);
     let ends = ends.chain([signing.certificate.as_str()]).collect();
-    let own = roots.0.iter().map(|root| root.certificate.as_str());
+    let own = roots.trusted().map(|root| root.certificate.as_str());
     Ok(Current {
         issuer: issuer(&signing.certificate, key)?,
-        intermediates: cross,
+        intermediates,
         ends,
         bundle: bundle(own.collect(), settings)?,
         fingerprint: signing.fingerprint.clone(),

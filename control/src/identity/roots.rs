@@ -47,6 +47,8 @@ pub(crate) enum Stage {
     Signing,
     /// It does not sign any more; it is trusted until the last leaf that it signed has ended.
     Leaving { until: u64 },
+    /// Trusted by nobody who knows a newer one; sent along until it ends, so that what pins it finds it, and from there the next.
+    Gone,
 }
 
 /// All roots, oldest first; exactly one signs.
@@ -54,8 +56,13 @@ pub(crate) enum Stage {
 pub(crate) struct Roots(pub(crate) Vec<Root>);
 
 impl Root {
+    /// Whether it does not stay what it is.
     fn is_over(&self, now: u64) -> bool {
-        matches!(self.stage, Stage::Leaving { until } if until <= now)
+        match self.stage {
+            Stage::Leaving { until } => until <= now,
+            Stage::Gone => self.not_after <= now,
+            Stage::Published { .. } | Stage::Signing => false,
+        }
     }
 }
 
@@ -129,6 +136,11 @@ impl Roots {
         all.find(|root| matches!(root.stage, Stage::Published { .. }))
     }
 
+    /// Those that are given out.
+    pub(super) fn trusted(&self) -> impl Iterator<Item = &Root> {
+        self.0.iter().filter(|root| root.stage != Stage::Gone)
+    }
+
     /// The key that signs.
     pub(super) fn key(&self, folder: &Path, settings: &Settings) -> Result<KeyPair, IdentityError> {
         let root = self.signing();
@@ -142,7 +154,7 @@ impl Roots {
 
     /// Makes the next root, which is trusted from now on and vouched for by the one that signs.
     pub(super) fn begin(&self, folder: &Path, settings: &Settings) -> Result<Self, IdentityError> {
-        if self.0.len() > 1 {
+        if self.trusted().count() > 1 {
             let reason = "one is under way; `ca show` says how far it is";
             return Err(IdentityError::new("rotation", reason));
         }
@@ -165,6 +177,8 @@ impl Roots {
     pub(super) fn promote(&self, folder: &Path, lifetime: Duration) -> Result<Self, IdentityError> {
         let until = seconds(SystemTime::now() + lifetime) + 1;
         let mut next = self.clone();
+        // What pins it cannot follow two steps: the first would have to vouch for a root that vouches.
+        next.0.retain(|root| root.stage != Stage::Gone);
         let mut unused = None;
         for root in &mut next.0 {
             match root.stage {
@@ -173,7 +187,7 @@ impl Roots {
                     unused = root.key.take();
                 }
                 Stage::Published { .. } => root.stage = Stage::Signing,
-                Stage::Leaving { .. } => {}
+                Stage::Leaving { .. } | Stage::Gone => {}
             }
         }
         next.save(folder)?;
@@ -188,19 +202,23 @@ impl Roots {
         Ok(next)
     }
 
-    /// Whether there are roots whose time is over.
+    /// Whether there are roots whose stage is over.
     pub(super) fn has_old(&self, now: u64) -> bool {
         self.0.iter().any(|root| root.is_over(now))
     }
 
-    /// Without them.
+    /// With the next stage of those.
     pub(super) fn without_old(&self, folder: &Path) -> Result<Self, IdentityError> {
         let now = seconds(SystemTime::now());
         let mut next = self.clone();
-        next.0.retain(|root| !root.is_over(now));
-        for root in &mut next.0 {
-            // Nobody trusts who vouched for it any more.
-            root.cross = None;
+        next.0
+            .retain(|root| root.stage != Stage::Gone || !root.is_over(now));
+        for root in next.0.iter_mut().filter(|root| root.is_over(now)) {
+            root.stage = Stage::Gone;
+        }
+        if let Some(first) = next.0.first_mut() {
+            // Whoever vouched for it is not sent any more.
+            first.cross = None;
         }
         next.save(folder)?;
         Ok(next)

@@ -123,6 +123,9 @@ pub(crate) struct Token {
     pub(crate) id: String,
     /// SHA-256 of the token, hex. The token itself is kept nowhere.
     pub(crate) digest: String,
+    /// The fingerprint of the root that it pins, if it says one.
+    #[serde(default)]
+    pub(crate) pin: Option<String>,
     pub(crate) namespace: String,
     pub(crate) service: String,
     /// How often it is good; `None` is shared.

@@ -14,6 +14,8 @@ const REMEMBERED: Millis = 24 * 3600 * 1000;
 /// What a token is made for.
 pub(crate) struct NewToken {
     pub(crate) digest: String,
+    /// The fingerprint of the root in it.
+    pub(crate) pin: Option<String>,
     pub(crate) namespace: String,
     pub(crate) service: String,
     /// `None` is shared: as often as one likes.
@@ -89,6 +91,7 @@ impl Registry {
         let token = Arc::new(Token {
             id: context.id("tok-", 16),
             digest: new.digest,
+            pin: new.pin,
             namespace: new.namespace,
             service: new.service,
             uses: new.uses,
@@ -210,6 +213,7 @@ mod tests {
         };
         let new = NewToken {
             digest: "d".to_owned(),
+            pin: None,
             namespace: "shop".to_owned(),
             service: "orders".to_owned(),
             uses: Some(2),
