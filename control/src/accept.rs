@@ -96,8 +96,12 @@ impl Incoming {
     /// As ADS takes them.
     pub(crate) fn for_ads(self) -> impl Stream<Item = io::Result<Accepted<BoxedIo>>> + Send {
         ReceiverStream::new(self.ready).map(|(io, caller)| {
-            let identity = caller.leaf.map(|leaf| leaf.identity.clone());
-            Ok(Accepted::new(io, PeerIdentity(identity)))
+            let leaf = caller.leaf.as_deref();
+            let peer = PeerIdentity {
+                identity: leaf.map(|leaf| leaf.identity.clone()),
+                node: leaf.and_then(|leaf| leaf.node.clone()),
+            };
+            Ok(Accepted::new(io, peer))
         })
     }
 }

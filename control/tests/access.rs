@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Client, Subscriber, bundle, in_time, start, task, text, until};
+use common::{Client, Subscriber, bundle, in_time, request, start, task, text, until};
 use outrigger_control::identity::Settings;
 use outrigger_xds::ResourceType;
 use outrigger_xds::identity::{TRUST_BUNDLE, TlsMode};
@@ -363,4 +363,42 @@ async fn a_new_root_does_not_sign_while_one_that_is_connected_does_not_have_it()
     drop(stream);
     until(|| async { shown().await["roots"][1]["stage"] == "signing" }).await;
     running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_id_is_that_of_the_certificate_and_of_whoever_has_instances_on_it() {
+    let data = tempdir().unwrap();
+    let running = start(data.path(), Settings::default()).await;
+    let operator = Client::operator(running.api_addr, data.path());
+    let [orders_id] = shop(&operator, ["orders"]).await;
+    let orders = task(&running, data.path(), "orders", "n1").await;
+    let cart = task(&running, data.path(), "cart", "n1").await;
+    let on_xds = |client: &Client| Client {
+        address: running.xds_addr,
+        ..client.clone()
+    };
+    let mut other = Subscriber::start(on_xds(&orders), "n2", "orders", &[TRUST]);
+    let reason = other.refused().await;
+    assert!(
+        reason.contains("\"n2\"") && reason.contains("\"n1\""),
+        "{reason}"
+    );
+    // Whose it is does not depend on who is connected.
+    let tls = instance(&orders_id, "i1", "n1", Some("orders"));
+    assert_eq!(orders.cloud_map("RegisterInstance", tls).await.0, 200);
+    let mut squatter = Subscriber::start(on_xds(&cart), "n1", "cart", &[TRUST]);
+    let reason = squatter.refused().await;
+    assert!(reason.contains("svc/orders"), "{reason}");
+    let renewed = cart.enrol(&request(&key(), "cart", "n1", None)).await;
+    assert_eq!(
+        renewed.unwrap_err(),
+        (403, "node_of_another_service".to_owned())
+    );
+    let renewed = orders.enrol(&request(&key(), "orders", "n1", None)).await;
+    assert!(renewed.is_ok());
+    running.shutdown().await;
+}
+
+fn key() -> rcgen::KeyPair {
+    rcgen::KeyPair::generate().expect("a key is made")
 }

@@ -142,5 +142,6 @@ fn node() -> NodeInfo {
         incarnation: "1".to_owned(),
         secret: "c0ffee".to_owned(),
         identity: None,
+        certified: None,
     }
 }

@@ -254,6 +254,7 @@ pub(crate) fn node(node: core::Node) -> NodeInfo {
             .map(|locality| locality.zone)
             .unwrap_or_default(),
         identity: None,
+        certified: None,
     }
 }
 

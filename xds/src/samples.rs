@@ -22,6 +22,7 @@ pub(crate) fn node(id: &str) -> NodeInfo {
         incarnation: "1".to_owned(),
         secret: "c0ffee".to_owned(),
         identity: None,
+        certified: None,
     }
 }
 

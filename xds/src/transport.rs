@@ -53,6 +53,9 @@ pub struct NodeInfo {
     /// Whom the certificate of its connection is for. A server knows it of the connection: the wire says nothing of it.
     #[serde(skip)]
     pub identity: Option<SpiffeId>,
+    /// The node that the certificate of its connection is for, if it says one; known as `identity` is.
+    #[serde(skip)]
+    pub certified: Option<String>,
 }
 
 /// One ADS stream, unique within the control server's life.

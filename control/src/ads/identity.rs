@@ -41,16 +41,24 @@ impl Nodes {
         lagging.map(|(name, _)| name.clone()).collect()
     }
 
-    /// A node is what its certificate says, and without one it has no instance that takes TLS.
+    /// A node is what its certificate says, and has no instance that takes TLS as another.
     pub(super) fn is_itself(&self, node: &NodeInfo) -> Result<(), String> {
-        let Some(identity) = &node.identity else {
-            return match self.writer.read().identity_bound_to(&node.id) {
-                Some(identity) => Err(format!(
-                    "node {:?} is one of {identity}, and this connection has no certificate",
-                    node.id
-                )),
-                None => Ok(()),
+        let registry = self.writer.read();
+        if let Some(other) = registry.other_identity_bound_to(&node.id, node.identity.as_ref()) {
+            let ours = match &node.identity {
+                Some(identity) => format!("this connection's certificate is for {identity}"),
+                None => "this connection has no certificate".to_owned(),
             };
+            return Err(format!("node {:?} is one of {other}, and {ours}", node.id));
+        }
+        if let Some(certified) = node.certified.as_ref().filter(|own| **own != node.id) {
+            return Err(format!(
+                "node {:?}: this connection's certificate is for node {certified:?}",
+                node.id
+            ));
+        }
+        let Some(identity) = &node.identity else {
+            return Ok(());
         };
         let says = (node.namespace.as_str(), node.service.as_str());
         if identity.as_service() == Some(says) {

@@ -106,6 +106,7 @@ impl Enrolment {
         }
         let key = sign::key_of_request(&request.csr)
             .map_err(|reason| Refusal::Invalid(format!("csr: {reason}")))?;
+        self.is_free(node, &identity)?;
         let by = match &request.proof {
             None => self.renewal(caller, &identity, node)?,
             Some(_) if !caller.encrypted && !caller.is_local() => {
@@ -125,6 +126,18 @@ impl Enrolment {
         };
         let certificate = self.authority.sign(identity, node, &key)?;
         Ok((certificate, by))
+    }
+
+    /// Whether no other service has instances that take TLS on the node.
+    fn is_free(&self, node: &str, identity: &SpiffeId) -> Result<(), Refusal> {
+        let registry = self.writer.read();
+        match registry.other_identity_bound_to(node, Some(identity)) {
+            Some(other) => {
+                let reason = format!("node {node:?} has instances of {other}");
+                Err(Refusal::denied("node_of_another_service", reason))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whoever has a certificate gets the next one, for the same service and node.

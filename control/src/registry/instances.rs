@@ -254,9 +254,15 @@ impl Registry {
         bound.filter_map(|(service, instance)| self.instances.get(service)?.get(instance))
     }
 
-    /// The identity under which an instance of the node takes TLS, if one does.
-    pub(crate) fn identity_bound_to(&self, node: &str) -> Option<&str> {
-        self.bound_to(node).find_map(|instance| instance.tls())
+    /// Another identity than this one under which an instance of the node takes TLS, if one does.
+    pub(crate) fn other_identity_bound_to(
+        &self,
+        node: &str,
+        identity: Option<&SpiffeId>,
+    ) -> Option<&str> {
+        let own = identity.map(SpiffeId::as_str);
+        let mut all = self.bound_to(node).filter_map(|instance| instance.tls());
+        all.find(|id| Some(*id) != own)
     }
 
     /// Marks these nodes lost, as far as they are bound.

@@ -85,7 +85,7 @@ pub(super) fn join_mesh(
         namespace: mesh.namespace.clone(),
         incarnation: random_hex(8),
         secret,
-        identity: None,
+        ..NodeInfo::default()
     };
     let reconnected = Arc::new(watch::Sender::new(0));
     let standing = Standing {

@@ -18,9 +18,14 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 /// A connection of any kind.
 pub type BoxedIo = Box<dyn Io>;
 
-/// Whom the certificate of a connection's other end is for; `None` in plaintext, and where it showed none.
+/// Whom the certificate of a connection's other end is for; nobody in plaintext, and where it showed none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PeerIdentity(pub Option<SpiffeId>);
+pub struct PeerIdentity {
+    /// The service.
+    pub identity: Option<SpiffeId>,
+    /// The node, if the certificate says one.
+    pub node: Option<String>,
+}
 
 /// A connection that a server has accepted from `peer`.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ const RESPONSES: usize = 8;
 type Reply = Result<discovery::DeltaDiscoveryResponse, Status>;
 
 /// Serves ADS on `incoming` connections until `shutdown`; `epoch` goes out as `control_plane.identifier`. Who a node is proved to be
-/// ([`NodeInfo::identity`]) it takes from connections whose [`Connected::ConnectInfo`] is a [`PeerIdentity`].
+/// ([`NodeInfo::identity`], [`NodeInfo::certified`]) it takes from connections whose [`Connected::ConnectInfo`] is a [`PeerIdentity`].
 pub async fn serve_ads<IO>(
     incoming: impl Streamed<Item = io::Result<IO>> + Send,
     events: Arc<impl NodeEvents>,
@@ -121,7 +121,7 @@ impl<E: NodeEvents> Drop for Conversing<'_, E> {
 async fn converse<E: NodeEvents>(
     events: &E,
     epoch: String,
-    PeerIdentity(identity): PeerIdentity,
+    peer: PeerIdentity,
     mut requests: Streaming<discovery::DeltaDiscoveryRequest>,
     responses: &mpsc::Sender<Reply>,
     mut stopped: watch::Receiver<bool>,
@@ -134,7 +134,8 @@ async fn converse<E: NodeEvents>(
         return Ok(());
     };
     let node = first.node.take().map(|node| NodeInfo {
-        identity,
+        identity: peer.identity,
+        certified: peer.node,
         ..decode::node(node)
     });
     let node = node.filter(|node| !node.id.is_empty());

@@ -309,7 +309,10 @@ async fn a_change_is_pushed_and_a_restarted_server_sends_only_what_has_changed()
 #[tokio::test]
 async fn a_node_is_whom_its_connection_proves_and_nobody_without_proof() {
     let id: SpiffeId = "spiffe://td/ns/prod/svc/shop".parse().expect("is an id");
-    let peer = PeerIdentity(Some(id.clone()));
+    let peer = PeerIdentity {
+        identity: Some(id.clone()),
+        node: Some("task-1".to_owned()),
+    };
     let proved =
         move |listener| plain(listener).map(move |io| io.map(|io| Accepted::new(io, peer.clone())));
     let mut server = Server::with(false, proved).await;
