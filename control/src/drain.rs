@@ -45,10 +45,10 @@ impl Drains {
 
     /// Publishes the node's instances as DRAINING; answers when every other node that may be calling knows, or the bound is reached.
     pub(crate) async fn drain_node(&self, node: String) -> Result<Told, Error> {
-        let drained = node.clone();
+        let (drained, who) = (node.clone(), self.writer.who().clone());
         let mut altered = self
             .writer
-            .call(move |registry, _| registry.drain_node(&drained))
+            .call(move |registry, _| registry.drain_node(&who, &drained))
             .await?;
         self.nodes.leaves(&node);
         if altered.is_empty()

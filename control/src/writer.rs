@@ -47,6 +47,11 @@ impl Writer {
         Ok((writer, thread))
     }
 
+    /// On whose behalf it changes.
+    pub(crate) const fn who(&self) -> &Who {
+        &self.who
+    }
+
     /// The same, which changes what `who` may.
     pub(crate) fn on_behalf_of(&self, who: Who) -> Self {
         Self {

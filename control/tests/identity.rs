@@ -118,6 +118,9 @@ async fn a_certificate_is_renewed_for_the_same_service_and_node_alone() {
     let next = orders.enrol(&request(&key(), "orders", "n1", None)).await;
     let next = next.expect("it is renewed");
     assert_eq!(next.identity.as_service(), Some(("shop", "orders")));
+    let long = request(&key(), "orders", &"n".repeat(65), None);
+    let refused = orders.enrol(&long).await.unwrap_err();
+    assert_eq!(refused, (400, "invalid".to_owned()));
     for (client, service, node, code) in [
         (&orders, "cart", "n1", "certificate_of_another_service"),
         (&orders, "orders", "n2", "certificate_of_another_node"),

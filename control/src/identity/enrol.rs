@@ -15,7 +15,8 @@ use crate::writer::Writer;
 
 /// How long a wrong proof waits for its answer, so that nobody tries many on one connection.
 const PENANCE: Duration = Duration::from_millis(250);
-const MAX_NODE: usize = 128;
+/// What the common name of a leaf holds (RFC 5280, ub-common-name): every leaf says its node.
+const MAX_NODE: usize = 64;
 
 /// Why there is no certificate.
 #[derive(Debug)]
@@ -154,8 +155,11 @@ impl Enrolment {
             let reason = format!("the connection's certificate is for {}", leaf.identity);
             return Err(Refusal::denied("certificate_of_another_service", reason));
         }
-        if let Some(own) = leaf.node.as_deref().filter(|own| *own != node) {
-            let reason = format!("the connection's certificate is for node {own:?}");
+        if leaf.node.as_deref() != Some(node) {
+            let reason = match &leaf.node {
+                Some(own) => format!("the connection's certificate is for node {own:?}"),
+                None => "the connection's certificate says no node".to_owned(),
+            };
             return Err(Refusal::denied("certificate_of_another_node", reason));
         }
         Ok("certificate".to_owned())

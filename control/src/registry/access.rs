@@ -73,19 +73,20 @@ impl Registry {
         }
         changes.iter().try_for_each(|change| match change {
             Change::Namespace(row) => permit_namespace(who, &row.name),
-            Change::DropNamespace(id) => match (who, self.namespaces.get(id)) {
-                (Who::Task { .. }, Some(row)) => {
-                    let what = format!("namespace {:?}", row.name);
-                    who.refuse(&what, "only an operator deletes one")
-                }
-                _ => Ok(()),
+            Change::DropNamespace(id) => match self.namespaces.get(id) {
+                Some(row) => permit_namespace(who, &row.name),
+                None => Ok(()),
             },
             Change::Service(next) => self.permit_declaration(who, next),
             Change::DropService(id) => self.permit_service(who, self.services.get(id)),
             Change::Instance(next) => {
                 let before = self.held(&next.service_id, &next.id);
                 self.permit_instance(who, &next.service_id, before.into_iter().chain([next]))?;
-                permit_node(who, next)
+                let bound = before.and_then(|before| before.node());
+                match next.node().filter(|node| bound != Some(node)) {
+                    Some(node) => self.permit_node(who, next, node),
+                    None => Ok(()),
+                }
             }
             Change::DropInstance { service, instance } => {
                 let before = self.held(service, instance);
@@ -157,6 +158,28 @@ impl Registry {
             _ => self.permit_service(who, service),
         }
     }
+
+    /// A task's instance is bound to its own node, and nobody's to one that has instances of an identity.
+    fn permit_node(&self, who: &Who, row: &Instance, node: &str) -> Result<(), Error> {
+        let what = format!("instance {:?}", row.id);
+        let identity = match who {
+            Who::Task {
+                node: Some(own), ..
+            } if own != node => {
+                let reason = format!("OUTRIGGER_NODE is {node:?}, its certificate is for {own:?}");
+                return who.refuse(&what, &reason);
+            }
+            Who::Task { identity, .. } => Some(identity),
+            _ => None,
+        };
+        match self.other_identity_bound_to(node, identity) {
+            Some(other) => {
+                let reason = format!("OUTRIGGER_NODE is {node:?}, which is one of {other}");
+                who.refuse(&what, &reason)
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 fn permit_namespace(who: &Who, name: &str) -> Result<(), Error> {
@@ -166,23 +189,6 @@ fn permit_namespace(who: &Who, name: &str) -> Result<(), Error> {
     match identity.as_service() {
         Some((own, _)) if own == name => Ok(()),
         _ => who.refuse(&format!("namespace {name:?}"), "it is not its own"),
-    }
-}
-
-/// A task's instance is bound to its own node.
-fn permit_node(who: &Who, row: &Instance) -> Result<(), Error> {
-    match (who, row.node()) {
-        (
-            Who::Task {
-                node: Some(own), ..
-            },
-            Some(node),
-        ) if own != node => {
-            let what = format!("instance {:?}", row.id);
-            let reason = format!("OUTRIGGER_NODE is {node:?}, its certificate is for {own:?}");
-            who.refuse(&what, &reason)
-        }
-        _ => Ok(()),
     }
 }
 

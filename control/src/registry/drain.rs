@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::instances::STATE;
 use super::operations::Target;
-use super::{Change, Context, Instance, Operation, OperationKind, Plan, Registry};
+use super::{Change, Context, Instance, Operation, OperationKind, Plan, Registry, Who};
 
 /// The endpoint sets that a drain alters, by the name of their namespace.
 pub(crate) type Altered = BTreeMap<String, BTreeSet<String>>;
@@ -18,12 +18,19 @@ pub(crate) struct Begun {
 }
 
 impl Registry {
-    /// Marks every instance bound to the node DRAINING.
-    pub(crate) fn drain_node(&self, node: &str) -> Plan<Altered> {
+    /// Marks every instance bound to the node DRAINING that `who` may change.
+    pub(crate) fn drain_node(&self, who: &Who, node: &str) -> Plan<Altered> {
         let bound = self.bound_to(node);
-        let changes = bound.filter(|row| !row.draining()).map(|row| {
+        let changes = bound.filter(|row| !row.draining()).filter_map(|row| {
             let operation = row.operation_id.clone();
-            Change::Instance(Arc::new(drained(row, operation)))
+            let change = Change::Instance(Arc::new(drained(row, operation)));
+            match self.permit(who, std::slice::from_ref(&change)) {
+                Ok(()) => Some(change),
+                Err(error) => {
+                    tracing::warn!(node, instance = row.id, reason = %error, "not drained with its node");
+                    None
+                }
+            }
         });
         Ok((changes.collect(), self.endpoint_sets(self.bound_to(node))))
     }

@@ -391,7 +391,7 @@ fn a_lost_node_s_instances_are_kept_unhealthy_and_come_back_with_it() {
     world.call(|registry, _| registry.find(&task)).unwrap();
     assert_eq!(health(&world), InstanceHealth::Healthy);
     world
-        .call(|registry, _| registry.drain_node("task"))
+        .call(|registry, _| registry.drain_node(&Who::Anyone, "task"))
         .unwrap();
     assert_eq!(health(&world), InstanceHealth::Draining);
     world.call(|registry, _| registry.lose(&task)).unwrap();

@@ -174,3 +174,54 @@ fn a_task_speaks_for_its_own_node() {
     assert!(Who::Nobody.may_speak_for("n1", None).is_ok());
     assert!(Who::Operator.may_speak_for("n2", Some(&known)).is_ok());
 }
+
+#[test]
+fn nobody_binds_an_instance_to_a_node_of_an_identity_and_a_drain_leaves_such_alone() {
+    let mut shop = Shop::new();
+    let orders = task(ORDERS);
+    let on = [("OUTRIGGER_NODE", "n1")];
+    let unnamed = Who::Task {
+        identity: CART.parse().unwrap(),
+        node: None,
+    };
+    let tls = [("OUTRIGGER_NODE", "n1"), ("OUTRIGGER_TLS", ORDERS)];
+    assert!(shop.register(&Who::Operator, "before", &on));
+    assert!(shop.register(&orders, "a", &tls));
+    assert!(!shop.register(&Who::Nobody, "b", &on));
+    assert!(!shop.register(&unnamed, "b", &on));
+    assert!(shop.register(&Who::Operator, "b", &on));
+    assert!(shop.register(&Who::Nobody, "c", &[("OUTRIGGER_NODE", "n2")]));
+    // A strict service: nobody may change what is left of it.
+    let drained = |shop: &mut Shop, who: &Who| {
+        let drains = shop.call(who, |registry, _| registry.drain_node(who, "n1"));
+        assert!(is_permitted(drains));
+        let draining = shop.registry.bound_to("n1").filter(|row| row.draining());
+        draining.map(|row| row.id.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(drained(&mut shop, &Who::Nobody), ["b", "before"]);
+    assert_eq!(drained(&mut shop, &orders), ["a", "b", "before"]);
+}
+
+#[test]
+fn an_empty_namespace_is_deleted_by_whoever_may_create_it() {
+    for (who, permitted) in [
+        (Who::Nobody, true),
+        (task(ORDERS), true),
+        (task(ELSEWHERE), false),
+        (Who::Reader("no"), false),
+        (Who::Operator, true),
+        (Who::Anyone, true),
+    ] {
+        let mut shop = Shop::new();
+        let service = shop.service.clone();
+        let gone = shop.call(&Who::Operator, |registry, context| {
+            registry.delete_service(context, &service)
+        });
+        assert!(is_permitted(gone));
+        let gone = shop.call(&who, |registry, context| {
+            let id = registry.namespace_named("shop")?.id.clone();
+            registry.delete_namespace(context, &id)
+        });
+        assert_eq!(is_permitted(gone), permitted, "{who:?}");
+    }
+}
