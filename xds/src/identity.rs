@@ -141,8 +141,10 @@ impl fmt::Debug for SpiffeId {
     }
 }
 
-/// Whether the tasks of a service take TLS, and nothing else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+/// Whether the tasks of a service take TLS, and nothing else. The stricter mode is the greater one.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum TlsMode {
     /// Plaintext alone.

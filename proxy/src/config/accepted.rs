@@ -44,11 +44,13 @@ impl Accepted {
         self.trust.get(TRUST_BUNDLE)
     }
 
-    /// Adds everything of `other`, a sidecar's own part. On equal names `other` wins, but for inbound policies: what is declared
-    /// in the registry is newer than what this task was started with.
+    /// Adds everything of `other`, a sidecar's own part. On equal names `other` wins, but for inbound policies (see [`stricter`]).
     pub fn merge(&mut self, other: Self) {
-        let declared = std::mem::replace(&mut self.inbound, other.inbound);
-        self.inbound.extend(declared);
+        for (name, own) in other.inbound {
+            let declared = self.inbound.remove(&name);
+            let policy = declared.map_or_else(|| Arc::clone(&own), |one| stricter(one, &own));
+            self.inbound.insert(name, policy);
+        }
         self.trust.extend(other.trust);
         self.tls.listeners.extend(other.tls.listeners);
         self.tls.clusters.extend(other.tls.clusters);
@@ -94,6 +96,20 @@ impl Accepted {
     }
 }
 
+/// What is declared in the registry may be newer than what this task was started with, or older: another revision may have been
+/// written first, or this task be a rollback. So it may ask for more than the task's own document, and never for less: below the
+/// mode of a document nobody goes but by a deployment with another document, an operator's `policy set` neither.
+fn stricter(declared: Arc<Inbound>, own: &Inbound) -> Arc<Inbound> {
+    if declared.tls >= own.tls && (declared.authorization.is_some() || own.authorization.is_none())
+    {
+        return declared;
+    }
+    let mut policy = Inbound::clone(&declared);
+    policy.tls = policy.tls.max(own.tls);
+    policy.authorization = policy.authorization.or_else(|| own.authorization.clone());
+    Arc::new(policy)
+}
+
 /// What differs between two accepted configurations.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -137,7 +153,7 @@ mod named {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_xds::identity::TlsMode;
+    use outrigger_xds::identity::{Authorization, TlsMode};
 
     use super::*;
 
@@ -165,29 +181,58 @@ mod tests {
         assert!(before.change_from(&before).is_empty());
     }
 
-    fn inbound(tls: TlsMode) -> Named<Inbound> {
+    fn inbound(tls: TlsMode, authorization: Option<Authorization>) -> Accepted {
         let name = "n/s".to_owned();
         let policy = Inbound {
             name: name.clone(),
             tls,
-            authorization: None,
+            authorization,
         };
-        Named::from([(name, Arc::new(policy))])
+        Accepted {
+            inbound: Named::from([(name, Arc::new(policy))]),
+            ..Accepted::default()
+        }
     }
 
     #[test]
-    fn what_is_declared_of_a_service_wins_over_what_its_task_was_started_with() {
-        let with = |inbound| Accepted {
-            inbound,
-            ..Accepted::default()
-        };
+    fn what_is_declared_of_a_service_asks_for_more_than_its_task_was_started_with_and_never_for_less()
+     {
+        use TlsMode::{Disable, Permissive, Strict};
         let mut next = Accepted::default();
-        next.merge(with(inbound(TlsMode::Strict)));
-        assert_eq!(next.inbound["n/s"].tls, TlsMode::Strict);
-        let mut next = with(inbound(TlsMode::Permissive));
-        next.merge(with(inbound(TlsMode::Strict)));
-        assert_eq!(next.inbound["n/s"].tls, TlsMode::Permissive);
-        assert!(next.change_from(&Accepted::default()).structure);
+        next.merge(inbound(Strict, None));
+        assert_eq!(next.inbound["n/s"].tls, Strict, "nothing is declared yet");
+        for (declared, own, in_force) in [
+            (Disable, Strict, Strict),
+            (Disable, Permissive, Permissive),
+            (Permissive, Strict, Strict),
+            (Strict, Permissive, Strict),
+            (Strict, Disable, Strict),
+            (Disable, Disable, Disable),
+        ] {
+            let mut next = inbound(declared, None);
+            next.merge(inbound(own, None));
+            assert_eq!(next.inbound["n/s"].tls, in_force, "{declared} and {own}");
+            assert!(next.change_from(&Accepted::default()).structure);
+        }
+    }
+
+    #[test]
+    fn who_may_call_is_what_is_declared_or_else_what_the_task_was_started_with() {
+        let nobody = Some(Authorization::default());
+        let trial = Some(Authorization {
+            dry_run: true,
+            ..Authorization::default()
+        });
+        for (declared, own, in_force) in [
+            (&None, &nobody, &nobody),
+            (&trial, &nobody, &trial),
+            (&nobody, &None, &nobody),
+            (&None, &None, &None),
+        ] {
+            let mut next = inbound(TlsMode::Strict, declared.clone());
+            next.merge(inbound(TlsMode::Strict, own.clone()));
+            assert_eq!(next.inbound["n/s"].authorization, *in_force);
+        }
     }
 
     #[test]

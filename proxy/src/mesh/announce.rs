@@ -180,7 +180,7 @@ impl Announcer {
         Ok(None)
     }
 
-    /// One pass; `Ok(Some(reason))` is a declaration the registry refused while the instance is registered.
+    /// One pass; `Ok(Some(reason))` is a declaration that is not in force while the instance is registered.
     async fn announce(
         &self,
         service: &Service,
@@ -197,7 +197,7 @@ impl Announcer {
         let declaration =
             json!({"ServiceId": id, "Attributes": self.declaration(service, mapping)});
         let refused = match self.call("UpdateServiceAttributes", &declaration).await {
-            Ok(_) => None,
+            Ok(answer) => self.superseded(service, &id, &answer).await?,
             Err(error) if error.is("InvalidInput") => Some(error.to_string()),
             Err(error) => return Err(error),
         };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use outrigger_xds::identity::TlsMode;
 use serde_json::{Value, json};
 
 use super::Announcer;
@@ -9,6 +10,9 @@ use super::attributes::{HOP, TLS};
 use crate::mesh::client::CallError;
 use crate::mesh::document::Service;
 use crate::mesh::state::random_hex;
+
+/// What the revisions of an operator's `policy set` begin with.
+const OPERATOR: &str = "operator-";
 
 /// What the registry holds of an instance.
 pub(super) enum Held {
@@ -89,6 +93,36 @@ impl Announcer {
         }
         let found = self.find_service(name, namespace).await?;
         found.ok_or_else(|| pending(format!("service {name:?} is being created")))
+    }
+
+    /// What to say of a declaration that was answered so, if another revision is in force. An operator's is meant to be, unless it
+    /// asks for less than the document: that is not done (see `Accepted::merge`).
+    pub(super) async fn superseded(
+        &self,
+        service: &Service,
+        id: &str,
+        answer: &Value,
+    ) -> Result<Option<String>, CallError> {
+        let Some(revision) = answer["Superseded"].as_str() else {
+            return Ok(None);
+        };
+        let input = json!({"ServiceId": id});
+        let held = self.call("GetServiceAttributes", &input).await?;
+        let policy = held["ServiceAttributes"]["Attributes"]["OUTRIGGER_POLICY"].as_str();
+        let policy: Value = policy
+            .and_then(|policy| serde_json::from_str(policy).ok())
+            .unwrap_or_default();
+        let mode = policy["tls"].as_str().and_then(|mode| mode.parse().ok());
+        let (mode, own): (TlsMode, _) = (mode.unwrap_or_default(), service.policy.tls);
+        if revision.starts_with(OPERATOR) && mode >= own {
+            return Ok(None);
+        }
+        let mut said = format!("this task's declaration is superseded by revision {revision}");
+        if mode != own {
+            let in_force = mode.max(own);
+            said += &format!(": tls {mode} instead of {own}; this task takes {in_force}");
+        }
+        Ok(Some(said))
     }
 
     async fn find(

@@ -23,6 +23,8 @@ struct Registry {
     instance: Option<Value>,
     declared: Option<Value>,
     refuse_declaration: bool,
+    /// The revision in force, where that is not what is declared, and its policy.
+    in_force: Option<(&'static str, &'static str)>,
     deregistered: bool,
     /// What `UpdateInstanceCustomHealthStatus` said last.
     health: Option<Value>,
@@ -69,7 +71,12 @@ fn answer(registry: &mut Registry, operation: &str, input: &Value) -> (StatusCod
         "UpdateServiceAttributes" if registry.refuse_declaration => refuse("InvalidInput"),
         "UpdateServiceAttributes" => {
             registry.declared = Some(input["Attributes"].clone());
-            ok(json!({}))
+            let in_force = registry.in_force.map(|(revision, _)| revision);
+            ok(in_force.map_or(json!({}), |one| json!({"Superseded": one})))
+        }
+        "GetServiceAttributes" => {
+            let policy = registry.in_force.map(|(_, policy)| policy);
+            ok(json!({"ServiceAttributes": {"Attributes": {"OUTRIGGER_POLICY": policy}}}))
         }
         "GetInstance" => match &registry.instance {
             Some(attributes) => ok(json!({"Instance": {"Id": "t1", "Attributes": attributes}})),
@@ -257,6 +264,55 @@ async fn announces_in_order_with_the_documented_attributes() {
         .unwrap_or_default();
     assert!(matches!(Tokens::read(hop), Ok(Some(_))), "{hop:?}");
     assert_eq!(held, expected);
+}
+
+#[tokio::test]
+async fn a_declaration_that_is_superseded_is_said_with_the_mode_that_differs() {
+    let (_listener, app) = application().await;
+    let registry = Shared::default();
+    let (control, mut calls) = serve(registry.clone()).await;
+    let mut announcer = announcer(control, app);
+    let document = announcer.config.mesh.document.as_mut().expect("one");
+    document.services[0].policy.tls = TlsMode::Strict;
+    let service = document.services[0].clone();
+    for (revision, policy, expected) in [
+        ("7", r#"{"tls":"strict"}"#, Some("superseded by revision 7")),
+        ("operator-7", r#"{"tls":"strict"}"#, None),
+        (
+            "operator-7",
+            r#"{"tls":"permissive"}"#,
+            Some("tls permissive instead of strict"),
+        ),
+    ] {
+        registry.lock().expect("not poisoned").in_force = Some((revision, policy));
+        let answer = json!({"Superseded": revision});
+        let said = announcer.superseded(&service, "srv-1", &answer).await;
+        let said = said.expect("answered");
+        match expected {
+            Some(words) => assert!(said.as_ref().is_some_and(|said| said.contains(words))),
+            None => assert_eq!(said, None),
+        }
+    }
+    registry.lock().expect("not poisoned").in_force = Some(("8", "{}"));
+    let ready = announcer.ready.clone();
+    let mut changed = ready.watch();
+    let told = async {
+        loop {
+            if let Some(said) = ready.problem_of("announce/orders") {
+                return said;
+            }
+            changed.changed().await.expect("lives");
+        }
+    };
+    let said = tokio::select! {
+        () = announcer.run(CancellationToken::new()) => panic!("it announces for ever"),
+        () = async { while calls.recv().await.is_some() {} } => panic!("it serves for ever"),
+        said = told => said,
+    };
+    assert_eq!(
+        said,
+        "this task's declaration is superseded by revision 8: tls disable instead of strict; this task takes strict"
+    );
 }
 
 #[tokio::test]

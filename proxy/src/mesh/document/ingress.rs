@@ -144,7 +144,7 @@ fn identity(services: &[&Service], mesh: &MeshConfig, tokens: Tokens) -> Identit
     }
 }
 
-/// What holds until the control server says what is declared. Services that share a port say the same of it.
+/// What holds until the control server says what is declared, and what that cannot lower. Services that share a port say the same of it.
 fn inbound(service: &Service, mesh: &MeshConfig) -> Inbound {
     Inbound {
         name: format!("{}/{}", mesh.namespace, service.discovery_name),
