@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::kept::Issued;
 use super::schedule;
-use crate::mesh::client::{CALL_TIMEOUT, Client, Dialler, Tls};
+use crate::mesh::client::{CALL_TIMEOUT, CallError, Client, Dialler, Tls};
 use crate::upstream::resolve::Resolver;
 
 /// Whom to ask, and as whom.
@@ -39,6 +39,23 @@ pub(super) struct Pending {
 /// What came, checked, and as it came.
 pub(super) type Answer = (Issued, Credentials, Roots);
 
+/// Why there is none.
+enum Failure {
+    /// No server was believed and said anything.
+    Unanswered(String),
+    Answered(String),
+}
+
+impl Failure {
+    fn reason(self) -> String {
+        let (Self::Unanswered(reason) | Self::Answered(reason)) = self;
+        reason
+    }
+}
+
+/// Where nobody is believed any more.
+const REMEDY: &str = "if the control server's CA was replaced, give a new token, or --control-ca with the fingerprint of the CA as it is now";
+
 impl Requester {
     /// By the certificate that `identity` has.
     pub(super) async fn renew(
@@ -47,29 +64,37 @@ impl Requester {
         pinned: &[String],
     ) -> Result<Answer, String> {
         let connector = Connector::new(Arc::clone(identity), self.peer(), &[alpn::HTTP1], &[]);
-        self.ask(Arc::new(move || connector.config()), None, pinned)
-            .await
+        let asked = self.ask(Arc::new(move || connector.config()), None, pinned);
+        asked.await.map_err(Failure::reason)
     }
 
-    /// By a proof, which only a server that is known by `identity`'s roots, or else by the pin, gets to see.
+    /// By a proof, which only a server that is known by `identity`'s roots or by the pin gets to see. The pin is of use beside roots
+    /// to a task that has missed a whole rotation: those it holds are no more.
     pub(super) async fn enrol(
         &self,
         identity: &Arc<Identity>,
         proof: Proof,
         pin: &Pin,
     ) -> Result<Answer, String> {
-        let tls: Tls = match identity.roots() {
-            Some(_) => {
-                let identity = Arc::clone(identity);
-                let connector = Connector::anonymous(identity, self.peer(), &[alpn::HTTP1]);
-                Arc::new(move || connector.config())
-            }
-            None => {
-                let config = pin.connect(self.peer(), &[alpn::HTTP1]);
-                Arc::new(move || Some(Arc::clone(&config)))
-            }
+        let config = pin.connect(self.peer(), &[alpn::HTTP1]);
+        let by_pin: Tls = Arc::new(move || Some(Arc::clone(&config)));
+        let pinned = pin.fingerprints();
+        if identity.roots().is_none() {
+            let asked = self.ask(by_pin, Some(proof), pinned).await;
+            return asked.map_err(Failure::reason);
+        }
+        let connector = Connector::anonymous(Arc::clone(identity), self.peer(), &[alpn::HTTP1]);
+        let by_roots: Tls = Arc::new(move || connector.config());
+        let unanswered = match self.ask(by_roots, Some(proof.clone()), pinned).await {
+            Err(Failure::Unanswered(reason)) => reason,
+            other => return other.map_err(Failure::reason),
         };
-        self.ask(tls, Some(proof), pin.fingerprints()).await
+        match self.ask(by_pin, Some(proof), pinned).await {
+            Err(Failure::Unanswered(reason)) if reason != unanswered => Err(format!(
+                "by the roots of before: {unanswered}; by the pin: {reason}; {REMEDY}"
+            )),
+            other => other.map_err(Failure::reason),
+        }
     }
 
     fn peer(&self) -> Peer {
@@ -81,8 +106,9 @@ impl Requester {
         tls: Tls,
         proof: Option<Proof>,
         pinned: &[String],
-    ) -> Result<Answer, String> {
-        let pending = self.pending().map_err(|error| error.to_string())?;
+    ) -> Result<Answer, Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::Answered(error.to_string());
+        let pending = self.pending().map_err(|error| failed(&error))?;
         let (namespace, service) = self.service.as_service().unwrap_or_default();
         let request = CertificateRequest {
             csr: pending.csr.clone(),
@@ -91,19 +117,25 @@ impl Requester {
             node: self.node.clone(),
             proof,
         };
-        let request = serde_json::to_value(&request).map_err(|error| error.to_string())?;
+        let request = serde_json::to_value(&request).map_err(|error| failed(&error))?;
         let dialler = Dialler {
             resolver: Arc::clone(&self.resolver),
             tls: Some(tls),
         };
         let client = Client::new(self.control.clone(), dialler);
         let answer = client.operator("/v1/identity", &request, CALL_TIMEOUT);
-        let answer = answer.await.map_err(|error| error.to_string())?;
-        let certificate = serde_json::from_value(answer)
-            .map_err(|error| format!("the control server's answer is not understood: {error}"))?;
+        let answer = answer.await.map_err(|error| match error {
+            CallError::Unreachable { .. } => Failure::Unanswered(error.to_string()),
+            CallError::Refused { .. } => failed(&error),
+        })?;
+        let certificate = serde_json::from_value(answer).map_err(|error| {
+            Failure::Answered(format!(
+                "the control server's answer is not understood: {error}"
+            ))
+        })?;
         let checked = self.check(certificate, pending.key.clone(), pinned);
         *self.lock() = None;
-        checked
+        checked.map_err(Failure::Answered)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Pending>>> {

@@ -158,8 +158,21 @@ struct Task {
 
 impl Task {
     fn start(control: &Uri, enrolment: Enrolment, state: Option<&StateDir>) -> Self {
+        Self::holding(None, control, enrolment, state)
+    }
+
+    /// With roots from before.
+    fn holding(
+        roots: Option<Roots>,
+        control: &Uri,
+        enrolment: Enrolment,
+        state: Option<&StateDir>,
+    ) -> Self {
         let ready = Arc::new(Readiness::new(&[]));
         let identity: Arc<Identity> = Arc::default();
+        roots
+            .into_iter()
+            .for_each(|roots| identity.set_roots(roots));
         let config = EnrolConfig {
             enrolment,
             service: orders(),
@@ -323,4 +336,27 @@ async fn a_certificate_of_another_time_or_of_somebody_else_is_not_used() {
     task.problem("certificate is for spiffe://td/ns/shop/svc/cart")
         .await;
     assert!(!task.identity.is_ready());
+}
+
+#[tokio::test]
+async fn who_has_missed_a_whole_rotation_comes_back_by_the_pin_and_else_the_remedy_is_named() {
+    let (control, uri) = Control::start(&[], (-300, 3600)).await;
+    let stale = || Roots::from_pem(ca().pem().as_bytes()).unwrap();
+    let mut task = Task::holding(Some(stale()), &uri, control.join_token("s3cret"), None);
+    task.next().await;
+    assert!(task.ready.is_ready());
+
+    let foreign = format!("ojt1.{}.s3cret", "ab".repeat(32));
+    let task = Task::holding(
+        Some(stale()),
+        &uri,
+        Enrolment::JoinToken(foreign.into()),
+        None,
+    );
+    let said = task.problem("--control-ca").await;
+    assert!(
+        said.contains("new token") && !said.contains("s3cret"),
+        "{said}"
+    );
+    assert_eq!(control.behaviour.lock().unwrap().asked, 1);
 }
