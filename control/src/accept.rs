@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 
-use crate::identity::node_of;
+use crate::identity::{node_of, token_of};
 
 /// Connections whose first bytes or handshake are waited for; more wait to be accepted.
 const BEGINNING: usize = 4096;
@@ -46,6 +46,8 @@ pub(crate) struct Leaf {
     pub(crate) identity: outrigger_xds::identity::SpiffeId,
     /// The node that it was signed for, if our CA says so.
     pub(crate) node: Option<String>,
+    /// The id of the token by which it enrolled, if it did by one.
+    pub(crate) token: Option<String>,
     der: CertificateDer<'static>,
 }
 
@@ -196,6 +198,7 @@ async fn begin(
         Some(Leaf {
             identity: tls::identity_of(&der)?,
             node: node_of(&der),
+            token: token_of(&der),
             der,
         })
     });

@@ -85,6 +85,16 @@ async fn a_shared_token_is_good_until_it_is_revoked_and_only_an_operator_makes_o
     let unknown = enrol(Proof::ServiceToken(format!("{token}x"))).await;
     assert_eq!(unknown, Err("unknown_token".to_owned()));
 
+    // What it renewed itself is still by the token.
+    let mut enrolled = anonymous.clone();
+    for proof in [Some(Proof::ServiceToken(token.clone())), None] {
+        let own = key();
+        let given = enrolled.enrol(&request(&own, "orders", "n", proof)).await;
+        let given = given.expect("it is enrolled");
+        let pem = own.serialize_pem();
+        enrolled = Client::with(running.api_addr, &given.bundle, &given.chain, &pem);
+    }
+
     let (_, listed) = operator.call("GET", "/v1/tokens", json!(null)).await;
     assert!(!listed.to_string().contains(&token));
     let revoke = format!("/v1/tokens/{}", text(&listed[0]["id"]));
@@ -105,6 +115,14 @@ async fn a_shared_token_is_good_until_it_is_revoked_and_only_an_operator_makes_o
         }
     }
     assert_eq!(operator.call("DELETE", &revoke, json!(null)).await.0, 200);
+    let renewed = enrolled.enrol(&request(&key(), "orders", "n", None)).await;
+    assert_eq!(renewed.unwrap_err(), (403, "revoked_token".to_owned()));
+    assert!(
+        member
+            .enrol(&request(&key(), "orders", "n", None))
+            .await
+            .is_ok()
+    );
     let revoked = enrol(Proof::ServiceToken(token)).await;
     assert_eq!(revoked, Err("revoked_token".to_owned()));
     running.shutdown().await;

@@ -56,7 +56,8 @@ enum TokenCommand {
     Create(Create),
     /// List the tokens; what is listed is good for nothing.
     List,
-    /// Have a token taken no more. Certificates that were given for it live until they end.
+    /// Have a token taken no more. Certificates that were given for it live until they end, and are not renewed: what enrolled by it
+    /// needs another token.
     Revoke {
         /// As `token list` has it.
         id: String,

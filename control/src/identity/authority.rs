@@ -68,15 +68,16 @@ impl Authority {
         self.current.subscribe()
     }
 
-    /// Signs a leaf for a node of a service.
+    /// Signs a leaf for a node of a service, which enrolled by the token with this id.
     pub(crate) fn sign(
         &self,
         identity: SpiffeId,
         node: &str,
+        token: Option<&str>,
         key: &impl PublicKeyData,
     ) -> Result<Certificate, IdentityError> {
         let current = self.now();
-        let leaf = current.leaf(&self.settings, &identity, Some(node), &[], key)?;
+        let leaf = current.leaf(&self.settings, &identity, (Some(node), token), &[], key)?;
         Ok(Certificate {
             chain: format!("{leaf}{}", current.intermediates),
             bundle: current.bundle.clone(),
@@ -93,7 +94,7 @@ impl Authority {
         let current = self.now();
         let key = KeyPair::generate();
         let key = key.map_err(|error| IdentityError::new("own certificate", error))?;
-        let leaf = current.leaf(&self.settings, identity, None, names, &key)?;
+        let leaf = current.leaf(&self.settings, identity, (None, None), names, &key)?;
         let chain = format!("{leaf}{}{}", current.intermediates, current.ends);
         Ok((chain, Zeroizing::new(key.serialize_pem())))
     }
@@ -146,7 +147,7 @@ impl Current {
         &self,
         settings: &Settings,
         identity: &SpiffeId,
-        node: Option<&str>,
+        (node, token): (Option<&str>, Option<&str>),
         names: &[String],
         key: &impl PublicKeyData,
     ) -> Result<String, IdentityError> {
@@ -154,7 +155,7 @@ impl Current {
         if self.not_after <= seconds(now) {
             return Err(IdentityError::new("CA certificate", "its time is over"));
         }
-        let mut params = sign::leaf(identity, node, names);
+        let mut params = sign::leaf(identity, node, token, names);
         sign::valid(&mut params, now, settings.lifetime);
         params.not_after = params.not_after.min(sign::time(self.not_after));
         let signed = params.signed_by(key, &self.issuer);

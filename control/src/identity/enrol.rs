@@ -53,6 +53,13 @@ pub(super) fn digest(bytes: impl AsRef<[u8]>) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// What a certificate is given for, and the id of the token by which its node enrolled.
+type By = (String, Option<String>);
+
+fn by_token(id: String) -> By {
+    (id.clone(), Some(id))
+}
+
 /// Gives out certificates.
 pub(crate) struct Enrolment {
     pub(crate) authority: Arc<Authority>,
@@ -108,24 +115,30 @@ impl Enrolment {
         let key = sign::key_of_request(&request.csr)
             .map_err(|reason| Refusal::Invalid(format!("csr: {reason}")))?;
         self.is_free(node, &identity)?;
-        let by = match &request.proof {
+        let (by, token) = match &request.proof {
             None => self.renewal(caller, &identity, node)?,
             Some(_) if !caller.encrypted && !caller.is_local() => {
                 let reason = "a proof is not taken over an unencrypted connection from another host; use https, and hold this one for stolen";
                 return Err(Refusal::denied("unencrypted", reason));
             }
-            Some(Proof::JoinToken(token)) => self.token(token, true, &request, &key).await?,
-            Some(Proof::ServiceToken(token)) => self.token(token, false, &request, &key).await?,
+            Some(Proof::JoinToken(token)) => {
+                by_token(self.token(token, true, &request, &key).await?)
+            }
+            Some(Proof::ServiceToken(token)) => {
+                by_token(self.token(token, false, &request, &key).await?)
+            }
             Some(Proof::Document(document)) => {
                 let Some(documents) = &self.authority.settings().documents else {
                     let reason = "documents are not taken here: there is no --document-jwks";
                     return Err(Refusal::denied("no_documents", reason));
                 };
                 documents.verify(document, &request)?;
-                "document".to_owned()
+                ("document".to_owned(), None)
             }
         };
-        let certificate = self.authority.sign(identity, node, &key)?;
+        let certificate = self
+            .authority
+            .sign(identity, node, token.as_deref(), &key)?;
         Ok((certificate, by))
     }
 
@@ -141,8 +154,8 @@ impl Enrolment {
         }
     }
 
-    /// Whoever has a certificate gets the next one, for the same service and node.
-    fn renewal(&self, caller: &Caller, identity: &SpiffeId, node: &str) -> Result<String, Refusal> {
+    /// Whoever has a certificate gets the next one, for the same service and node, unless the token that it first had is revoked.
+    fn renewal(&self, caller: &Caller, identity: &SpiffeId, node: &str) -> Result<By, Refusal> {
         let Some(leaf) = &caller.leaf else {
             let reason = "there is neither a proof nor a certificate on the connection";
             return Err(Refusal::denied("no_proof", reason));
@@ -162,7 +175,13 @@ impl Enrolment {
             };
             return Err(Refusal::denied("certificate_of_another_node", reason));
         }
-        Ok("certificate".to_owned())
+        if let Some(token) = &leaf.token
+            && self.writer.read().is_revoked(token)
+        {
+            let reason = format!("token {token}, by which this node enrolled, is revoked");
+            return Err(Refusal::denied("revoked_token", reason));
+        }
+        Ok(("certificate".to_owned(), leaf.token.clone()))
     }
 
     async fn token(

@@ -28,7 +28,7 @@ pub(crate) use enrol::Enrolment;
 pub use key::Passphrase;
 pub(crate) use own::Own;
 pub(crate) use rotation::Rotation;
-pub(crate) use sign::node_of;
+pub(crate) use sign::{node_of, token_of};
 
 /// The file in the data directory by which an operator's commands prove who they are.
 pub const OPERATOR_FILE: &str = "operator.json";

@@ -12,6 +12,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
+use x509_parser::asn1_rs::Oid;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
@@ -30,6 +31,9 @@ const KEYS: [&rcgen::SignatureAlgorithm; 3] = [
 const MAX_COMMON_NAME: usize = 64;
 /// Says that the common name of a leaf is the id of a node: this CA says so of nobody else.
 const NODE_UNIT: &str = "Outrigger node";
+
+/// The attribute of a subject that has the id of the token by which it first came (serialNumber, RFC 4519 section 2.31).
+const SERIAL_NUMBER: &[u64] = &[2, 5, 4, 5];
 
 /// Random, positive, of 127 bits (CA/Browser Forum Baseline Requirements 7.1: at least 64).
 pub(super) fn serial() -> SerialNumber {
@@ -58,7 +62,12 @@ pub(super) fn uri(uri: &str) -> Option<SanType> {
 }
 
 /// A leaf (X509-SVID sections 3 and 4: one URI, no CA, for both ends of TLS).
-pub(super) fn leaf(identity: &SpiffeId, node: Option<&str>, names: &[String]) -> CertificateParams {
+pub(super) fn leaf(
+    identity: &SpiffeId,
+    node: Option<&str>,
+    token: Option<&str>,
+    names: &[String],
+) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -81,6 +90,9 @@ pub(super) fn leaf(identity: &SpiffeId, node: Option<&str>, names: &[String]) ->
         Some(node) => {
             subject.push(DnType::OrganizationalUnitName, NODE_UNIT);
             subject.push(DnType::CommonName, node);
+            if let Some(token) = token {
+                subject.push(DnType::CustomDnType(SERIAL_NUMBER.to_vec()), token);
+            }
         }
         None => subject.push(DnType::CommonName, "Outrigger"),
     }
@@ -95,6 +107,14 @@ pub(crate) fn node_of(leaf: &CertificateDer<'_>) -> Option<String> {
     let unit = subject.iter_organizational_unit().next()?.as_str().ok()?;
     let name = subject.iter_common_name().next()?.as_str().ok()?;
     (unit == NODE_UNIT).then(|| name.to_owned())
+}
+
+/// The id of the token by which the node of a leaf of this CA enrolled.
+pub(crate) fn token_of(leaf: &CertificateDer<'_>) -> Option<String> {
+    let (_, leaf) = x509_parser::parse_x509_certificate(leaf).ok()?;
+    let oid = Oid::from(SERIAL_NUMBER).ok()?;
+    let token = leaf.subject().iter_by_oid(&oid).next()?.as_str().ok()?;
+    Some(token.to_owned())
 }
 
 /// The key of a request that was signed with it. Whatever else it asks for is not looked at.

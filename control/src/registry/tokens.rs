@@ -75,7 +75,8 @@ impl Registry {
         let now = context.now;
         let over = |token: &&Arc<Token>| {
             let ended = token.expires.map(|expires| expires + REMEMBERED);
-            ended.is_some_and(|ended| ended < now)
+            // Nodes that enrolled by one that is revoked still ask.
+            !token.revoked && ended.is_some_and(|ended| ended < now)
         };
         let over: Vec<_> = self.tokens.values().filter(over).collect();
         if self.tokens.len() - over.len() >= MAX_TOKENS {
@@ -145,6 +146,12 @@ impl Registry {
         let mut next = Token::clone(token);
         next.revoked = true;
         Ok((vec![Change::Token(Arc::new(next))], ()))
+    }
+
+    /// Whether the token with this id is.
+    pub(crate) fn is_revoked(&self, id: &str) -> bool {
+        let mut all = self.tokens.values();
+        all.any(|token| token.revoked && token.id == id)
     }
 
     /// All of them, oldest first.
