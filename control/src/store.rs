@@ -1,6 +1,8 @@
 //! The registry's file: every change is on disk before it is answered, and all of it is read back at start.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,11 +82,22 @@ pub(crate) struct Loaded {
 impl Store {
     /// Opens or makes `registry.redb` in the directory and reads all of it.
     pub(crate) fn open(directory: &Path, rng: &mut impl Rng) -> Result<(Self, Loaded), StoreError> {
-        fs::create_dir_all(directory).map_err(|source| StoreError::Directory {
+        let wrong = |source| StoreError::Directory {
             path: directory.to_owned(),
             source,
-        })?;
+        };
+        let mut folder = fs::DirBuilder::new();
+        let made = folder.recursive(true).mode(0o700).create(directory);
+        made.map_err(wrong)?;
         let path = directory.join("registry.redb");
+        // The tokens of the hop protocol are in it, and redb would let everybody read it.
+        let mut options = fs::OpenOptions::new();
+        let new = options.write(true).create_new(true).mode(0o600).open(&path);
+        if let Err(error) = new
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(wrong(error));
+        }
         let database =
             Database::create(&path).map_err(|source| StoreError::Open { path, source })?;
         Self::of(database, rng)

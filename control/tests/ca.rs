@@ -2,13 +2,14 @@
 
 mod common;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use common::{Client, Running, bundle, start, text, try_start, until};
 use outrigger_control::identity::Settings;
 use outrigger_xds::tls::{Peer, Pin, alpn};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::tempdir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -118,4 +119,61 @@ async fn a_pin_of_the_root_that_left_last_is_still_found() {
     let (_, listed) = operator.call("GET", "/v1/tokens", json!(null)).await;
     assert_eq!(listed[0]["state"], "pins a root that is gone");
     running.shutdown().await;
+}
+
+fn chmod(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("it is ours");
+}
+
+#[tokio::test]
+async fn a_state_that_others_may_have_written_or_that_says_what_is_not_so_is_refused() {
+    let data = tempdir().unwrap();
+    let running = start(data.path(), Settings::default()).await;
+    running.shutdown().await;
+    let file = data.path().join("ca.json");
+    for (path, mode) in [(file.as_path(), 0o620), (data.path(), 0o777)] {
+        let good = std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        chmod(path, mode);
+        let reason = refused(data.path(), Settings::default()).await;
+        assert!(reason.contains(&format!("{mode:04o}")), "{reason}");
+        chmod(path, good);
+    }
+    let good: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    for (field, value, said) in [
+        ("key", json!(null), "key"),
+        ("fingerprint", json!("00"), "fingerprint"),
+    ] {
+        let mut bad = good.clone();
+        bad[0][field] = value;
+        std::fs::write(&file, bad.to_string()).unwrap();
+        let reason = refused(data.path(), Settings::default()).await;
+        assert!(reason.contains(said), "{reason}");
+    }
+    std::fs::write(&file, good.to_string()).unwrap();
+    let elsewhere = Settings {
+        trust_domain: "else.where".to_owned(),
+        ..Settings::default()
+    };
+    let reason = refused(data.path(), elsewhere).await;
+    assert!(
+        reason.contains("\"outrigger.internal\"") && reason.contains("\"else.where\""),
+        "{reason}"
+    );
+    std::fs::remove_file(&file).unwrap();
+    let reason = refused(data.path(), Settings::default()).await;
+    assert!(
+        reason.contains("ca.json") && reason.contains("ca-key.pem"),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
+async fn what_the_registry_holds_is_read_by_its_owner_alone() {
+    let above = tempdir().unwrap();
+    let data = above.path().join("data");
+    let running = start(&data, Settings::default()).await;
+    running.shutdown().await;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&data), 0o700);
+    assert_eq!(mode(&data.join("registry.redb")), 0o600);
 }

@@ -54,6 +54,18 @@ pub(super) fn read_private(what: &str, path: &Path) -> Result<Zeroizing<String>,
     text(&mut file).map_err(|error| wrong(error.to_string()))
 }
 
+/// Refuses a directory whose files others may replace.
+pub(super) fn check_folder(what: &str, path: &Path) -> Result<(), IdentityError> {
+    let metadata = fs::metadata(path).map_err(|error| IdentityError::of(what, path, error))?;
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o022 == 0 {
+        return Ok(());
+    }
+    let reason =
+        format!("its mode is {mode:04o}, so that others may replace what is in it; say chmod go-w");
+    Err(IdentityError::of(what, path, reason))
+}
+
 /// Reads a file without secrets.
 pub(super) fn read_public(what: &str, path: &Path) -> Result<String, IdentityError> {
     let read = File::open(path).and_then(|mut file| text(&mut file));

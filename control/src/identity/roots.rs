@@ -15,7 +15,7 @@ use rcgen::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::files::{read_public, write_private};
+use super::files::{check_folder, read_private, write_private};
 use super::{IdentityError, Settings, key, sign};
 
 const STATE: &str = "ca.json";
@@ -56,6 +56,26 @@ pub(crate) enum Stage {
 pub(crate) struct Roots(pub(crate) Vec<Root>);
 
 impl Root {
+    /// Whether it is what is said of it, and this trust domain's.
+    fn check(&self, settings: &Settings) -> Result<(), String> {
+        let found = fingerprint(&self.certificate).map_err(|error| error.to_string())?;
+        if found != self.fingerprint {
+            let said = &self.fingerprint;
+            return Err(format!(
+                "says the fingerprint {said} of a root that has {found}"
+            ));
+        }
+        let (id, domain) = (sign::uri_of(&self.certificate)?, &settings.trust_domain);
+        let own = id.as_deref().and_then(|id| id.strip_prefix("spiffe://"));
+        if own != Some(domain) {
+            let own = own.unwrap_or_default();
+            return Err(format!(
+                "has a root of trust domain {own:?}, and --trust-domain is {domain:?}"
+            ));
+        }
+        Ok(())
+    }
+
     /// Whether it does not stay what it is.
     fn is_over(&self, now: u64) -> bool {
         match self.stage {
@@ -75,9 +95,10 @@ pub(crate) fn seconds(time: SystemTime) -> u64 {
 impl Roots {
     /// Those of a data directory; a first one is made if there is none.
     pub(super) fn open(folder: &Path, settings: &Settings) -> Result<Self, IdentityError> {
+        check_folder("data directory", folder)?;
         let path = folder.join(STATE);
         if path.exists() {
-            let text = read_public("CA state", &path)?;
+            let text = read_private("CA state", &path)?;
             let roots: Self = serde_json::from_str(&text)
                 .map_err(|error| IdentityError::of("CA state", &path, error))?;
             roots.check(&path, settings)?;
@@ -85,7 +106,15 @@ impl Roots {
         }
         let file = named(settings)?.unwrap_or_else(|| KEY.into());
         let at = folder.join(&file);
-        // A key without a state is yours, or that of a start that did not come to its end.
+        let own = folder.join(KEY);
+        if own.exists() {
+            let reason = format!(
+                "is not there, though {} is: put it back, or remove that key, and nobody trusts what it signed",
+                own.display()
+            );
+            return Err(IdentityError::of("CA state", &path, reason));
+        }
+        // A key that --ca-key names may be there before us.
         let pair = if at.exists() {
             key::read(&at, settings.passphrase.as_ref())?
         } else {
@@ -104,6 +133,14 @@ impl Roots {
         if signing.count() != 1 {
             let reason = "has not exactly one root that signs";
             return Err(IdentityError::of("CA state", path, reason));
+        }
+        if self.signing().key.is_none() {
+            let reason = "says of the root that signs no key";
+            return Err(IdentityError::of("CA state", path, reason));
+        }
+        for root in &self.0 {
+            root.check(settings)
+                .map_err(|reason| IdentityError::of("CA state", path, reason))?;
         }
         // After a rotation the key is one that was made here, whatever the flag says.
         let first = self.signing().key.as_deref();

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use x509_parser::asn1_rs::Oid;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::FromDer;
+use x509_parser::prelude::{FromDer, GeneralName};
 
 use super::roots::seconds;
 
@@ -162,6 +162,19 @@ pub(super) fn describe(certificate: &str) -> Result<Described, &'static str> {
         self_signed: parsed.subject() == parsed.issuer(),
         not_after: u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0),
     })
+}
+
+/// The URI among a certificate's names.
+pub(super) fn uri_of(certificate: &str) -> Result<Option<String>, &'static str> {
+    let der = der(certificate)?;
+    let parsed = parse(&der)?;
+    let names = parsed.subject_alternative_name();
+    let names = names.map_err(|_| "has a certificate that cannot be read")?;
+    let mut names = names.iter().flat_map(|names| &names.value.general_names);
+    Ok(names.find_map(|name| match name {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    }))
 }
 
 fn der(certificate: &str) -> Result<CertificateDer<'static>, &'static str> {
