@@ -131,6 +131,15 @@ impl Running {
         let (identity, bundle) = (self.believing.as_ref()?, accepted.trust_bundle()?);
         let wrong = match Roots::from_pem(bundle.roots.as_bytes()) {
             Ok(roots) => {
+                let kept = !self.begin.is_cancelled();
+                if kept
+                    && identity
+                        .roots()
+                        .is_some_and(|held| are_strange(&held, &roots))
+                {
+                    tracing::warn!("the kept roots are of another CA than the identity; not used");
+                    return None;
+                }
                 identity.set_roots(roots);
                 return None;
             }
@@ -299,6 +308,12 @@ impl Apply for Shared {
     fn apply(&mut self, accepted: &Arc<Accepted>, change: &Change) -> Vec<Rejection> {
         self.lock().take(accepted, change)
     }
+}
+
+/// Whether no root is among both: a rotation leaves one for a while, another CA does not.
+fn are_strange(held: &Roots, others: &Roots) -> bool {
+    let held = held.fingerprints();
+    !others.fingerprints().iter().any(|one| held.contains(one))
 }
 
 /// Clusters that stand for this task's own application: reached from ingress listeners alone.

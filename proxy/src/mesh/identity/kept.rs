@@ -70,7 +70,7 @@ pub(super) fn load(
     let Some(text) = state.read_private(KEPT).map_err(shown)? else {
         return Ok(None);
     };
-    let issued: Issued = serde_json::from_str(&text)
+    let mut issued: Issued = serde_json::from_str(&text)
         // What serde says of it may show the key.
         .map_err(|error| {
             format!(
@@ -90,12 +90,18 @@ pub(super) fn load(
             issued.node
         ));
     }
-    if pinned.is_some_and(|pinned| pinned != issued.pinned) {
-        return Err("the kept identity is of another CA than the one that is pinned".to_owned());
-    }
     let (credentials, roots) = issued
         .parse()
         .map_err(|error| format!("the kept identity: {error}"))?;
+    if let Some(pinned) = pinned.filter(|pinned| *pinned != issued.pinned) {
+        // The roots came from a server that was known: a new pin may be of the CA after a rotation.
+        if !pinned.iter().any(|one| roots.fingerprints().contains(one)) {
+            return Err(
+                "the kept identity is of another CA than the one that is pinned".to_owned(),
+            );
+        }
+        issued.pinned = pinned.to_vec();
+    }
     if now > credentials.not_after() + CLOCK_SKEW {
         let ended = httpdate::fmt_http_date(credentials.not_after());
         return Err(format!("the kept identity ended on {ended}"));

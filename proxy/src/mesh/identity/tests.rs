@@ -360,3 +360,28 @@ async fn who_has_missed_a_whole_rotation_comes_back_by_the_pin_and_else_the_reme
     );
     assert_eq!(control.behaviour.lock().unwrap().asked, 1);
 }
+
+#[tokio::test]
+async fn a_kept_certificate_outlives_a_new_pin_of_the_same_ca_and_not_one_of_another() {
+    let (control, uri) = Control::start(&[], (-300, 3600)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    let mut task = Task::start(&uri, control.join_token("s3cret"), Some(&state));
+    task.next().await;
+    drop(task);
+    // As it was when the CA was the one before, which is gone by now.
+    let file = folder.path().join("identity");
+    let kept = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, {
+        let mut kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+        kept["pinned"] = json!(["cd".repeat(32)]);
+        kept.to_string()
+    })
+    .unwrap();
+    let task = Task::start(&uri, control.join_token("newer"), Some(&state));
+    assert!(task.ready.is_ready(), "it is of the CA that is pinned");
+    drop(task);
+    let foreign = format!("ojt1.{}.s3cret", "ab".repeat(32));
+    let task = Task::start(&uri, Enrolment::JoinToken(foreign.into()), Some(&state));
+    assert!(!task.ready.is_ready(), "it is of another CA");
+}
