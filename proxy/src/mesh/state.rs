@@ -234,6 +234,14 @@ impl StateDir {
         }
     }
 
+    /// What is not there is removed already.
+    pub(super) fn remove(&self, name: &str) -> Result<(), StateError> {
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.io(name, error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     /// By rename, so that a reader or a crash sees the old file or the new one. The temporary file is always a new one of a random
     /// name, with mode 0600: nobody can have laid one there before, and two sidecars do not meet on it.
     pub(super) fn write(&self, name: &str, contents: &[u8]) -> Result<(), StateError> {

@@ -1,6 +1,6 @@
 //! One exchange with the control server: a key made here, a request for it, and a certificate that is checked before it is used.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use http::Uri;
@@ -9,9 +9,10 @@ use outrigger_xds::tls::{Connector, Credentials, Identity, Peer, Pin, Roots, alp
 use rcgen::{CertificateParams, KeyPair, SanType};
 use zeroize::Zeroizing;
 
-use super::kept::Issued;
+use super::kept::{Issued, Pending};
 use super::schedule;
 use crate::mesh::client::{CALL_TIMEOUT, CallError, Client, Dialler, Tls};
+use crate::mesh::state::StateDir;
 use crate::upstream::resolve::Resolver;
 
 /// Whom to ask, and as whom.
@@ -26,14 +27,8 @@ pub(super) struct Requester {
     pub(super) server: SpiffeId,
     /// A key that there is no certificate for yet. An answer may be lost, and a join token is good again for the same key alone.
     pub(super) pending: Mutex<Option<Arc<Pending>>>,
-}
-
-/// A key, and the request for its certificate. There is no `Debug`.
-pub(super) struct Pending {
-    /// PEM.
-    key: Zeroizing<String>,
-    /// PEM.
-    csr: String,
+    /// Keeps that key over a crash between request and answer.
+    pub(super) state: Option<StateDir>,
 }
 
 /// What came, checked, and as it came.
@@ -109,6 +104,11 @@ impl Requester {
     ) -> Result<Answer, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::Answered(error.to_string());
         let pending = self.pending().map_err(|error| failed(&error))?;
+        if let Some(state) = self.state.as_ref().filter(|_| proof.is_some())
+            && let Err(error) = pending.save(state)
+        {
+            tracing::warn!(%error, "a crash before the answer may use up the token");
+        }
         let (namespace, service) = self.service.as_service().unwrap_or_default();
         let request = CertificateRequest {
             csr: pending.csr.clone(),
@@ -126,16 +126,34 @@ impl Requester {
         let answer = client.operator("/v1/identity", &request, CALL_TIMEOUT);
         let answer = answer.await.map_err(|error| match error {
             CallError::Unreachable { .. } => Failure::Unanswered(error.to_string()),
-            CallError::Refused { .. } => failed(&error),
+            CallError::Refused { .. } => Failure::Answered(match pending.unused.get() {
+                Some(first) => {
+                    format!("{error}; a certificate that came before was not used: {first}")
+                }
+                None => error.to_string(),
+            }),
         })?;
         let certificate = serde_json::from_value(answer).map_err(|error| {
             Failure::Answered(format!(
                 "the control server's answer is not understood: {error}"
             ))
         })?;
-        let checked = self.check(certificate, pending.key.clone(), pinned);
+        // What is refused here may be good later, when a clock was set: the key stays, as the token is good for no other.
+        self.check(certificate, pending.key.clone(), pinned)
+            .map_err(|reason| {
+                pending.unused.get_or_init(|| reason.clone());
+                Failure::Answered(reason)
+            })
+    }
+
+    /// There is a certificate, and it is kept if it can be.
+    pub(super) fn settled(&self) {
         *self.lock() = None;
-        checked.map_err(Failure::Answered)
+        if let Some(state) = &self.state
+            && let Err(error) = Pending::remove(state)
+        {
+            tracing::warn!(%error, "the key of an enrolment that is over cannot be removed");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Pending>>> {
@@ -147,10 +165,20 @@ impl Requester {
         if let Some(pending) = &*self.lock() {
             return Ok(Arc::clone(pending));
         }
+        let own = (&self.service, self.node.as_str());
+        let state = self.state.as_ref();
+        if let Some(kept) = state.and_then(|state| Pending::load(state, own)) {
+            let pending = Arc::new(kept);
+            *self.lock() = Some(Arc::clone(&pending));
+            return Ok(pending);
+        }
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(self.service.as_str().try_into()?)];
         let pending = Arc::new(Pending {
+            identity: self.service.clone(),
+            node: self.node.clone(),
+            unused: OnceLock::new(),
             csr: params.serialize_request(&key)?.pem()?,
             key: Zeroizing::new(key.serialize_pem()),
         });

@@ -1,5 +1,6 @@
 //! What is kept of an identity in the state directory: a restart needs no second token.
 
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrigger_xds::identity::SpiffeId;
@@ -59,6 +60,44 @@ impl Issued {
     }
 }
 
+/// The file with a key that there is no certificate for yet.
+const PENDING: &str = "identity-pending";
+
+/// A key, and the request for its certificate. There is no `Debug`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pending {
+    /// Whom it is for.
+    pub(super) identity: SpiffeId,
+    /// Node id of the task.
+    pub(super) node: String,
+    /// PEM.
+    pub(super) key: Zeroizing<String>,
+    /// PEM.
+    pub(super) csr: String,
+    /// Why the first certificate for it that came was not used.
+    #[serde(skip)]
+    pub(super) unused: OnceLock<String>,
+}
+
+impl Pending {
+    /// What is not of use is left alone: the next one replaces it.
+    pub(super) fn load(state: &StateDir, (identity, node): (&SpiffeId, &str)) -> Option<Self> {
+        let kept = state.read_private(PENDING);
+        let kept = kept.inspect_err(|error| tracing::warn!("{error}; with another key"));
+        let kept: Self = serde_json::from_str(&kept.ok()??).ok()?;
+        (kept.identity == *identity && kept.node == node).then_some(kept)
+    }
+
+    pub(super) fn save(&self, state: &StateDir) -> Result<(), StateError> {
+        write(state, PENDING, self)
+    }
+
+    pub(super) fn remove(state: &StateDir) -> Result<(), StateError> {
+        state.remove(PENDING)
+    }
+}
+
 /// What was kept, if it is of use; the error says why it is not.
 pub(super) fn load(
     state: &StateDir,
@@ -111,10 +150,14 @@ pub(super) fn load(
 
 /// Replaces what is kept.
 pub(super) fn save(state: &StateDir, issued: &Issued) -> Result<(), StateError> {
-    let text = serde_json::to_string(issued).map(Zeroizing::new);
+    write(state, KEPT, issued)
+}
+
+fn write(state: &StateDir, name: &str, secret: &impl Serialize) -> Result<(), StateError> {
+    let text = serde_json::to_string(secret).map(Zeroizing::new);
     let text = text.map_err(|error| StateError::Refused {
-        path: KEPT.into(),
+        path: name.into(),
         reason: error.to_string(),
     })?;
-    state.write(KEPT, text.as_bytes())
+    state.write(name, text.as_bytes())
 }

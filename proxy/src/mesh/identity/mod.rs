@@ -86,6 +86,7 @@ impl Keeper {
                 service: config.service,
                 node: config.node,
                 pending: Mutex::default(),
+                state: config.state.clone(),
             },
             enrolment: config.enrolment,
             state: config.state,
@@ -143,6 +144,7 @@ impl Keeper {
                         false => tracing::debug!(%identity, ends, "renewed"),
                     }
                     self.keep(&answer.0);
+                    self.requester.settled();
                     self.put(answer);
                     self.counts.issued();
                 }

@@ -50,6 +50,8 @@ struct Behaviour {
     signs_for: SpiffeId,
     /// How often it was asked.
     asked: u64,
+    /// A join token that was used, with the request that used it: it is good again for the same key.
+    used: BTreeSet<(String, String)>,
 }
 
 /// A control server that knows of identities alone.
@@ -66,6 +68,7 @@ impl Control {
             good,
             signs_for: orders(),
             asked: 0,
+            used: BTreeSet::new(),
         };
         let this = Arc::new(Self {
             ca: ca(),
@@ -115,7 +118,11 @@ impl Control {
         behaviour.asked += 1;
         let proved = match &request.proof {
             None => certified && behaviour.renews,
-            Some(Proof::JoinToken(token)) => behaviour.tokens.remove(token),
+            Some(Proof::JoinToken(token)) => {
+                let use_of = (token.clone(), request.csr.clone());
+                behaviour.tokens.remove(token) && behaviour.used.insert(use_of.clone())
+                    || behaviour.used.contains(&use_of)
+            }
             Some(Proof::ServiceToken(token) | Proof::Document(token)) => {
                 behaviour.tokens.contains(token)
             }
@@ -384,4 +391,30 @@ async fn a_kept_certificate_outlives_a_new_pin_of_the_same_ca_and_not_one_of_ano
     let foreign = format!("ojt1.{}.s3cret", "ab".repeat(32));
     let task = Task::start(&uri, Enrolment::JoinToken(foreign.into()), Some(&state));
     assert!(!task.ready.is_ready(), "it is of another CA");
+}
+
+#[tokio::test]
+async fn a_clock_that_differs_uses_up_no_token_and_stays_the_reason() {
+    let (control, uri) = Control::start(&[], (1000, 5000)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    let enrolment = control.join_token("s3cret");
+    let task = Task::start(&uri, enrolment.clone(), Some(&state));
+    task.problem("the clocks differ").await;
+    drop(task);
+    // A crash between request and answer: what is asked again is asked for the same key.
+    let mut task = Task::start(&uri, enrolment, Some(&state));
+    task.problem("the clocks differ").await;
+    assert!(control.behaviour.lock().unwrap().asked >= 2);
+    let pending = folder.path().join("identity-pending");
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&pending).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+    control.behaviour.lock().unwrap().used.clear();
+    let said = task.problem("no such token").await;
+    assert!(said.contains("not used: the clocks differ"), "{said}");
+
+    control.behaviour.lock().unwrap().good = (-300, 3600);
+    control.join_token("s3cret");
+    task.next().await;
+    assert!(task.ready.is_ready() && !pending.exists());
 }
