@@ -196,7 +196,19 @@ impl StateDir {
     }
 
     fn kept_hex(&self, name: &str, bytes: usize) -> Result<String, StateError> {
-        if let Some(kept) = self.read(name)? {
+        // The id of a task is shown everywhere.
+        let read = match name {
+            "task-id" => self.read(name).map(|kept| kept.map(Zeroizing::new)),
+            _ => self.read_private(name),
+        };
+        let kept = match read {
+            Err(error @ StateError::Refused { .. }) => {
+                tracing::warn!("{error}; a new one is made");
+                None
+            }
+            kept => kept?,
+        };
+        if let Some(kept) = kept {
             let kept = kept.trim();
             if !kept.is_empty() && kept.chars().all(|c| c.is_ascii_hexdigit()) {
                 return Ok(kept.to_owned());
@@ -385,6 +397,10 @@ mod tests {
         let tokens = state.hop_tokens().expect("makes them");
         assert_ne!(tokens.request, tokens.verdict);
         assert_eq!(state.hop_tokens().expect("reads them"), tokens);
+        let open = fs::Permissions::from_mode(0o644);
+        fs::set_permissions(state.path("hop-tokens"), open).expect("sets");
+        let fresh = state.hop_tokens().expect("makes others");
+        assert_ne!(fresh, tokens, "others may have read them");
         fs::write(state.path("hop-tokens"), "c0ffee").expect("writes");
         assert!(state.hop_tokens().is_err());
     }
