@@ -104,10 +104,11 @@ pub struct Args {
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Identity (one source turns mutual TLS on)")]
 pub struct IdentityArgs {
-    /// Enrol with a token that is good once, given itself or as a file; it contains the fingerprint of the control server's CA
+    /// Enrol with a token that is good once, in a file or given itself (the command line is visible to all in /proc, so prefer the file); it
+    /// contains the fingerprint of the control server's CA
     #[arg(
         long,
-        value_name = "TOKEN|FILE",
+        value_name = "FILE|TOKEN",
         env = "OUTRIGGER_JOIN_TOKEN",
         hide_env_values = true
     )]

@@ -61,6 +61,12 @@ impl Enrolment {
             Self::JoinToken(given) => join_token(given),
             Self::ServiceToken(file, pin) => {
                 let token = content(file)?;
+                if token.starts_with(JOIN_TOKEN) {
+                    let file = file.display();
+                    return Err(format!(
+                        "{file} has a join token ({JOIN_TOKEN}…): give it as --join-token"
+                    ));
+                }
                 let pin = pin.clone().or_else(|| pin_within(&token, SERVICE_TOKEN));
                 let pin = pin.ok_or_else(|| {
                     let file = file.display();

@@ -226,3 +226,18 @@ fn a_service_that_is_to_speak_tls_needs_an_identity_and_an_identity_a_name() {
         Ok(())
     );
 }
+
+#[test]
+fn a_join_token_in_the_file_of_a_service_token_is_recognised_and_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, format!("ojt1.{}.s3cret", "5a".repeat(32))).unwrap();
+    for pin in [None, Some("5a".repeat(32).parse().unwrap())] {
+        let read = Enrolment::ServiceToken(file.clone(), pin).read();
+        let said = read.err().unwrap_or_default();
+        assert!(
+            said.contains("--join-token") && !said.contains("s3cret"),
+            "{said}"
+        );
+    }
+}
