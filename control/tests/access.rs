@@ -402,3 +402,20 @@ async fn a_node_id_is_that_of_the_certificate_and_of_whoever_has_instances_on_it
 fn key() -> rcgen::KeyPair {
     rcgen::KeyPair::generate().expect("a key is made")
 }
+
+#[tokio::test]
+async fn an_older_revision_is_told_which_is_in_force() {
+    let data = tempdir().unwrap();
+    let running = start(data.path(), Settings::default()).await;
+    let operator = Client::operator(running.api_addr, data.path());
+    let [id] = shop(&operator, ["orders"]).await;
+    let declare = async |revision: &str| {
+        let body = json!({ "ServiceId": id, "Attributes": { "OUTRIGGER_REVISION": revision } });
+        operator.cloud_map("UpdateServiceAttributes", body).await
+    };
+    assert_eq!(declare("1").await, (200, json!({})));
+    assert_eq!(declare("2").await, (200, json!({})));
+    assert_eq!(declare("1").await, (200, json!({ "Superseded": "2" })));
+    assert_eq!(declare("2").await, (200, json!({})));
+    running.shutdown().await;
+}

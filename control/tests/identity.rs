@@ -54,6 +54,9 @@ async fn of_two_that_show_a_join_token_at_once_exactly_one_is_enrolled() {
     };
     // Its answer may have been lost.
     assert!(anonymous.enrol(&won).await.is_ok());
+    let mut elsewhere = won.clone();
+    elsewhere.node = "n3".to_owned();
+    assert!(refused(&anonymous.enrol(&elsewhere).await));
     assert!(refused(&anonymous.enrol(&lost).await));
     running.shutdown().await;
     let running = start(data.path(), Settings::default()).await;

@@ -147,10 +147,14 @@ pub(super) async fn update_attributes(writer: &Writer, input: Input) -> Answer {
             "is required, and needs at least one attribute",
         ));
     }
-    writer
+    let superseded = writer
         .call(move |registry, context| registry.update_service_attributes(context, &id, attributes))
         .await?;
-    Ok(json!({}))
+    // A field of ours, which other clients do not look at.
+    Ok(match superseded {
+        Some(revision) => json!({ "Superseded": revision }),
+        None => json!({}),
+    })
 }
 
 pub(super) async fn delete_attributes(writer: &Writer, input: Input) -> Answer {

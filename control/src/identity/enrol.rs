@@ -196,7 +196,7 @@ impl Enrolment {
             once,
             namespace: request.namespace.clone(),
             service: request.service.clone(),
-            key: digest(key.der_bytes()),
+            key: digest([key.der_bytes(), request.node.as_bytes()].concat()),
         };
         let used = self
             .writer

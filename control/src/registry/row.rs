@@ -140,7 +140,7 @@ pub(crate) struct Token {
 /// A use of a token a moment ago.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Use {
-    /// SHA-256 of the key that was signed, hex.
+    /// SHA-256 of the key that was signed and of its node, hex.
     pub(crate) key: String,
     pub(crate) at: Millis,
 }

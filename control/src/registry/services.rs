@@ -89,18 +89,20 @@ impl Registry {
     /// `UpdateServiceAttributes`, under the rules of declarations.
     ///
     /// Attributes are merged, except that a declaration (one that carries a revision) replaces every earlier `OUTRIGGER_` attribute:
-    /// a timeout that the new revision does not mention is gone.
+    /// a timeout that the new revision does not mention is gone. Of an older revision nothing is taken; the answer is the one in force.
     pub(crate) fn update_service_attributes(
         &self,
         context: &mut Context<'_>,
         id: &str,
         attributes: BTreeMap<String, String>,
-    ) -> Plan<()> {
+    ) -> Plan<Option<String>> {
         let row = self.service(id)?;
         let mut next = Service::clone(row);
         if let Some(revision) = attributes.get(declaration::REVISION) {
             match row.revisions.iter().rposition(|seen| seen == revision) {
-                Some(at) if at + 1 < row.revisions.len() => return Ok((Vec::new(), ())),
+                Some(at) if at + 1 < row.revisions.len() => {
+                    return Ok((Vec::new(), row.revisions.last().cloned()));
+                }
                 Some(_) => {}
                 None => {
                     next.revisions.push(revision.clone());
@@ -112,7 +114,8 @@ impl Registry {
                 .retain(|key, _| !key.starts_with(declaration::PREFIX));
         }
         next.attributes.extend(attributes);
-        self.replace_attributes(context, row, next)
+        let (changes, ()) = self.replace_attributes(context, row, next)?;
+        Ok((changes, None))
     }
 
     /// `DeleteServiceAttributes`; keys that are not there are no error.

@@ -67,6 +67,7 @@ impl World {
         self.call(|registry, context| {
             registry.update_service_attributes(context, &service.id, attributes)
         })
+        .map(drop)
     }
 
     fn alias(&mut self, service: &Service, alias: &str) -> Result<(), Error> {

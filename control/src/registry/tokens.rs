@@ -6,7 +6,7 @@ use super::{Change, Context, Error, Millis, Plan, Registry, Token, Use};
 
 /// Tokens at once, used ones included.
 const MAX_TOKENS: usize = 10_000;
-/// The same key may ask again for so long without a second use: the answer may have been lost.
+/// The same key may ask again for the same node for so long without a second use: the answer may have been lost.
 const AGAIN: Millis = 60_000;
 /// How long a token whose time is over is remembered, so that whoever shows it is told why.
 const REMEMBERED: Millis = 24 * 3600 * 1000;

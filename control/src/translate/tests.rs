@@ -51,7 +51,9 @@ fn registry(declared: &[(&str, &str)], instances: &[(&str, Option<&str>)]) -> Re
         pairs.iter().map(owned).collect()
     };
     call(&|registry, context| {
-        registry.update_service_attributes(context, &service(registry), map(declared))
+        let service = service(registry);
+        let (changes, _) = registry.update_service_attributes(context, &service, map(declared))?;
+        Ok((changes, ()))
     });
     for (id, tls) in instances {
         call(&|registry, context| {
